@@ -1,0 +1,53 @@
+# `make demo` and `make test` are all a newcomer needs; both make the environment first.
+PYTHON ?= python3
+BIN := .venv/bin
+FACES := data/faces
+
+.PHONY: demo test test-all lint types format lock
+
+# Newer than the lock file exactly when the environment holds what the lock file names.
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "distrib needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version): say PYTHON=python3.12"; exit 2; }
+	@echo "making .venv: about 6 GB, most of it torch and CUDA's libraries …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(FACES)/boxes.csv: | .venv/.installed
+	@$(BIN)/distrib prepare faces --out $(FACES) --count 3000 --seed 0
+
+demo: .venv/.installed $(FACES)/boxes.csv
+	@rm -rf runs/demo
+	@launch=cpu; ranks=2; gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
+	if [ $$gpus -eq 1 ]; then launch=one_gpu ranks=1; elif [ $$gpus -gt 1 ]; then launch=one_node ranks=$$gpus; fi; \
+	set -x; $(BIN)/accelerate launch --config_file launch/$$launch.yaml --num_processes $$ranks \
+		distrib/train.py --config configs/demo.yaml --run.folder runs/demo --run.ranks $$ranks
+	@echo
+	@echo "Look at   runs/demo/metrics.csv                an epoch a row"
+	@echo "          runs/demo/metrics_by_attribute.csv   every score of every attribute"
+	@echo "          runs/demo/best/                      the weights of the best epoch, for prediction"
+	@echo "          $(FACES)/img_align_celeba/           the faces it learnt from"
+	@echo "or        $(BIN)/wandb leet runs/demo/wandb    the curves, in the terminal"
+
+test: .venv/.installed
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/.installed
+	@$(BIN)/python -m pytest
+
+lint: .venv/.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: .venv/.installed
+	@$(BIN)/mypy
+
+format: .venv/.installed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock:
+	@$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 \
+		--extra cuda13 --extra dev --custom-compile-command "make lock" --quiet -o requirements.lock
