@@ -1,0 +1,464 @@
+"""The whole configuration: one typed, frozen tree, from YAML files and the command line.
+
+Later wins: the defaults below, then `--config FILE`, then options such as `--optim.lr 3e-4`. An unknown key, a value of
+the wrong type or out of its range, and two fields that do not fit each other are refused with one sentence.
+"""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import pydantic
+import tyro
+import yaml
+from pydantic import Field
+
+from distrib.errors import UserError
+
+# The parts of ResNet18 in the order a picture meets them; `model.freeze` names the last one to freeze.
+LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
+
+Side = Annotated[int, Field(ge=8, le=4096)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(pydantic.BaseModel):
+    """A frozen group of fields that refuses unknown keys; what does not validate becomes a `UserError`."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
+    section: ClassVar[str] = ""
+
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def _speak_in_sentences(cls, values: Any, validate: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
+        if values is None:  # a YAML group with nothing under it
+            values = {}
+        try:
+            return validate(values)
+        except pydantic.ValidationError as error:
+            raise UserError(_sentence(cls.section, error.errors()[0])) from None
+
+
+class DaliConfig(Section):
+    """How NVIDIA DALI decodes on a GPU."""
+
+    section: ClassVar[str] = "data.dali"
+
+    hw_decoder_load: Fraction = 0.65
+    """Share of the pictures that goes to the GPU's JPEG hardware, 0 to 1; the rest is decoded by its ordinary cores."""
+    preallocate_height: int = Field(218, ge=0)
+    """Height in pixels for which decoding buffers are made in advance; 0: none."""
+    preallocate_width: int = Field(178, ge=0)
+    """Width in pixels for which decoding buffers are made in advance; 0: none."""
+
+
+class DataConfig(Section):
+    """Which pictures, which labels, and how they reach the device."""
+
+    section: ClassVar[str] = "data"
+
+    root: Path = Path("data/celeba")
+    """Folder of the data set: CelebA as downloaded, or pictures with a table.csv."""
+    attributes: tuple[str, ...] = ("all",)
+    """Attributes to learn, by name; all: every column of the table."""
+    split: Literal["official", "identity", "image"] = "official"
+    """official: the data set's own split; identity: random, no identity in two splits; image: random by image."""
+    split_fractions: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
+    """Shares of training, validation and test for the random splits; they add up to 1."""
+    split_seed: int = Field(0, ge=0)
+    """Seed of the random splits and of the subset."""
+    subset: int | None = Field(None, ge=1)
+    """Train on this many images drawn from the training split; None: on all of it."""
+    missing: Literal["stop", "skip"] = "stop"
+    """What to do about rows whose image is missing: stop, or skip them."""
+    image_size: tuple[Side, Side] = (178, 178)
+    """Height and width of the network's input in pixels."""
+    crop: Literal["square", "full"] = "square"
+    """square: the largest centred square of each picture; full: the whole picture."""
+    flip: bool = True
+    """Mirror half of the training pictures left to right."""
+    min_zoom: float = Field(1.0, gt=0, le=1)
+    """Smallest side of a random training crop as a fraction of the crop's side; 1: no random crop."""
+    decoder: Literal["auto", "dali", "torch"] = "auto"
+    """dali: NVIDIA DALI, on the GPU where there is one; torch: worker threads on the CPU; auto: dali on a GPU where it
+    is installed, else torch."""
+    threads: int = Field(2, ge=1, le=256)
+    """Decoding threads of each rank."""
+    prefetch: int = Field(2, ge=1, le=64)
+    """Batches decoded ahead."""
+    dali: DaliConfig = DaliConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(sum(self.split_fractions) - 1) > 1e-6:
+            raise UserError(
+                f"data.split_fractions {self.split_fractions} add up to {sum(self.split_fractions):g}: "
+                "choose three shares that add up to 1, such as 0.8 0.1 0.1"
+            )
+        if not self.attributes:
+            raise UserError("data.attributes is empty: name at least one attribute, or say all")
+        twice = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
+        if twice:
+            raise UserError(f"data.attributes names {twice[0]} more than once: name each attribute once")
+        return self
+
+    @pydantic.field_validator("attributes", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class ModelConfig(Section):
+    """The network and what it starts from."""
+
+    section: ClassVar[str] = "model"
+
+    name: Literal["resnet18"] = "resnet18"
+    """Architecture, from torchvision."""
+    weights: str = "none"
+    """none: random; imagenet: torchvision's ImageNet weights; or a file with a ResNet18's weights (.safetensors, .pt,
+    .pth)."""
+    freeze: str = "none"
+    """none; backbone: train the head alone; or the last layer to freeze: conv1, layer1, layer2, layer3, layer4. Frozen
+    BatchNorm layers keep their statistics."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        valid = ("none", "backbone", *LAYERS)
+        if self.freeze not in valid:
+            raise UserError(
+                f"model.freeze is {self.freeze}, which names no layer of {self.name}{nearest(self.freeze, valid)}: "
+                f"choose one of {', '.join(valid)}"
+            )
+        return self
+
+
+class OptimConfig(Section):
+    """The optimiser and its schedule."""
+
+    section: ClassVar[str] = "optim"
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Optimiser."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate, the highest of the schedule."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay; biases and norms are left out."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    """Learning rate over the run: constant; cosine: down to 0; one-cycle: up and down to 0, with Adam's usual 30 % of
+    the run going up unless optim.warmup_epochs says otherwise. constant and cosine start with the warm-up."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs (fractions allowed) in which the learning rate rises from 0."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; None: no clipping."""
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    section: ClassVar[str] = "train"
+
+    batch_size: int = Field(64, ge=1)
+    """Images in a step over all ranks together (the global batch size)."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches that a rank's share of a batch is cut into, to save memory."""
+    epochs: int = Field(15, ge=1)
+    """Times the training set is gone through."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Autocast type; no: float32; auto: bf16 where the hardware computes in it (Ampere and later, CPUs with
+    AVX-512-BF16 or AMX), else no."""
+    channels_last: bool = True
+    """Keep activations and weights in NHWC memory, which convolutions prefer."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initial weights, the order of the images, crops and flips."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Pull the targets this far towards 1/2."""
+    positive_weight: Literal["none", "balanced"] = "none"
+    """balanced: weigh each attribute's positives by negatives/positives of the training set."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better checkpoint.best_score; None: never."""
+    log_every: int = Field(20, ge=1)
+    """Steps between two looks at the loss (progress bar, W&B, check for non-finite values)."""
+
+
+class CheckpointConfig(Section):
+    """What is kept, and when."""
+
+    section: ClassVar[str] = "checkpoint"
+
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept, the newest ones (best/ is kept apart)."""
+    every_steps: int | None = Field(None, ge=1)
+    """Checkpoint every so many steps within an epoch, beside the one at its end; None: at its end alone."""
+    best_score: str = "roc_auc"
+    """Validation score that chooses the epoch kept in best/: loss, accuracy, balanced_accuracy, precision, recall, f1,
+    roc_auc or average_precision."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.best_score not in SCORES:
+            raise UserError(
+                f"checkpoint.best_score is {self.best_score}, which is not a score"
+                f"{nearest(self.best_score, SCORES)}: choose one of {', '.join(SCORES)}"
+            )
+        return self
+
+
+class TrackingConfig(Section):
+    """Weights & Biases."""
+
+    section: ClassVar[str] = "tracking"
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """online: upload while training; offline: keep in the run folder for `wandb sync`; disabled: nothing; auto: online
+    where a W&B key is configured, else offline."""
+    project: str = "distrib"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; None: the key's own."""
+    group: str | None = None
+    """W&B group that this run belongs to."""
+    upload_best: bool = False
+    """Log best/ as a W&B artifact."""
+
+
+class RunConfig(Section):
+    """Where the run lives and on what."""
+
+    section: ClassVar[str] = "run"
+
+    folder: Path | None = None
+    """Folder of the run; None: runs/NAME-DATE-TIME, after the configuration file."""
+    resume: str = "never"
+    """never: start anew, in a folder without checkpoints; auto: go on from the newest valid checkpoint in the run
+    folder, or start where there is none; or the path of a checkpoint. Also written --resume."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one, else the CPU."""
+    ranks: int | None = Field(None, ge=1)
+    """Stop unless exactly this many ranks take part; None: as many as the launcher started."""
+
+
+class Config(Section):
+    """ResNet18 on face attributes, trained on any number of ranks."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    run: RunConfig = RunConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.optim.warmup_epochs > self.train.epochs:
+            raise UserError(
+                f"optim.warmup_epochs is {self.optim.warmup_epochs:g}, longer than the run of train.epochs "
+                f"{self.train.epochs}: shorten the warm-up"
+            )
+        if self.train.batch_size % self.train.accumulation:
+            raise UserError(
+                f"train.batch_size {self.train.batch_size} cannot be cut into train.accumulation "
+                f"{self.train.accumulation} equal micro-batches: change one of the two"
+            )
+        return self
+
+    def replace(self, group: str, **values: Any) -> "Config":
+        """This configuration with some values of one group changed, validated anew."""
+        section = getattr(self, group)
+        changed = type(section).model_validate({**section.model_dump(), **values})
+        return self.model_copy(update={group: changed})
+
+    def to_yaml(self) -> str:
+        """The tree as YAML that `--config` takes."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def ineffective(self) -> list[str]:
+        """Settings that were changed from their default and do nothing in this run, a sentence each."""
+        data, optim = self.data, self.optim
+        cases = [
+            (data.split == "official" and data.split_fractions != DataConfig().split_fractions, "data.split_fractions",
+             "data.split is official"),
+            (optim.name != "sgd" and optim.momentum != OptimConfig().momentum, "optim.momentum",
+             f"optim.name is {optim.name}"),
+            (data.decoder == "torch" and data.dali != DaliConfig(), "data.dali", "data.decoder is torch"),
+            (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
+             "tracking.mode is disabled"),
+        ]  # fmt: skip
+        return [f"{field} has no effect because {because}" for changed, field, because in cases if changed]
+
+
+def load_config(argv: Sequence[str]) -> tuple[Config, str]:
+    """The configuration that a command line asks for.
+
+    Args:
+        argv: `--config FILE` (at most once, anywhere) and options such as `--optim.lr 3e-4`.
+
+    Returns:
+        The configuration, and a name for the run: the stem of the YAML file, or "run".
+
+    Raises:
+        UserError: for anything that is not a valid configuration.
+        SystemExit: with status 0 after `--help`.
+    """
+    arguments = ["--run.resume" if argument == "--resume" else argument for argument in argv]
+    arguments = [re.sub(r"^--resume=", "--run.resume=", argument) for argument in arguments]
+    file, arguments = _take_config(arguments)
+    config = Config() if file is None else read_yaml(file)
+    _refuse_unknown(arguments)
+    errors = io.StringIO()
+    try:
+        with _wide_terminal("--help" not in arguments), contextlib.redirect_stderr(errors):
+            config = tyro.cli(
+                Config,
+                default=config,
+                args=arguments,
+                prog="train.py",
+                description="Trains ResNet18 on face attributes. --config FILE reads a YAML file with these same "
+                "fields; options on the command line win over it.",
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(_first_paragraph(errors.getvalue())) from None
+        raise
+    return config, "run" if file is None else file.stem
+
+
+def read_yaml(file: Path) -> Config:
+    """The configuration in a YAML file; what it leaves out has its default.
+
+    Raises:
+        UserError: if the file is missing, is not YAML, or holds what the tree does not know.
+    """
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config {file}: there is no such file; the ready-made ones are in configs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {file} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        raise UserError(f"--config {file}{where} is not valid YAML: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"--config {file} holds a {type(values).__name__}: expected groups such as data: and optim:")
+    try:
+        return Config.model_validate(values)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def keys() -> dict[str, str]:
+    """Every key of the tree (`optim.lr`) with its description."""
+    return dict(_walk(Config, ""))
+
+
+def nearest(word: str, valid: Sequence[str] | Mapping[str, str]) -> str:
+    """` (did you mean X?)` for the valid word nearest to this one, or nothing where none is near.
+
+    A mapping goes from the spellings that are compared to the word that is suggested.
+    """
+    spellings = valid if isinstance(valid, Mapping) else {each: each for each in valid}
+    lowered = {each.lower(): target for each, target in spellings.items()}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f" (did you mean {lowered[close[0]]}?)" if close else ""
+
+
+def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _walk(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", " ".join((field.description or "").split())
+
+
+def _spellings() -> dict[str, str]:
+    """What a person may have meant by a wrong key: the key, its last part, or the first words of its description."""
+    spellings: dict[str, str] = {}
+    for key, description in keys().items():
+        words = re.split(r"[,.:;(]", description)[0].strip().lower().replace(" ", "_")
+        for spelling in (words, key.rpartition(".")[2], key):
+            spellings[spelling] = key
+    return spellings
+
+
+def _sentence(section: str, error: Any) -> str:
+    """One sentence for the first of pydantic's errors in a section."""
+    path = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function", "int", "none")))
+    key = ".".join(part for part in (section, path) if part)
+    if error["type"] == "extra_forbidden":
+        hint = nearest(key, _spellings()) or nearest(path, _spellings())
+        return f"{key} is not a known key{hint}; `--help` lists all keys"
+    found = error["input"]
+    problem = str(error["msg"]).removeprefix("Input ").removeprefix("Value error, ")
+    return f"{key} is {found!r}, but {problem}".replace("but should be", "which is refused: it should be")
+
+
+def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    files, rest = [], []
+    pending = iter(arguments)
+    for argument in pending:
+        if argument == "--config":
+            value = next(pending, "")
+            if not value or value.startswith("--"):
+                raise UserError("--config needs the path of a YAML file, such as configs/celeba.yaml")
+            files.append(value)
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            rest.append(argument)
+    if len(files) > 1:
+        raise UserError(f"--config is given {len(files)} times ({', '.join(files)}): give it once")
+    return (Path(files[0]) if files else None), rest
+
+
+def _refuse_unknown(arguments: list[str]) -> None:
+    valid = keys()
+    for argument in arguments:
+        if not argument.startswith("--") or argument == "--help":
+            continue
+        key = argument[2:].partition("=")[0].replace("-", "_")
+        if key not in valid:
+            hint = nearest(key, _spellings()).replace("mean ", "mean --").replace("_", "-")
+            raise UserError(f"{argument.partition('=')[0]} is not a known option{hint}; `--help` lists all options")
+
+
+@contextlib.contextmanager
+def _wide_terminal(wide: bool) -> Iterator[None]:
+    """Keep tyro from wrapping an error, so that it can be read back as one sentence."""
+    before = os.environ.get("COLUMNS")
+    if wide:
+        os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _first_paragraph(box: str) -> str:
+    """The message inside the box that tyro draws around an error."""
+    lines = [line.strip("│╭╮╰╯─ \n") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    body = [line for line in lines[1:] if line]
+    end = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full helptext"))), None)
+    return " ".join(body[:end]).rstrip(".") + "; `--help` lists all options"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(load_config(sys.argv[1:])[0].to_yaml())
