@@ -1,0 +1,84 @@
+"""What is asked of a decoder and what it delivers.
+
+Legend: B pictures, H height, W width, A attributes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which pictures to deliver and which part of each; positions are relative, so no picture has to be opened.
+
+    Attributes:
+        ids: int64 [B], rows of the table.
+        zoom: float64 [B] in (0, 1], side of the crop as a fraction of the largest crop.
+        top: float64 [B] in [0, 1], where the crop lies between the upper (0) and the lower (1) edge.
+        left: float64 [B] in [0, 1], where it lies between the left (0) and the right (1) edge.
+        flip: bool [B], whether the crop is mirrored left to right.
+    """
+
+    ids: NDArray[np.int64]
+    zoom: NDArray[np.float64]
+    top: NDArray[np.float64]
+    left: NDArray[np.float64]
+    flip: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, part: slice) -> "Request":
+        return Request(self.ids[part], self.zoom[part], self.top[part], self.left[part], self.flip[part])
+
+    @classmethod
+    def centred(cls, ids: NDArray[np.int64]) -> "Request":
+        """The whole crop of each picture, not mirrored: what evaluation looks at."""
+        count = len(ids)
+        half = np.full(count, 0.5)
+        return cls(ids, zoom=np.ones(count), top=half, left=half, flip=np.zeros(count, dtype=np.bool_))
+
+
+def crop_regions(
+    request: Request, heights: NDArray[np.int64], widths: NDArray[np.int64], crop: str
+) -> NDArray[np.int64]:
+    """The region of each picture that a request asks for, in whole pixels.
+
+    Args:
+        request: of B pictures.
+        heights: int64 [B], height of each picture in pixels.
+        widths: int64 [B], width of each picture in pixels.
+        crop: "square", the largest crop is the centred square; or "full", it is the whole picture.
+
+    Returns:
+        int64 [B, 4]: top, left, height and width.
+    """
+    side = np.minimum(heights, widths)
+    full_height, full_width = (side, side) if crop == "square" else (heights, widths)
+    height = np.maximum(1, np.rint(full_height * request.zoom)).astype(np.int64)
+    width = np.maximum(1, np.rint(full_width * request.zoom)).astype(np.int64)
+    # Every whole-pixel place within the largest crop is equally likely; 1/2 is the middle one.
+    top = np.minimum((request.top * (full_height - height + 1)).astype(np.int64), full_height - height)
+    left = np.minimum((request.left * (full_width - width + 1)).astype(np.int64), full_width - width)
+    return np.stack(((heights - full_height) // 2 + top, (widths - full_width) // 2 + left, height, width), axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What every decoder delivers.
+
+    Attributes:
+        images_BHWC: uint8 RGB, already cropped, resized and mirrored.
+        targets_BA: float32 in {0, 1}.
+        ids_B: int64 rows of the table, on the CPU (they name pictures; the model never sees them).
+    """
+
+    images_BHWC: torch.Tensor
+    targets_BA: torch.Tensor
+    ids_B: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids_B)

@@ -1,0 +1,253 @@
+"""Two decoders behind one interface: requests in, batches on the device out.
+
+Both deliver the same pictures; the torch one is the reference (`tests/data/test_decoders.py`).
+"""
+
+import importlib.util
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from distrib.config import DataConfig
+from distrib.data.batch import Batch, Request, crop_regions
+from distrib.data.store import FolderStore, decode, picture_size
+from distrib.data.table import Table
+from distrib.errors import UserError
+
+
+class Decoder(Protocol):
+    """Delivers pictures in the order they are asked for."""
+
+    name: str
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """A batch for each request, decoded ahead of its use.
+
+        Raises:
+            UserError: if a picture cannot be read or decoded; it names the file.
+        """
+        ...
+
+
+def dali_installed() -> bool:
+    """Whether NVIDIA DALI can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def choose_decoder(decoder: str, device: torch.device) -> str:
+    """What `data.decoder` means on this machine: "dali" or "torch".
+
+    Raises:
+        UserError: if DALI is asked for and not installed.
+    """
+    if decoder == "dali" and not dali_installed():
+        raise UserError(
+            "data.decoder is dali, but NVIDIA DALI is not installed: `pip install -e '.[cuda13]'` (or cuda12) on "
+            "Linux, or choose data.decoder torch"
+        )
+    if decoder == "auto":
+        return "dali" if device.type == "cuda" and dali_installed() else "torch"
+    return decoder
+
+
+def make_decoder(config: DataConfig, table: Table, device: torch.device, max_batch: int) -> Decoder:
+    """The decoder that the configuration asks for.
+
+    Args:
+        config: `decoder` is "dali" or "torch" here; "auto" is resolved by `choose_decoder`.
+        table: whose targets [N, A] become those of the batches.
+        device: where the batches go.
+        max_batch: the most pictures that one request asks for.
+    """
+    if config.decoder == "dali":
+        return DaliDecoder(config, table, device, max_batch)
+    return TorchDecoder(config, table, device)
+
+
+class TorchDecoder:
+    """simplejpeg in worker threads (it releases the interpreter lock), a batch a thread; Pillow for other formats."""
+
+    name = "torch"
+
+    def __init__(self, config: DataConfig, table: Table, device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self._store = FolderStore(table)
+        self._targets = torch.from_numpy(table.targets)
+        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        source = iter(requests)
+        # With fewer batches under way than threads, threads would idle.
+        ahead = max(self._config.prefetch, self._config.threads)
+        pending: deque[Future[Batch]] = deque()
+        try:
+            pending.extend(self._pool.submit(self._decode, request) for request in islice(source, ahead))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(self._pool.submit(self._decode, request) for request in islice(source, 1))
+                yield self._move(batch)
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _decode(self, request: Request) -> Batch:
+        pinned = self._device.type == "cuda"
+        images = torch.empty((len(request), *self._config.image_size, 3), dtype=torch.uint8, pin_memory=pinned)
+        for i, row in enumerate(request.ids.tolist()):
+            images[i] = torch.from_numpy(self._picture(row, request[i : i + 1]))
+        ids = torch.from_numpy(request.ids)
+        targets = self._targets[ids].float()
+        return Batch(images, targets.pin_memory() if pinned else targets, ids)
+
+    def _picture(self, row: int, request: Request) -> NDArray[np.uint8]:
+        """One picture, uint8 [image height, image width, 3]."""
+        try:
+            pixels = decode(self._store.read(row))
+        except ValueError as error:
+            raise broken_picture(self._store.name(row), error) from None
+        height, width, _ = pixels.shape
+        region = crop_regions(request, np.array([height]), np.array([width]), self._config.crop)[0]
+        top, left, crop_height, crop_width = region.tolist()
+        pixels = pixels[top : top + crop_height, left : left + crop_width]
+        if (crop_height, crop_width) != self._config.image_size:
+            image_HWC = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+            resized = F.interpolate(image_HWC, size=self._config.image_size, mode="bilinear", antialias=True)
+            pixels = resized[0].permute(1, 2, 0).numpy()
+        return np.ascontiguousarray(pixels[:, ::-1] if request.flip[0] else pixels)
+
+    def _move(self, batch: Batch) -> Batch:
+        if self._device.type == "cpu":
+            return batch
+        return Batch(
+            batch.images_BHWC.to(self._device, non_blocking=True),
+            batch.targets_BA.to(self._device, non_blocking=True),
+            batch.ids_B,
+        )
+
+
+class DaliDecoder:
+    """NVIDIA DALI, told by the plan what to decode; it decodes only the region that is asked for.
+
+    On a GPU the JPEG hardware and the CUDA decoder do the work ("mixed"), elsewhere DALI's CPU operators.
+    """
+
+    name = "dali"
+
+    def __init__(self, config: DataConfig, table: Table, device: torch.device, max_batch: int) -> None:
+        self._config = config
+        self._device = device
+        self._max_batch = max_batch
+        self._store = FolderStore(table)
+        self._targets = torch.from_numpy(table.targets)
+        self._source: Iterator[Request] = iter(())
+        self._asked: deque[Request] = deque()  # what DALI has taken and not yet delivered
+        self._pipeline: Any = None
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+
+        self._source, self._asked = iter(requests), deque()
+        finished = False
+        try:
+            if self._pipeline is None:
+                self._pipeline = self._build()
+            iterator = DALIGenericIterator(
+                [self._pipeline], ["images"], last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False
+            )
+            for outputs in self._named_errors(iterator):
+                request = self._asked.popleft()
+                ids = torch.from_numpy(request.ids)
+                targets = self._targets[ids].float()
+                if self._device.type == "cuda":
+                    targets = targets.pin_memory().to(self._device, non_blocking=True)
+                yield Batch(outputs[0]["images"], targets, ids)
+            self._pipeline.reset()
+            finished = True
+        finally:
+            if not finished:  # left in the middle: what it had decoded ahead must not come out next time
+                self._pipeline = None
+
+    def _named_errors(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """DALI names a bad picture by its place in the batch alone; the reference decoder finds which file it is."""
+        try:
+            yield from iterator
+        except RuntimeError as error:
+            for row in (int(row) for request in self._asked for row in request.ids):
+                try:
+                    decode(self._store.read(row))
+                except ValueError as reason:
+                    raise broken_picture(self._store.name(row), reason) from None
+            raise error
+
+    def _next_request(self) -> tuple[list[NDArray[Any]], ...]:
+        request = next(self._source)
+        self._asked.append(request)
+        pictures, sizes = [], []
+        for row in request.ids.tolist():
+            data = self._store.read(row)
+            try:
+                sizes.append(picture_size(data))
+            except ValueError as error:
+                raise broken_picture(self._store.name(row), error) from None
+            pictures.append(np.frombuffer(data, dtype=np.uint8))
+        heights, widths = np.array(sizes, dtype=np.int64).T
+        regions = crop_regions(request, heights, widths, self._config.crop).astype(np.int32)
+        return pictures, list(regions[:, :2]), list(regions[:, 2:]), list(request.flip.astype(np.int32))
+
+    def _build(self) -> Any:
+        from nvidia.dali import fn, pipeline_def, types
+
+        on_gpu = self._device.type == "cuda"
+        hints: dict[str, Any] = {}
+        if on_gpu:
+            dali = self._config.dali
+            hints = {
+                "hw_decoder_load": dali.hw_decoder_load,
+                "preallocate_height_hint": dali.preallocate_height,
+                "preallocate_width_hint": dali.preallocate_width,
+            }
+        height, width = self._config.image_size
+
+        @pipeline_def(
+            batch_size=self._max_batch,
+            num_threads=self._config.threads,
+            device_id=self._device.index or 0 if on_gpu else None,
+            prefetch_queue_depth=self._config.prefetch,
+        )
+        def graph() -> Any:
+            jpegs, start, shape, flip = fn.external_source(source=self._next_request, num_outputs=4, batch=True)
+            images = fn.decoders.image_slice(
+                jpegs,
+                start,
+                shape,
+                axis_names="HW",
+                device="mixed" if on_gpu else "cpu",
+                output_type=types.RGB,
+                # The reference ignores the camera's orientation tag as well; CelebA has none.
+                adjust_orientation=False,
+                **({"jpeg_fancy_upsampling": True} if on_gpu else {}),  # as the CPU decoders do
+                **hints,
+            )
+            # Linear with antialias is what the reference's bilinear antialias is; same sizes pass through unchanged.
+            images = fn.resize(images, resize_y=height, resize_x=width, interp_type=types.INTERP_LINEAR, antialias=True)
+            return fn.flip(images, horizontal=flip)
+
+        pipeline = graph()
+        pipeline.build()
+        return pipeline
+
+
+def broken_picture(name: str, reason: Exception) -> UserError:
+    """The sentence for a file that is not a whole picture."""
+    return UserError(f"{name} cannot be decoded ({reason}): replace the file, or take its row out of the table")

@@ -1,0 +1,121 @@
+"""What each step trains on: a pure function of seed, epoch and step, the same for any number of ranks.
+
+Nothing here has a state, so a run resumes at any step, on any number of ranks, without replaying or saving anything.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distrib.data.batch import Request
+
+# The third word of the counter: what the random numbers are for, so that no two uses share any.
+_ORDER, _VIEW = 0, 1
+
+
+def philox(seed: int, epoch: int, purpose: int, ids: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Philox4x32-10, the counter-based generator of Salmon et al. (SC 2011), for many counters at once.
+
+    Args:
+        seed: the key, 64 bits.
+        epoch: 32 bits of the counter.
+        purpose: 32 bits of the counter.
+        ids: int64 [N], 64 bits of the counter each.
+
+    Returns:
+        uint32 [4, N], four independent words for each id.
+    """
+    low = np.uint64(0xFFFFFFFF)
+    c0 = ids.astype(np.uint64) & low
+    c1 = ids.astype(np.uint64) >> np.uint64(32)
+    c2 = np.full(len(ids), purpose, dtype=np.uint64)
+    c3 = np.full(len(ids), epoch, dtype=np.uint64)
+    key0, key1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    for _ in range(10):
+        product0 = np.uint64(0xD2511F53) * c0
+        product1 = np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (
+            (product1 >> np.uint64(32)) ^ c1 ^ np.uint64(key0),
+            product1 & low,
+            (product0 >> np.uint64(32)) ^ c3 ^ np.uint64(key1),
+            product0 & low,
+        )
+        key0, key1 = (key0 + 0x9E3779B9) & 0xFFFFFFFF, (key1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack((c0, c1, c2, c3)).astype(np.uint32)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The training set in batches.
+
+    The last, short batch of an epoch is left out; as every epoch has its own order, it is other images each time.
+
+    Attributes:
+        rows: int64 [N], the table's rows to train on.
+        seed: of the order of the images, their crops and flips.
+        batch_size: images in a step over all ranks.
+        min_zoom: smallest side of a random crop as a fraction of the largest; 1: no random crop.
+        flip: whether half of the pictures are mirrored.
+    """
+
+    rows: NDArray[np.int64]
+    seed: int
+    batch_size: int
+    min_zoom: float = 1.0
+    flip: bool = True
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.rows) // self.batch_size
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The epoch's permutation of the rows, int64 [N]."""
+        return self.rows[_permutation(self.seed, epoch, len(self.rows))]
+
+    def batch(self, epoch: int, step: int) -> Request:
+        """The global batch of a step, counted from 0 within its epoch.
+
+        Raises:
+            IndexError: if the epoch has no such step.
+        """
+        if not 0 <= step < self.steps_per_epoch:
+            raise IndexError(f"step {step} of an epoch of {self.steps_per_epoch}")
+        permutation = _permutation(self.seed, epoch, len(self.rows))
+        ids = self.rows[permutation[step * self.batch_size : (step + 1) * self.batch_size]]
+        zoom, top, left, flip = philox(self.seed, epoch, _VIEW, ids) / 2.0**32  # uniform in [0, 1)
+        return Request(
+            ids,
+            zoom=1 - zoom * (1 - self.min_zoom),
+            top=top,
+            left=left,
+            flip=(flip < 0.5) & self.flip,
+        )
+
+    def rank_batches(
+        self, epoch: int, first_step: int, rank: int, ranks: int, accumulation: int = 1
+    ) -> Iterator[Request]:
+        """A rank's part of every step from the first one to the end of the epoch, in micro-batches.
+
+        A rank takes a stripe of the global batch (every `ranks`-th image), and of it the micro-batches one after
+        another: `accumulation` requests a step, each of batch_size / ranks / accumulation images.
+        """
+        for step in range(first_step, self.steps_per_epoch):
+            share = self.batch(epoch, step)[rank::ranks]
+            size = len(share) // accumulation
+            yield from (share[i * size : (i + 1) * size] for i in range(accumulation))
+
+
+def evaluation_batches(rows: NDArray[np.int64], size: int, rank: int, ranks: int) -> Iterator[Request]:
+    """A rank's part of the rows, each row once over all ranks, unchanged pictures; the last batch may be short."""
+    mine = rows[rank::ranks]
+    return (Request.centred(mine[start : start + size]) for start in range(0, len(mine), size))
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """A permutation of 0 … count-1 by sorting random keys: numpy's own shuffle may change between its versions."""
+    words = philox(seed, epoch, _ORDER, np.arange(count)).astype(np.uint64)
+    return np.argsort((words[0] << np.uint64(32)) | words[1], kind="stable")

@@ -1,0 +1,164 @@
+"""Which images are for training, which for validation and which for the test.
+
+Legend: N images of the table, I identities.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distrib.config import DataConfig
+from distrib.data.table import Table
+from distrib.errors import UserError
+
+_NAMES = ("training", "validation", "test")
+# Each random choice has its own stream of the one seed, so that the subset does not follow from the split.
+_SPLIT_STREAM, _SUBSET_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of the table, in ascending order.
+
+    Attributes:
+        train: int64, rows to train on.
+        valid: int64, rows to choose the best epoch and the thresholds by.
+        test: int64, rows for the final scores.
+        notes: warnings for the user, a sentence each.
+    """
+
+    train: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    test: NDArray[np.int64]
+    notes: tuple[str, ...]
+
+
+def make_splits(table: Table, config: DataConfig) -> Splits:
+    """The three splits of a table; a pure function of its arguments, the same on every machine.
+
+    data.split says how: official, the one that comes with the data set; identity, random and whole identities each;
+    image, random image by image. data.subset then draws from the training split alone; with the same seed a smaller
+    subset is contained in a larger one.
+
+    Raises:
+        UserError: if the data set lacks what the split needs, a split comes out empty, or the subset is larger than the
+            training split.
+    """
+    part = _PARTS[config.split](table, config)
+    train, valid, test = (np.flatnonzero(part == number).astype(np.int64) for number in range(3))
+    _refuse_empty((train, valid, test), config)
+    train = _draw_subset(train, config)
+    rows = (train, valid, test)
+    return Splits(*rows, (*_leak(table, rows, config), *_one_class(table, rows)))
+
+
+def _official(table: Table, config: DataConfig) -> NDArray[np.int8]:
+    if table.split is None:
+        raise UserError(
+            f"data.split is official, but the data set in {config.root} has no split of its own (no "
+            f"list_eval_partition file, no column split): add one, or set data.split to image or identity"
+        )
+    return table.split
+
+
+def _by_image(table: Table, config: DataConfig) -> NDArray[np.int8]:
+    ends = _ends(config, len(table))
+    part = np.empty(len(table), dtype=np.int8)
+    part[_shuffle(len(table), config.split_seed, _SPLIT_STREAM)] = np.searchsorted(
+        ends, np.arange(len(table)) + 0.5, side="right"
+    )
+    return part
+
+
+def _by_identity(table: Table, config: DataConfig) -> NDArray[np.int8]:
+    if table.identity is None:
+        raise UserError(
+            f"data.split is identity, but the data set in {config.root} names no identities (no identity_CelebA file, "
+            f"no column group): add them, or set data.split to image"
+        )
+    _, identity, sizes = np.unique(table.identity, return_inverse=True, return_counts=True)
+    order = _shuffle(len(sizes), config.split_seed, _SPLIT_STREAM)
+    sizes = sizes[order]
+    # Where the middle of an identity falls in the shuffled queue decides; that is off by half an identity at each end.
+    part = np.searchsorted(_ends(config, len(table)), np.cumsum(sizes) - sizes / 2, side="right")
+    # So identities move, one at a time, while a move brings the sizes nearer to the fractions (in least squares).
+    wanted = np.array(config.split_fractions) * len(table)
+    while True:
+        excess = np.bincount(part, weights=sizes, minlength=3) - wanted
+        change = sizes[:, None] * (sizes[:, None] - excess[part][:, None] + excess[None, :])  # [I, 3]
+        mover, target = np.unravel_index(np.argmin(change), change.shape)
+        if change[mover, target] > -1e-6:
+            break
+        part[mover] = target
+    part_of_identity = np.empty(len(sizes), dtype=np.int8)
+    part_of_identity[order] = part
+    return part_of_identity[identity]
+
+
+_PARTS = {"official": _official, "identity": _by_identity, "image": _by_image}
+
+
+def _ends(config: DataConfig, count: int) -> NDArray[np.float64]:
+    """Where training and validation end in a queue of so many images, rounded to whole images."""
+    return np.round(np.cumsum(config.split_fractions)[:2] * count)
+
+
+def _shuffle(count: int, seed: int, stream: int) -> NDArray[np.int64]:
+    # NumPy promises that a bit generator's raw numbers never change; of `Generator.permutation` it does not.
+    keys = np.random.Philox([seed, stream]).random_raw(count)
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def _refuse_empty(rows: Sequence[NDArray[np.int64]], config: DataConfig) -> None:
+    for name, chosen in zip(_NAMES, rows, strict=True):
+        if not len(chosen):
+            remedy = (
+                "set data.split to image or identity"
+                if config.split == "official"
+                else f"give it a larger share in data.split_fractions, now {config.split_fractions}"
+            )
+            sizes = ", ".join(f"{other} {len(some)}" for other, some in zip(_NAMES, rows, strict=True))
+            raise UserError(
+                f"the {name} split of {config.root} is empty under data.split {config.split} ({sizes} images): {remedy}"
+            )
+
+
+def _draw_subset(train: NDArray[np.int64], config: DataConfig) -> NDArray[np.int64]:
+    if config.subset is None:
+        return train
+    if config.subset > len(train):
+        raise UserError(
+            f"data.subset is {config.subset}, more than the {len(train)} images of the training split: choose at most "
+            f"{len(train)}, or none to train on all"
+        )
+    return np.sort(train[_shuffle(len(train), config.split_seed, _SUBSET_STREAM)[: config.subset]])
+
+
+def _leak(table: Table, rows: Sequence[NDArray[np.int64]], config: DataConfig) -> list[str]:
+    """A note if pictures of the same identity are in two splits, so that scores flatter the model."""
+    if table.identity is None:
+        return []
+    members = [np.unique(table.identity[chosen]) for chosen in rows]
+    identities, splits = np.unique(np.concatenate(members), return_counts=True)
+    crossing = identities[splits > 1]
+    if not len(crossing):
+        return []
+    images = int(np.isin(table.identity[np.concatenate(rows)], crossing).sum())
+    return [
+        f"Identities in more than one split under data.split {config.split}: {len(crossing)}, with {images} images; "
+        f"scores flatter a model that has seen these people, and data.split identity keeps them apart."
+    ]
+
+
+def _one_class(table: Table, rows: Sequence[NDArray[np.int64]]) -> list[str]:
+    """A note for each split in which an attribute is always or never there."""
+    notes = []
+    for name, chosen in zip(_NAMES, rows, strict=True):
+        targets = table.targets[chosen]
+        single = [table.attributes[i] for i in np.flatnonzero(targets.min(axis=0) == targets.max(axis=0))]
+        if single:
+            named = ", ".join(single[:3]) + (f" and {len(single) - 3} more" if len(single) > 3 else "")
+            notes.append(f"ROC AUC is undefined for {named} in the {name} split: every image there has the same value.")
+    return notes
