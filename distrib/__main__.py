@@ -1,0 +1,88 @@
+"""The `distrib` command: the programs of this folder as subcommands.
+
+distrib train configs/celeba.yaml --optim.lr 3e-4
+distrib prepare faces --out data/faces --count 4000
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from distrib.errors import UserError
+
+USAGE = """usage: distrib COMMAND …
+
+  train CONFIG   train, on all GPUs of this machine, or on two ranks on its CPU
+  prepare        make or prepare a data set
+
+`distrib COMMAND --help` tells more of each."""
+
+
+def main() -> int:
+    """Run the subcommand that the command line names; returns its exit status."""
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if name in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if name not in COMMANDS:
+        print(f"distrib: error: there is no command {name}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return COMMANDS[name](arguments)
+
+
+def train(arguments: list[str]) -> int:
+    """Check the configuration and the data, then hand over to `accelerate launch`."""
+    from distrib.train import main as train_here
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--config", *arguments]
+    try:
+        command = launch_command(arguments)
+    except UserError as error:
+        print(f"distrib: error: {error}", file=sys.stderr)
+        return error.exit_status
+    if command is None:
+        return train_here(arguments)
+    return subprocess.run(command).returncode
+
+
+def launch_command(arguments: Sequence[str]) -> list[str] | None:
+    """How to launch the training on this machine; None where one process is meant and needs no launcher.
+
+    Raises:
+        UserError: for whatever is wrong before the first step: it is said here once, without a launcher around it.
+    """
+    import torch
+
+    from distrib.config import load_config
+    from distrib.train import read_data
+    from distrib.training.runtime import resolve
+
+    config, _ = load_config(arguments)
+    config = resolve(config)
+    gpus = torch.cuda.device_count() if config.run.device == "cuda" else 0
+    ranks = config.run.ranks or gpus or 2
+    if gpus and ranks > gpus:
+        raise UserError(f"run.ranks is {ranks}, and this machine has {gpus} GPUs: ask for at most {gpus}")
+    read_data(config)
+    if ranks == 1 and not gpus:
+        return None
+    kind = "cpu" if not gpus else "one_gpu" if ranks == 1 else "one_node"
+    here = Path(__file__).resolve().parent
+    folder = next(folder for folder in (here.parent / "launch", here / "launch") if folder.is_dir())
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / f"{kind}.yaml")]
+    return [*launcher, "--num_processes", str(ranks), str(here / "train.py"), *arguments]
+
+
+def prepare(arguments: list[str]) -> int:
+    """`distrib prepare`."""
+    from distrib.prepare import main as prepare_main
+
+    return prepare_main(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "prepare": prepare}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Exact scores from any number of ranks."""

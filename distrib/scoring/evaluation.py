@@ -1,0 +1,50 @@
+"""Exact evaluation: every image once, on any number of ranks.
+
+Legend: N images, A attributes.
+"""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from distrib.data.decoders import Decoder
+from distrib.data.plan import evaluation_batches
+
+
+@torch.inference_mode()
+def predict_logits(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    decoder: Decoder,
+    rows: NDArray[np.int64],
+    attributes: int,
+    batch_size: int,
+) -> NDArray[np.float32]:
+    """Logits float32 [N, A] of these rows, in their order, the same array on every rank.
+
+    Args:
+        accelerator: the ranks that share the work; all of them call this.
+        model: as `accelerator.prepare` returned it.
+        decoder: of this rank.
+        rows: int64 [N], rows of the table, each once.
+        attributes: A.
+        batch_size: pictures in a forward pass of one rank.
+    """
+    # Without DDP around it: ranks may have different numbers of batches here.
+    net = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+    net.eval()
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    # Each rank fills the rows that are its own and leaves zeros elsewhere, so the sum over ranks is exact; the last
+    # column counts how often a row was filled.
+    filled = torch.zeros(len(rows), attributes + 1, device=accelerator.device)
+    mine = filled[rank::ranks]
+    start = 0
+    for batch in decoder.batches(evaluation_batches(rows, batch_size, rank, ranks)):
+        mine[start : start + len(batch), :attributes] = net(batch.images_BHWC).float()
+        mine[start : start + len(batch), attributes] += 1
+        start += len(batch)
+    if ranks > 1:
+        torch.distributed.all_reduce(filled)
+    assert bool((filled[:, attributes] == 1).all()), "every image is evaluated exactly once"
+    return filled[:, :attributes].cpu().numpy()

@@ -1,0 +1,98 @@
+"""Scores from logits; scikit-learn computes them.
+
+Legend: N images, A attributes.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
+from distrib.config import SCORES
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every score of every attribute.
+
+    Attributes:
+        attributes: A names.
+        values: for each name in `SCORES`, float64 [A]; NaN where the score is undefined, as ROC AUC is for one class.
+    """
+
+    attributes: tuple[str, ...]
+    values: dict[str, NDArray[np.float64]]
+
+    def mean(self) -> dict[str, float]:
+        """The mean of each score over the attributes that have it, NaN if none has."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is the NaN that is wanted
+            return {name: float(np.nanmean(values)) for name, values in self.values.items()}
+
+    def by_attribute(self) -> dict[str, dict[str, float]]:
+        """attribute -> score -> value."""
+        return {
+            attribute: {name: float(values[i]) for name, values in self.values.items()}
+            for i, attribute in enumerate(self.attributes)
+        }
+
+
+def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8]) -> Scores:
+    """All scores, the decision being a probability of at least 1/2.
+
+    Args:
+        attributes: A names.
+        logits_NA: float [N, A].
+        targets_NA: {0, 1} [N, A].
+    """
+    logits = logits_NA.astype(np.float64)
+    truth = targets_NA.astype(bool)
+    decided = logits >= 0
+    right = decided == truth
+    # BCE with logits: log(1 + exp(x)) - x y, in the form that does not overflow.
+    loss = (np.logaddexp(0, logits) - logits * truth).mean(axis=0)
+    positives = truth.sum(axis=0)
+    negatives = len(truth) - positives
+    with np.errstate(divide="ignore", invalid="ignore"):
+        true_positive_rate = (right & truth).sum(axis=0) / positives
+        true_negative_rate = (right & ~truth).sum(axis=0) / negatives
+    both = (positives > 0) & (negatives > 0)
+    roc_auc = np.full(len(attributes), np.nan)
+    average_precision = np.full(len(attributes), np.nan)
+    finite = np.isfinite(logits).all(axis=0)
+    for i in np.flatnonzero(both & finite):
+        roc_auc[i] = roc_auc_score(truth[:, i], logits[:, i])
+    for i in np.flatnonzero((positives > 0) & finite):
+        average_precision[i] = average_precision_score(truth[:, i], logits[:, i])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        precision, recall, f1 = np.array(
+            [
+                precision_recall_fscore_support(truth[:, i], decided[:, i], average="binary", zero_division=0.0)[:3]
+                for i in range(len(attributes))
+            ]
+        ).T
+    values = {
+        "loss": loss,
+        "accuracy": right.mean(axis=0),
+        "balanced_accuracy": (true_positive_rate + true_negative_rate) / 2,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "roc_auc": roc_auc,
+        "average_precision": average_precision,
+    }
+    assert tuple(values) == SCORES
+    return Scores(attributes, values)
+
+
+def better(name: str, value: float, than: float | None) -> bool:
+    """Whether a score beats the best so far; a NaN beats nothing, and anything beats None."""
+    if np.isnan(value):
+        return False
+    if than is None:
+        return True
+    return value < than if name == "loss" else value > than

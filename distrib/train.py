@@ -1,0 +1,186 @@
+"""Trains ResNet18 on face attributes.
+
+accelerate launch --config_file launch/cpu.yaml distrib/train.py --config configs/celeba.yaml --optim.lr 3e-4
+python distrib/train.py --config configs/celeba.yaml      # one process, the same options
+"""
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from accelerate import Accelerator
+
+from distrib.config import Config, load_config
+from distrib.data.splits import Splits, make_splits
+from distrib.data.table import Table, read_table
+from distrib.errors import UserError
+from distrib.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from distrib.training.loop import Job, train
+from distrib.training.run_folder import RunFolder
+from distrib.training.runtime import (
+    check_ranks,
+    from_rank_0,
+    on_every_rank,
+    rank,
+    resolve,
+    say,
+    several_ranks,
+    start_ranks,
+    warn,
+)
+from distrib.training.tracking import NullTracker, open_tracker
+
+# Seconds that other ranks leave rank 0 to print an error that all of them have.
+SPEAK_WITHIN = 30
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
+    show_log()
+    try:
+        try:
+            config, name = load_config(sys.argv[1:] if argv is None else argv)
+            check_ranks(config)
+            config = resolve(config)
+            accelerator = start_ranks(config)
+        except UserError as error:  # the same configuration fails in the same way on every rank
+            raise UserError(str(error), on_all_ranks=True) from None
+        run(config, name, accelerator)
+    except UserError as error:
+        if error.on_all_ranks and rank() != 0:
+            # The launcher ends every rank once one has left: rank 0 is to speak first, and that ends this one too.
+            time.sleep(SPEAK_WITHIN)
+        who = "" if error.on_all_ranks or not several_ranks() else f"rank {rank()}: "
+        print(f"distrib: error: {who}{error}", file=sys.stderr, flush=True)
+        return error.exit_status
+    return 0
+
+
+def show_log() -> None:
+    """Let what the package logs, such as an outage of W&B, appear beside its own lines."""
+    log = logging.getLogger("distrib")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("distrib: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+def run(config: Config, name: str, accelerator: Accelerator) -> None:
+    """Prepare a run, train, and say where the results are."""
+    table, splits = on_every_rank(accelerator, read_data, config)
+    config, path = from_rank_0(accelerator, open_folder, config, name)
+    checkpoint = None if path is None else on_every_rank(accelerator, load_checkpoint, path)
+    assert config.run.folder is not None
+    folder = RunFolder(config.run.folder)
+    tracker = NullTracker()
+    if accelerator.is_main_process:
+        introduce(config, accelerator, table, splits, folder, checkpoint)
+        tracker = open_tracker(config.tracking, folder.path, config.model_dump(mode="json"))
+    try:
+        progress = train(Job(config, accelerator, table, splits, folder, tracker), checkpoint)
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    if accelerator.is_main_process:
+        folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, stopped_early=progress.stopped)
+    tracker.finish()
+    accelerator.end_training()
+    best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
+    say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
+    say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
+
+
+def read_data(config: Config) -> tuple[Table, Splits]:
+    """The table with the chosen attributes, and its splits.
+
+    Raises:
+        UserError: if the data set is not as the configuration says.
+    """
+    table = read_table(config.data.root, config.data.missing).select(config.data.attributes)
+    splits = make_splits(table, config.data)
+    if len(splits.train) < config.train.batch_size:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} exceeds the training split of {len(splits.train)} images: "
+            "choose a smaller one"
+        )
+    return table, splits
+
+
+def open_folder(config: Config, name: str) -> tuple[Config, Path | None]:
+    """Make or take up the run folder; on rank 0.
+
+    Returns:
+        The configuration with the folder in it, and the checkpoint to go on from.
+
+    Raises:
+        UserError: if the folder holds another run, or no checkpoint is whole.
+    """
+    if config.run.folder is None:
+        config = config.replace("run", folder=Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    assert config.run.folder is not None
+    folder = RunFolder(config.run.folder)
+    resume = config.run.resume
+    checkpoint = None if resume == "never" else find_checkpoint(folder.checkpoints, resume, warn)
+    folder.open(resuming=resume != "never")
+    folder.forget_after(0 if checkpoint is None else checkpoint.progress.epoch)
+    folder.write_config(config.to_yaml())
+    return config, None if checkpoint is None else checkpoint.folder
+
+
+def introduce(
+    config: Config,
+    accelerator: Accelerator,
+    table: Table,
+    splits: Splits,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+) -> None:
+    """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
+    notes = [*table.notes, *splits.notes, *config.ineffective()]
+    sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
+    attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
+    on_gpu = accelerator.device.type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU (threads a rank: {torch.get_num_threads()})"
+    event: dict[str, Any] = {
+        "ranks": accelerator.num_processes,
+        "device": device,
+        "precision": config.train.precision,
+        "decoder": config.data.decoder,
+        "versions": {"python": platform.python_version(), **versions("torch", "torchvision", "accelerate", "numpy")},
+        "splits": sizes,
+        "attributes": table.attributes,
+        "warnings": notes,
+    }
+    say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
+    say(
+        f"machine: {accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''} on {device}, "
+        f"precision {config.train.precision}, decoder {config.data.decoder}"
+    )
+    for note in notes:
+        warn(note)
+    folder.event("start", **event)
+    if checkpoint is not None:
+        progress = checkpoint.progress
+        say(f"resume:  {checkpoint.folder}, {progress.epoch} epochs and {progress.step} steps done")
+        folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions by package."""
+    from importlib.metadata import version
+
+    return {package: version(package) for package in packages}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Model, optimiser, schedule, the loop, checkpoints and tracking."""

@@ -1,0 +1,208 @@
+"""Checkpoints: staged, fsynced, renamed, and only then are older ones pruned; each file's SHA-256 in a manifest."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from distrib.errors import UserError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: epochs finished.
+        step: steps finished of the epoch under way.
+        loss_sum: sum of the training losses of those steps.
+        seconds: time spent on those steps.
+        best_epoch: the epoch kept in best/, counted from 1; 0: none yet.
+        best_score: its score; None: none yet.
+        stopped: whether early stopping has ended the run.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds once read and verified."""
+
+    folder: Path
+    weights: dict[str, torch.Tensor]
+    trainer: dict[str, Any]  # "optimizer", "scaler" and "progress"
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(**self.trainer["progress"])
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not whole; says what is wrong with it."""
+
+
+def save_checkpoint(
+    folder: Path,
+    weights: dict[str, torch.Tensor],
+    optimizer: dict[str, Any],
+    scaler: dict[str, Any] | None,
+    progress: Progress,
+    config_yaml: str,
+    total_steps: int,
+    keep: int,
+) -> Path:
+    """Write a checkpoint into the folder of checkpoints and prune the oldest ones.
+
+    Args:
+        folder: of all checkpoints of a run.
+        weights: the network's state, by torchvision's names.
+        optimizer: its state dict.
+        scaler: the fp16 gradient scaler's state dict, or None.
+        progress: of the run.
+        config_yaml: the resolved configuration.
+        total_steps: steps of the run so far; names the checkpoint, so that names sort by age.
+        keep: how many to leave.
+    """
+    trainer = {"optimizer": optimizer, "scaler": scaler, "progress": asdict(progress)}
+
+    def write(staged: Path) -> None:
+        save_weights(weights, staged / "model.safetensors")
+        torch.save(trainer, staged / "trainer.pt")
+        (staged / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        _write_manifest(staged)
+
+    target = folder / f"step-{total_steps:08d}"
+    replace_folder(target, write)
+    for old in _newest_first(folder)[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read one checkpoint and verify every byte of it.
+
+    Raises:
+        DamagedError: if it is not whole.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version, files = manifest["version"], dict(manifest["files"])
+    except FileNotFoundError:
+        raise DamagedError(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{MANIFEST} cannot be read ({error})") from None
+    if version != VERSION:
+        raise DamagedError(f"it is of version {version}, and this program reads version {VERSION}")
+    for name in ("model.safetensors", "trainer.pt", "config.yaml"):
+        if not (folder / name).is_file():
+            raise DamagedError(f"{name} is missing")
+        if _sha256(folder / name) != files.get(name):
+            raise DamagedError(f"{name} is not the file that was written (its SHA-256 differs)")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(folder, weights, trainer)
+
+
+def find_checkpoint(folder: Path, resume: str, report: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that `--resume` means: None where `auto` finds no checkpoint at all.
+
+    Args:
+        folder: of all checkpoints of the run.
+        resume: "auto", or the path of a checkpoint.
+        report: is told of each damaged one that `auto` passes over.
+
+    Raises:
+        UserError: if the named one is damaged, or if there are some and none is whole.
+    """
+    if resume != "auto":
+        try:
+            return load_checkpoint(Path(resume))
+        except DamagedError as damage:
+            raise UserError(
+                f"--resume {resume} is no whole checkpoint: {damage}; name another, or say --resume auto"
+            ) from None
+    candidates = _newest_first(folder)
+    for candidate in candidates:
+        try:
+            return load_checkpoint(candidate)
+        except DamagedError as damage:
+            report(f"checkpoint {candidate} is damaged and passed over: {damage}")
+    if candidates:
+        raise UserError(
+            f"--resume auto: none of the {len(candidates)} checkpoints in {folder} is whole; start anew in another "
+            "run.folder, or move this one away"
+        )
+    return None
+
+
+def save_weights(weights: dict[str, torch.Tensor], file: Path) -> None:
+    """Weights as safetensors, which knows neither devices nor channels_last."""
+    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, file)
+
+
+def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Make or replace a folder so that at every moment the old one or the new one is there whole.
+
+    `write` fills a staged folder beside it, which is fsynced and renamed. Where there is an old one, it is moved to
+    `.NAME.old` for the instant between two renames; `recover_folder` puts it back after a crash in that instant.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged, old = target.with_name(f".{target.name}.staged"), target.with_name(f".{target.name}.old")
+    for leftover in (staged, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staged.mkdir()
+    write(staged)
+    for path in [*staged.iterdir(), staged]:
+        _fsync(path)
+    if target.exists():
+        target.rename(old)
+    staged.rename(target)
+    _fsync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Undo a `replace_folder` that a crash cut off."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(target.with_name(f".{target.name}.staged"), ignore_errors=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps({"version": VERSION, "files": files}, indent=2), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,221 @@
+"""The loop: what a run does, from the first step to the last score."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from numpy.typing import NDArray
+
+from distrib.config import Config
+from distrib.data.decoders import make_decoder
+from distrib.data.plan import Plan
+from distrib.data.splits import Splits
+from distrib.data.table import Table
+from distrib.errors import UserError
+from distrib.scoring.evaluation import predict_logits
+from distrib.scoring.metrics import Scores, better, score
+from distrib.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from distrib.training.model import MEAN, STD, AttributeClassifier, make_model
+from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from distrib.training.run_folder import METRICS, RunFolder
+from distrib.training.runtime import from_rank_0, on_every_rank, say
+from distrib.training.step import TrainStep
+from distrib.training.terminal import make_terminal
+from distrib.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes."""
+
+    config: Config
+    accelerator: Accelerator
+    table: Table
+    splits: Splits
+    folder: RunFolder
+    tracker: Tracker
+
+    @property
+    def plan(self) -> Plan:
+        data, train = self.config.data, self.config.train
+        return Plan(self.splits.train, train.seed, train.batch_size, data.min_zoom, data.flip)
+
+
+def train(job: Job, checkpoint: Checkpoint | None) -> Progress:
+    """Train to the end of the run, from its beginning or from a checkpoint.
+
+    Raises:
+        UserError: if the weights to start from or a picture cannot be read, or the loss is not finite.
+    """
+    config, accelerator, plan = job.config, job.accelerator, job.plan
+    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    per_epoch, epochs, accumulation = plan.steps_per_epoch, config.train.epochs, config.train.accumulation
+    rank_size = plan.batch_size // ranks // accumulation
+    train_decoder = make_decoder(config.data, job.table, device, rank_size)
+    valid_decoder = make_decoder(config.data, job.table, device, rank_size)
+
+    net, origin = on_every_rank(
+        accelerator, make_model, config.model, len(job.table.attributes), config.train.channels_last, config.train.seed
+    )
+    model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    one_step = TrainStep(config, accelerator, model, optimizer, positive_weight(job))
+    progress = Progress()
+    if checkpoint is None:
+        say(f"model:   {config.model.name}, {origin}")
+    else:
+        progress = restore(checkpoint, net, optimizer, accelerator)
+    done = progress.epoch * per_epoch + progress.step
+
+    with make_terminal(accelerator.is_main_process, per_epoch * epochs, done, epochs) as terminal:
+        while progress.epoch < epochs and not progress.stopped:
+            model.train()
+            one_step.begin_epoch(progress.loss_sum)
+            began = time.monotonic() - progress.seconds
+            mine = plan.rank_batches(progress.epoch, progress.step, rank, ranks, accumulation)
+            batches = train_decoder.batches(mine)
+            for micro_batches in zip(*[batches] * accumulation, strict=True):
+                lr = learning_rate(config.optim, done, per_epoch, epochs)
+                set_learning_rate(optimizer, lr)
+                one_step(micro_batches, done)
+                done += 1
+                step = done - progress.epoch * per_epoch
+                save_now = step % (config.checkpoint.every_steps or per_epoch) == 0 and step < per_epoch
+                if not (save_now or done % config.train.log_every == 0 or step == per_epoch):
+                    continue
+                reading, seconds = one_step.read(), time.monotonic() - began
+                if reading.first_bad >= 0:
+                    stop_non_finite(job, reading.first_bad)
+                metrics = {
+                    "train/loss": (reading.loss_sum - progress.loss_sum) / (step - progress.step),
+                    "train/lr": lr,
+                    "train/gradient_norm": reading.gradient_norm,
+                    "train/images_per_second": (step - progress.step) * plan.batch_size / (seconds - progress.seconds),
+                }
+                progress = replace(progress, step=step, loss_sum=reading.loss_sum, seconds=seconds)
+                terminal.step(progress.epoch + 1, done, metrics)
+                job.tracker.step(metrics, done)
+                if save_now:
+                    save(job, net, optimizer, progress, done)
+            logits = predict_logits(
+                accelerator, model, valid_decoder, job.splits.valid, len(job.table.attributes), rank_size
+            )
+            seconds = time.monotonic() - began
+            row, progress = from_rank_0(accelerator, end_epoch, job, net, progress, logits, lr, seconds)
+            terminal.epoch(row, best=progress.best_epoch == progress.epoch)
+            save(job, net, optimizer, progress, done)
+    return progress
+
+
+def end_epoch(
+    job: Job, net: AttributeClassifier, progress: Progress, logits: NDArray[np.float32], lr: float, seconds: float
+) -> tuple[dict[str, float], Progress]:
+    """Score the epoch, write it down and keep its weights if they are the best; on rank 0.
+
+    Args:
+        job: of the run.
+        net: as trained.
+        progress: at the epoch's last step.
+        logits: float32 [validation images, A].
+        lr: learning rate of the last step.
+        seconds: the epoch took, evaluation included.
+
+    Returns:
+        The row of metrics.csv, and the progress with which the next epoch begins.
+    """
+    chosen, plan, epoch = job.config.checkpoint.best_score, job.plan, progress.epoch + 1
+    scores = score(job.table.attributes, logits, job.table.targets[job.splits.valid])
+    means = scores.mean()
+    values = {
+        "epoch": epoch,
+        "step": epoch * plan.steps_per_epoch,
+        "train_loss": progress.loss_sum / plan.steps_per_epoch,
+        **{f"val_{name}": value for name, value in means.items()},
+        "lr": lr,
+        "images_per_second": plan.steps_per_epoch * plan.batch_size / progress.seconds,
+        "seconds": seconds,
+    }
+    row = {name: values[name] for name in METRICS}
+    after = Progress(epoch, best_epoch=progress.best_epoch, best_score=progress.best_score)
+    if progress.best_epoch == 0 or better(chosen, means[chosen], progress.best_score):
+        after.best_epoch = epoch
+        after.best_score = None if np.isnan(means[chosen]) else means[chosen]
+        job.folder.save_best(net.net.state_dict(), describe(job, epoch, scores))
+        job.tracker.best(job.folder.best, {"epoch": epoch, chosen: means[chosen]})
+    patience = job.config.train.early_stopping
+    after.stopped = patience is not None and epoch - after.best_epoch >= patience
+    job.folder.epoch(row, scores)
+    job.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch, stopped_early=after.stopped)
+    job.tracker.epoch(row, scores.by_attribute(), epoch * plan.steps_per_epoch)
+    return row, after
+
+
+def describe(job: Job, epoch: int, scores: Scores) -> dict[str, Any]:
+    """What prediction needs to know about best/, as model.json holds it."""
+    data = job.config.data
+    return {
+        "architecture": job.config.model.name,
+        "attributes": job.table.attributes,
+        "image_size": data.image_size,
+        "crop": data.crop,
+        "mean": MEAN,
+        "std": STD,
+        "threshold": 0.5,
+        "epoch": epoch,
+        "validation": {"images": len(job.splits.valid), **scores.mean()},
+        "validation_by_attribute": scores.by_attribute(),
+    }
+
+
+def save(job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer, progress: Progress, done: int) -> None:
+    """A checkpoint, written by rank 0; its model is everyone's, as BatchNorm's statistics are the same on all ranks."""
+    if job.accelerator.is_main_process:
+        scaler = job.accelerator.scaler
+        save_checkpoint(
+            job.folder.checkpoints,
+            net.net.state_dict(),
+            optimizer.state_dict(),
+            None if scaler is None else scaler.state_dict(),
+            progress,
+            job.config.to_yaml(),
+            done,
+            job.config.checkpoint.keep,
+        )
+
+
+def restore(
+    checkpoint: Checkpoint, net: AttributeClassifier, optimizer: AcceleratedOptimizer, accelerator: Accelerator
+) -> Progress:
+    """Put a checkpoint's state into the model, the optimiser and the scaler; returns how far it had come."""
+    net.net.load_state_dict(checkpoint.weights)
+    optimizer.load_state_dict(checkpoint.trainer["optimizer"])
+    if accelerator.scaler is not None and checkpoint.trainer["scaler"] is not None:
+        accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
+    return checkpoint.progress
+
+
+def positive_weight(job: Job) -> torch.Tensor | None:
+    """Negatives / positives of each attribute in the training split, float [A]; None where the loss is not weighted."""
+    if job.config.train.positive_weight == "none":
+        return None
+    positives = job.table.targets[job.splits.train].sum(axis=0, dtype=np.int64)
+    weight = (len(job.splits.train) - positives) / np.maximum(positives, 1)
+    return torch.tensor(weight, dtype=torch.float32, device=job.accelerator.device)
+
+
+def stop_non_finite(job: Job, step: int) -> NoReturn:
+    """Write down which images the step had, and stop; every rank has read the same and stops too."""
+    epoch, within = divmod(step, job.plan.steps_per_epoch)
+    ids = job.plan.batch(epoch, within).ids
+    if job.accelerator.is_main_process:
+        images = [str(job.table.names[row]) for row in ids]
+        job.folder.event("nonfinite", epoch=epoch + 1, step=step + 1, ids=ids.tolist(), images=images)
+    raise UserError(
+        f"the loss or its gradient was not finite in step {step + 1} (epoch {epoch + 1}); nothing was updated since: "
+        "lower optim.lr, set optim.clip_norm, or train.precision no; the images of that step are in "
+        f"{job.folder.path / 'events.jsonl'}",
+        on_all_ranks=True,
+    )

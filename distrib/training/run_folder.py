@@ -1,0 +1,128 @@
+"""The folder of a run: what is in it and who writes it.
+
+    config.yaml                 as resolved; a valid --config
+    metrics.csv                 an epoch a row
+    metrics_by_attribute.csv    an epoch and attribute a row
+    events.jsonl                what happened, in order: start, resume, epoch, nonfinite, end …
+    checkpoints/                step-NNNNNNNN/
+    best/                       the weights of the best validation epoch, and what prediction needs
+    wandb/                      W&B's own files
+
+Only rank 0 writes.
+"""
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distrib.config import SCORES
+from distrib.errors import UserError
+from distrib.scoring.metrics import Scores
+from distrib.training.checkpoint import recover_folder, replace_folder, save_weights
+
+METRICS = (
+    "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_precision", "val_recall",
+    "val_f1", "val_roc_auc", "val_average_precision", "lr", "images_per_second", "seconds",
+)  # fmt: skip
+BY_ATTRIBUTE = ("epoch", "attribute", *SCORES)
+
+
+class RunFolder:
+    """Writes what a run leaves behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+
+    def open(self, resuming: bool) -> None:
+        """Make the folder, or take up an earlier run's.
+
+        Raises:
+            UserError: if a new run is to start where an earlier one has left its files, or if it cannot be written.
+        """
+        if not resuming and any((self.path / name).exists() for name in ("metrics.csv", "checkpoints", "best")):
+            raise UserError(
+                f"run.folder {self.path} holds a run already: go on with it by --resume auto, or choose another folder"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"run.folder {self.path} cannot be written ({error.strerror}): choose another") from None
+        recover_folder(self.best)
+
+    def write_config(self, yaml: str) -> None:
+        _write_whole(self.path / "config.yaml", yaml)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Add a line to events.jsonl, on the disk when this returns."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **fields}
+        _append(self.path / "events.jsonl", json.dumps(line) + "\n")
+
+    def epoch(self, row: Mapping[str, float], scores: Scores) -> None:
+        """Add an epoch's row to metrics.csv and its rows to metrics_by_attribute.csv."""
+        assert tuple(row) == METRICS
+        _append_rows(self.path / "metrics.csv", METRICS, [list(row.values())])
+        rows = [[row["epoch"], name, *values.values()] for name, values in scores.by_attribute().items()]
+        _append_rows(self.path / "metrics_by_attribute.csv", BY_ATTRIBUTE, rows)
+
+    def forget_after(self, epoch: int) -> None:
+        """Drop rows of epochs later than this one, which a resumed run will train again."""
+        for name in ("metrics.csv", "metrics_by_attribute.csv"):
+            file = self.path / name
+            if file.exists():
+                header, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= epoch]
+                _write_whole(file, "".join([header, *kept]))
+
+    def save_best(self, weights: dict[str, torch.Tensor], description: Mapping[str, Any]) -> None:
+        """Replace best/: model.safetensors, and model.json with what prediction needs."""
+
+        def write(staged: Path) -> None:
+            save_weights(weights, staged / "model.safetensors")
+            (staged / "model.json").write_text(json.dumps(finite(description), indent=2), encoding="utf-8")
+
+        replace_folder(self.best, write)
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for every NaN, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return value
+
+
+def _append_rows(file: Path, header: tuple[str, ...], rows: list[list[Any]]) -> None:
+    new = not file.exists()
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([list(header), *rows] if new else rows)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _append(file: Path, text: str) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_whole(file: Path, text: str) -> None:
+    staged = file.with_name(f".{file.name}.staged")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(file)

@@ -1,0 +1,180 @@
+"""The ranks, the device and the precision that a run stands on."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+
+from distrib.config import Config
+from distrib.data.decoders import choose_decoder
+from distrib.errors import UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A rank may wait this long for another: rank 0 computes scores and writes checkpoints while the others wait.
+TIMEOUT = timedelta(minutes=30)
+
+
+def rank() -> int:
+    """This process's rank as its launcher says, before the ranks have met."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def several_ranks() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def check_ranks(config: Config) -> None:
+    """Refuse a launch that started fewer ranks than it was asked for.
+
+    Raises:
+        UserError: if `run.ranks` says otherwise, or `accelerate launch` was asked for several and started one.
+    """
+    found = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = config.run.ranks
+    if wanted is not None and wanted != found:
+        raise UserError(
+            f"run.ranks is {wanted}, but the launcher started {found}: set num_processes in the launch configuration "
+            f"to {wanted} (CPU: `accelerate launch --config_file launch/cpu.yaml` starts 2), or run.ranks to {found}"
+        )
+    # accelerate's one-process launcher exports the address of other ranks only when it was asked for some.
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            "accelerate launch was asked for several processes and started only this one, as it does with --cpu: for "
+            "CPU ranks use `accelerate launch --config_file launch/cpu.yaml` (or unset MASTER_ADDR if one is meant)"
+        )
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with every `auto` about this machine decided.
+
+    Raises:
+        UserError: if the machine lacks what the configuration asks for.
+    """
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
+    device = _device_type(config)
+    precision = config.train.precision
+    if precision == "fp16" and device == "cpu":
+        raise UserError("train.precision fp16 needs a GPU, and this run is on the CPU: choose bf16, no or auto")
+    if precision == "auto":
+        precision = "bf16" if _computes_in_bf16(device) else "no"
+    decoder = choose_decoder(config.data.decoder, torch.device(device))
+    return config.replace("run", device=device).replace("train", precision=precision).replace("data", decoder=decoder)
+
+
+def start_ranks(config: Config) -> Accelerator:
+    """Let the ranks meet.
+
+    Args:
+        config: resolved.
+
+    Raises:
+        UserError: if the global batch cannot be shared out evenly.
+    """
+    train = config.train
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if train.batch_size % (ranks * train.accumulation):
+        raise UserError(
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks x train.accumulation "
+            f"{train.accumulation}: choose a multiple of {ranks * train.accumulation}"
+        )
+    on_cpu = config.run.device == "cpu"
+    if on_cpu:
+        _use_all_cores()
+    ddp = DistributedDataParallelKwargs(
+        # TrainStep averages BatchNorm's statistics over all ranks, which broadcasting rank 0's would undo.
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        # The graph is the same every step, but no_sync, which accumulation needs, is not made for static graphs.
+        static_graph=train.accumulation == 1,
+    )
+    # torch 2.15 has a new name for broadcast_buffers, which accelerate and older torch do not know yet.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=train.precision,
+        kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=TIMEOUT)],
+    )
+    if accelerator.num_processes != ranks:
+        raise UserError(f"the launcher started {ranks} ranks, but only {accelerator.num_processes} met: check its log")
+    return accelerator
+
+
+def from_rank_0(accelerator: Accelerator, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `make(…)` returns on rank 0, on every rank.
+
+    Raises:
+        UserError: on every rank, where it raises one on rank 0.
+    """
+    shared: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            shared[0] = make(*args, **kwargs)
+        except UserError as error:
+            shared[0] = UserError(str(error), on_all_ranks=True)
+    if accelerator.num_processes > 1:
+        broadcast_object_list(shared)
+    if isinstance(shared[0], UserError):
+        raise shared[0]
+    result: T = shared[0]
+    return result
+
+
+def on_every_rank(accelerator: Accelerator, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `make(…)` returns on this rank, once it has succeeded on all.
+
+    Raises:
+        UserError: on every rank, where it raises one on any; it names the rank unless it is rank 0.
+    """
+    result, sentence = None, None
+    try:
+        result = make(*args, **kwargs)
+    except UserError as error:
+        sentence = str(error)
+    sentences = gather_object([sentence]) if accelerator.num_processes > 1 else [sentence]
+    for number, each in enumerate(sentences):
+        if each is not None:
+            raise UserError(each if number == 0 else f"rank {number}: {each}", on_all_ranks=True)
+    assert result is not None
+    return result
+
+
+def say(line: str) -> None:
+    """A line on the terminal, from rank 0 alone."""
+    if rank() == 0:
+        print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """A warning on the terminal, from rank 0 alone."""
+    if rank() == 0:
+        print(f"distrib: warning: {line}", file=sys.stderr, flush=True)
+
+
+def _device_type(config: Config) -> str:
+    if config.run.device != "auto":
+        return config.run.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _computes_in_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _use_all_cores() -> None:
+    """Share this machine's cores out over its ranks; launchers give each rank one thread unless told otherwise."""
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // local_ranks))

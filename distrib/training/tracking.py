@@ -1,0 +1,318 @@
+"""Weights & Biases: what a run says about itself, in `wandb/` in the run folder and, with a key, on the server.
+
+One daemon thread does everything that touches W&B; training only puts rows in a bounded queue. So nothing that W&B
+does (a server that is down or silent, a service process that was killed or hangs) can stop or delay a step, and
+`finish` has a time limit. W&B itself writes every row to the run folder first and uploads it from there.
+
+A resumed run has the same W&B id (`wandb_run_id` in the run folder) and goes on as the same run: online the server
+appends to it; offline each part is a folder `offline-run-TIME-ID` of its own, and `wandb sync` uploads the parts of one
+id in the order of their start. The charts' axes are the logged "step" and "epoch", because steps that are trained again
+after a resume are lower than the last one that W&B has, and W&B drops rows whose own counter does not grow.
+"""
+
+import contextlib
+import logging
+import netrc
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import psutil
+
+from distrib.config import TrackingConfig
+from distrib.errors import UserError
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+Mode = Literal["online", "offline", "disabled"]
+
+# The time for reaching the server at the start, and for uploading what is left at the end.
+INIT_SECONDS = 15.0
+FINISH_SECONDS = 20.0
+# What `finish` adds before it ends the service process by force: it covers going offline after a failed start.
+GRACE_SECONDS = 10.0
+KILL_SECONDS = 3.0
+# Rows that may wait for W&B: hours of training; beyond them rows are dropped rather than memory filled.
+BACKLOG = 20_000
+
+# The spellings of WANDB_MODE, W&B's older ones included.
+ENVIRONMENT_MODES: dict[str, Mode] = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+Job = Callable[["Run"], None]
+
+_log = logging.getLogger("distrib")
+
+
+class Tracker:
+    """Where the numbers of a run go. No method raises or waits for a server; `finish` alone takes (bounded) time."""
+
+    def step(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record numbers of a training step, under complete names such as `train/loss`."""
+
+    def epoch(self, row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str, float]], step: int) -> None:
+        """Record a row of metrics.csv, and the scores of each attribute (attribute -> score -> value)."""
+
+    def best(self, folder: Path, summary: Mapping[str, float]) -> None:
+        """Note that `folder` holds the best weights so far; `summary` (epoch, roc_auc, ...) is shown as best/..."""
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Write out what is left and end the run; 0: it went well. Later calls do nothing."""
+
+
+class NullTracker(Tracker):
+    """Records nothing: for ranks other than 0 and for `tracking.mode: disabled`."""
+
+
+def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, Any]) -> Tracker:
+    """The tracker of a run; to be called on rank 0 alone.
+
+    Args:
+        config: Where to log; `auto` follows WANDB_MODE, else is online where a W&B key is configured, else offline.
+        folder: The run folder; the files go to `wandb/` in it, the run's W&B id to `wandb_run_id`.
+        settings: The resolved configuration, shown as the run's configuration in W&B.
+
+    Raises:
+        UserError: if W&B is to be online and no key is configured, or WANDB_MODE is not one of W&B's modes.
+        OSError: if the id cannot be written to the run folder.
+    """
+    mode = _mode(config)
+    if mode == "disabled":
+        return NullTracker()
+    folder = folder.resolve()
+    return WandbTracker(config, mode, folder, run_id(folder), settings)
+
+
+def run_id(folder: Path) -> str:
+    """The W&B id of the run in this folder: made once, so that a resumed run continues the same W&B run.
+
+    Raises:
+        OSError: if it cannot be read or written.
+    """
+    file = folder / "wandb_run_id"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = file.with_suffix(".tmp")
+        staged.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+        staged.replace(file)
+    return file.read_text(encoding="utf-8").strip()
+
+
+def epoch_names(row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """A row of metrics.csv under its names in W&B: val_loss is val/loss, train_loss train/epoch_loss, and so on."""
+    named: dict[str, float] = {}
+    for key, value in row.items():
+        if key in ("epoch", "step"):
+            named[key] = value
+        elif key.startswith("val_"):
+            named[f"val/{key.removeprefix('val_')}"] = value
+        else:
+            named[f"train/epoch_{key.removeprefix('train_')}"] = value
+    for attribute, scores in by_attribute.items():
+        for score, value in scores.items():
+            named[f"val/by_attribute/{score}/{attribute}"] = value
+    return named
+
+
+class WandbTracker(Tracker):
+    """A W&B run behind a queue. Where W&B fails, the run goes on as an offline one; where that fails too, without."""
+
+    def __init__(
+        self, config: TrackingConfig, mode: Mode, folder: Path, identity: str, settings: Mapping[str, Any]
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._identity = identity
+        self._settings = dict(settings)
+        self._jobs: queue.Queue[Job] = queue.Queue(BACKLOG)
+        self._counter = -1
+        self._best: Path | None = None
+        self._accepting = True
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(mode,), name="wandb-tracker", daemon=True)
+        self._thread.start()
+
+    def step(self, metrics: Mapping[str, float], step: int) -> None:
+        row = {**metrics, "step": step}
+        self._put(lambda run: self._write(run, row, step))
+
+    def epoch(self, row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str, float]], step: int) -> None:
+        named = {**epoch_names(row, by_attribute), "step": step}
+        self._put(lambda run: self._write(run, named, step))
+
+    def best(self, folder: Path, summary: Mapping[str, float]) -> None:
+        self._best = folder
+        named = {f"best/{key}": value for key, value in summary.items()}
+        self._put(lambda run: run.summary.update(named))
+
+    def finish(self, exit_code: int = 0) -> None:
+        self._put(lambda run: self._close(run, exit_code))
+        self._accepting = False
+        self._thread.join(FINISH_SECONDS + GRACE_SECONDS)
+        if self._thread.is_alive():
+            _log.warning(
+                "W&B does not finish and is ended; `wandb sync --include-online` in %s uploads it", self._folder
+            )
+            self._over.set()
+            _kill_service()
+            self._thread.join(KILL_SECONDS)
+
+    def _put(self, job: Job) -> None:
+        if not self._accepting:
+            return
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self._accepting = False
+            _log.warning("W&B has left %d rows waiting: nothing more is tracked, and training goes on", BACKLOG)
+
+    def _work(self, mode: Mode) -> None:
+        """Do the jobs in their order. A job that fails is done again after going offline."""
+        attempts: list[tuple[Mode, str]] = [
+            (mode, f"the run is tracked offline from here on, and `wandb sync` uploads {self._folder / 'wandb'}"),
+            ("offline", "nothing more is tracked, and training goes on"),
+        ]
+        job: Job | None = None
+        for attempt, consequence in attempts:
+            try:
+                run = self._start(attempt)
+                while not self._over.is_set():
+                    job = job or self._jobs.get()
+                    job(run)
+                    job = None
+                return
+            except Exception as error:
+                # Else the next start, and Python's exit, would go on talking to a service that is gone.
+                _teardown()
+                if self._over.is_set():
+                    return
+                _log.warning("W&B failed (%s): %s", _first_line(error), consequence)
+        self._accepting = False
+
+    def _start(self, mode: Mode) -> "Run":
+        wandb = _import_wandb()
+        run: Run = wandb.init(
+            mode=mode,
+            dir=self._folder,
+            id=self._identity,
+            resume="allow",
+            project=self._config.project,
+            entity=self._config.entity,
+            group=self._config.group,
+            name=self._folder.name,
+            config=self._settings,
+            allow_val_change=True,  # a resumed run may have been given other settings
+            settings=wandb.Settings(
+                silent=True,
+                console="off",  # the terminal belongs to the trainer, and its output to the trainer's own log
+                # A remote's address can hold a token, and nobody asked for their code to be uploaded.
+                disable_git=True,
+                disable_code=True,
+                save_code=False,
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+            ),
+        )
+        for axis, names in (("step", "train/*"), ("epoch", "val/*")):
+            run.define_metric(axis)
+            run.define_metric(names, step_metric=axis)
+        self._counter = max(self._counter, run.starting_step - 1)
+        if mode == "online":
+            _log.info("W&B run: %s", run.url)
+        return run
+
+    def _write(self, run: "Run", row: Mapping[str, float], step: int) -> None:
+        # W&B's own counter has to grow with every row, which the step does not: see the top of this file.
+        self._counter = max(self._counter + 1, step)
+        run.log(dict(row), step=self._counter, commit=True)
+
+    def _close(self, run: "Run", exit_code: int) -> None:
+        if self._best is not None and self._config.upload_best:
+            try:
+                self._log_artifact(run, self._best)
+            except Exception as error:
+                _log.warning("W&B takes no artifact of %s (%s)", self._best, _first_line(error))
+        run.finish(exit_code)
+        _teardown()
+        self._over.set()
+
+    def _log_artifact(self, run: "Run", folder: Path) -> None:
+        # Made once, of the best folder as it is at the end. "immutable" uploads the files from where they are, without
+        # copies of them under the home folder.
+        artifact = _import_wandb().Artifact(f"best-{self._identity}", type="model")
+        artifact.add_dir(str(folder), policy="immutable")
+        run.log_artifact(artifact, aliases=["best"])
+
+
+def _mode(config: TrackingConfig) -> Mode:
+    """The mode that the configuration, the environment and the presence of a key come to."""
+    mode, source = config.mode, "tracking.mode"
+    if mode == "auto" and (asked := os.environ.get("WANDB_MODE")):
+        if asked not in ENVIRONMENT_MODES:
+            raise UserError(f"WANDB_MODE is {asked}: set it to online, offline or disabled, or unset it")
+        mode, source = ENVIRONMENT_MODES[asked], "WANDB_MODE"
+    if mode == "auto":
+        return "online" if _key_is_configured() else "offline"
+    if mode == "online" and not _key_is_configured():
+        raise UserError(
+            f"{source} is online, but no W&B key is configured: run `wandb login`, set WANDB_API_KEY, "
+            "or choose --tracking.mode offline"
+        )
+    return mode
+
+
+def _key_is_configured() -> bool:
+    """Whether W&B would find a key without asking: in the environment, its settings or the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    wandb = _import_wandb()
+    settings = wandb.setup().settings
+    if settings.api_key:
+        return True
+    hosts = {urlsplit(settings.base_url).netloc}
+    if settings.base_url == wandb.Settings.model_fields["base_url"].default:
+        hosts.add("api.wandb.ai")  # where `wandb login` has kept the key of W&B's own cloud under its older name
+    try:
+        keys = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc")
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(keys.authenticators(host) for host in hosts)
+
+
+def _import_wandb() -> Any:
+    """The module, made quiet; imported here alone, so that other ranks and disabled runs do not pay for it."""
+    # W&B's reports about itself go to its server too: with the server away they hold up Python's exit for ten seconds.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+    return wandb
+
+
+def _teardown() -> None:
+    """End W&B's service process and forget its state, so that a later start begins afresh."""
+    with contextlib.suppress(Exception):
+        _import_wandb().teardown()
+
+
+def _kill_service() -> None:
+    """End W&B's processes under this one by force: Python's exit would wait for them without a limit."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.name().startswith("wandb-"):
+                child.kill()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
