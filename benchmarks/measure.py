@@ -1,0 +1,61 @@
+"""What every benchmark here shares: rounds that alternate between the peers, and a report with the machine in it."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def alternate(peers: dict[str, Callable[[], None]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each peer in each round; the peers take turns, so that noise of the machine meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in peers}
+    for turn in range(warmup + rounds):
+        for name, run in peers.items():
+            began = time.perf_counter()
+            run()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """The hardware, the versions and the date of a measurement."""
+    import torch
+
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu,
+        "cores": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def report(result: dict[str, Any], file: Path | None) -> None:
+    """Print a result, and write it to a file where one is named."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,131 @@
+"""The training step and the whole pipeline against a plain loop, in one run.
+
+    python benchmarks/step.py --root data/celeba --json benchmarks/results/step.json
+
+Peers, each on batches of the same size and the same ResNet18:
+    plain       fp32, NCHW, torch.optim.Adam, a batch held in memory: the loop of a tutorial
+    step        distrib's TrainStep (precision and memory format of this machine), a batch held in memory
+    end_to_end  the same step fed by the plan and the decoder from the image files
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from measure import alternate, machine, report, spread
+from torch import nn
+from torchvision.models import resnet18
+
+from distrib.config import Config
+from distrib.data.batch import Batch
+from distrib.data.decoders import make_decoder
+from distrib.data.plan import Plan
+from distrib.data.splits import make_splits
+from distrib.data.table import Table, read_table
+from distrib.training.model import make_model
+from distrib.training.optimizer import make_optimizer
+from distrib.training.runtime import resolve, start_ranks
+from distrib.training.step import TrainStep
+
+
+def plain_loop(batch: Batch, steps: int, device: torch.device):
+    """Some steps of the tutorial loop."""
+    model = resnet18(num_classes=batch.targets_BA.shape[1]).to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    criterion = nn.BCEWithLogitsLoss()
+    images = (batch.images_BHWC.permute(0, 3, 1, 2).float() / 255 - 0.45).div(0.225).contiguous()
+
+    def run() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = criterion(model(images), batch.targets_BA)
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    return run
+
+
+def endless(plan: Plan, accumulation: int) -> Iterator:
+    epoch = 0
+    while True:
+        yield from plan.rank_batches(epoch, 0, rank=0, ranks=1, accumulation=accumulation)
+        epoch += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="a data set, as data.root")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--image-size", type=int, nargs=2, default=(178, 178))
+    parser.add_argument("--decoder", choices=("auto", "dali", "torch"), default="auto")
+    parser.add_argument("--steps", type=int, default=2, help="steps in a round")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    config = Config().replace("train", batch_size=options.batch_size)
+    config = config.replace(
+        "data",
+        root=options.root,
+        image_size=options.image_size,
+        decoder=options.decoder,
+        attributes=["Arched_Eyebrows"],
+    )
+    config = resolve(config)
+    accelerator = start_ranks(config)
+    table: Table = read_table(config.data.root).select(config.data.attributes)
+    plan = Plan(make_splits(table, config.data).train, seed=0, batch_size=options.batch_size)
+    decoder = make_decoder(config.data, table, accelerator.device, options.batch_size)
+    batches = decoder.batches(endless(plan, 1))
+    held = next(batches)
+
+    net, _ = make_model(config.model, len(table.attributes), config.train.channels_last, seed=0)
+    model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    one_step = TrainStep(config, accelerator, model, optimizer, None)
+    model.train()
+
+    def in_memory() -> None:
+        for _ in range(options.steps):
+            one_step([held], 0)
+        one_step.read()
+
+    def end_to_end() -> None:
+        for _ in range(options.steps):
+            one_step([next(batches)], 0)
+        one_step.read()
+
+    peers = {
+        "plain": plain_loop(held, options.steps, accelerator.device),
+        "step": in_memory,
+        "end_to_end": end_to_end,
+    }
+    seconds = alternate(peers, options.rounds, warmup=2)
+    images = options.steps * options.batch_size
+    per_second = {name: spread([images / value for value in values]) for name, values in seconds.items()}
+    ratios = {
+        "step / plain": [a / b for a, b in zip(seconds["plain"], seconds["step"], strict=True)],
+        "end_to_end / step": [a / b for a, b in zip(seconds["step"], seconds["end_to_end"], strict=True)],
+    }
+    report(
+        {
+            "machine": machine("torch", "torchvision", "accelerate", "simplejpeg"),
+            "setting": {
+                "batch_size": options.batch_size,
+                "image_size": list(options.image_size),
+                "precision": config.train.precision,
+                "channels_last": config.train.channels_last,
+                "decoder": config.data.decoder,
+                "decoder_threads": config.data.threads,
+                "steps_per_round": options.steps,
+            },
+            "images_per_second": per_second,
+            "speed_ratios": {name: spread(values) for name, values in ratios.items()},
+        },
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()
