@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FACES := data/faces
 
-.PHONY: demo test test-all lint types format lock
+.PHONY: demo test test-slow lint types format lock
 
 # Newer than the lock file exactly when the environment holds what the lock file names.
 .venv/.installed: requirements.lock pyproject.toml
@@ -34,8 +34,8 @@ demo: .venv/.installed $(FACES)/boxes.csv
 test: .venv/.installed
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-all: .venv/.installed
-	@$(BIN)/python -m pytest
+test-slow: .venv/.installed
+	@$(BIN)/python -m pytest -m slow
 
 lint: .venv/.installed
 	@$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import difflib
 import io
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ class DataConfig(Section):
     """official: the data set's own split; identity: random, no identity in two splits; image: random by image."""
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
     """Shares of training, validation and test for the random splits; they add up to 1."""
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random splits and of the subset."""
     subset: int | None = Field(None, ge=1)
     """Train on this many images drawn from the training split; None: on all of it."""
@@ -180,7 +181,7 @@ class TrainConfig(Section):
     AVX-512-BF16 or AMX), else no."""
     channels_last: bool = True
     """Keep activations and weights in NHWC memory, which convolutions prefer."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the initial weights, the order of the images, crops and flips."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Pull the targets this far towards 1/2."""
@@ -351,7 +352,12 @@ def read_yaml(file: Path) -> Config:
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
-        raise UserError(f"--config {file}{where} is not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
+        raise UserError(f"--config {file}{where} is not valid YAML: {problem}") from None
+    except (ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        # PyYAML builds numbers, dates and nested lists without a look at what they hold.
+        problem = str(error).partition("\n")[0]
+        raise UserError(f"--config {file} holds a value that YAML cannot read: {problem}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -398,14 +404,19 @@ def _spellings() -> dict[str, str]:
 
 def _sentence(section: str, error: Any) -> str:
     """One sentence for the first of pydantic's errors in a section."""
-    path = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function", "int", "none")))
-    key = ".".join(part for part in (section, path) if part)
+    path = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
+        key = ".".join(part for part in (section, path) if part)
         hint = nearest(key, _spellings()) or nearest(path, _spellings())
         return f"{key} is not a known key{hint}; `--help` lists all keys"
-    found = error["input"]
+    # Of a field that may be one of two types, pydantic names the type it tried last.
+    path = ".".join(str(part) for part in error["loc"] if part not in ("int", "float", "none"))
+    key = ".".join(part for part in (section, path) if part)
+    found = reprlib.repr(error["input"])
+    if error["type"] == "missing":
+        return f"{key.rpartition('.')[0]} is {found}, which is refused: a value is missing at the end"
     problem = str(error["msg"]).removeprefix("Input ").removeprefix("Value error, ")
-    return f"{key} is {found!r}, but {problem}".replace("but should be", "which is refused: it should be")
+    return f"{key} is {found}, but {problem}".replace("but should be", "which is refused: it should be")
 
 
 def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -413,14 +424,13 @@ def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
     pending = iter(arguments)
     for argument in pending:
         if argument == "--config":
-            value = next(pending, "")
-            if not value or value.startswith("--"):
-                raise UserError("--config needs the path of a YAML file, such as configs/celeba.yaml")
-            files.append(value)
+            files.append(next(pending, ""))
         elif argument.startswith("--config="):
             files.append(argument.removeprefix("--config="))
         else:
             rest.append(argument)
+    if any(not file or file.startswith("--") for file in files):
+        raise UserError("--config needs the path of a YAML file, such as configs/celeba.yaml")
     if len(files) > 1:
         raise UserError(f"--config is given {len(files)} times ({', '.join(files)}): give it once")
     return (Path(files[0]) if files else None), rest

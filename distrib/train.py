@@ -37,7 +37,7 @@ from distrib.training.runtime import (
     start_ranks,
     warn,
 )
-from distrib.training.tracking import NullTracker, open_tracker
+from distrib.training.tracking import NullTracker, Tracker, open_tracker
 
 # Seconds that other ranks leave rank 0 to print an error that all of them have.
 SPEAK_WITHIN = 30
@@ -82,7 +82,7 @@ def run(config: Config, name: str, accelerator: Accelerator) -> None:
     checkpoint = None if path is None else on_every_rank(accelerator, load_checkpoint, path)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
-    tracker = NullTracker()
+    tracker: Tracker = NullTracker()
     if accelerator.is_main_process:
         introduce(config, accelerator, table, splits, folder, checkpoint)
         tracker = open_tracker(config.tracking, folder.path, config.model_dump(mode="json"))

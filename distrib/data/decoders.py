@@ -150,45 +150,56 @@ class DaliDecoder:
         self._max_batch = max_batch
         self._store = FolderStore(table)
         self._targets = torch.from_numpy(table.targets)
-        self._source: Iterator[Request] = iter(())
-        self._asked: deque[Request] = deque()  # what DALI has taken and not yet delivered
-        self._pipeline: Any = None
+        self._idle: _Pipeline | None = None
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        # A pipeline left in the middle holds pictures decoded ahead, so only one that came to its end is used again.
+        pipeline, self._idle = self._idle or _Pipeline(self._config, self._store, self._device, self._max_batch), None
+        for request, images_BHWC in pipeline.run(requests):
+            ids = torch.from_numpy(request.ids)
+            targets = self._targets[ids].float()
+            if self._device.type == "cuda":
+                targets = targets.pin_memory().to(self._device, non_blocking=True)
+            yield Batch(images_BHWC, targets, ids)
+        self._idle = pipeline
+
+
+class _Pipeline:
+    """A DALI pipeline and what it has been asked for."""
+
+    def __init__(self, config: DataConfig, store: FolderStore, device: torch.device, max_batch: int) -> None:
+        self._config = config
+        self._store = store
+        self._source: Iterator[Request] = iter(())
+        self._asked: deque[Request] = deque()  # what DALI has taken and not yet delivered
+        self._dali = self._build(device, max_batch)
+
+    def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
+        """Each request with its pictures, uint8 [B, H, W, 3]."""
         from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-        self._source, self._asked = iter(requests), deque()
-        finished = False
+        self._source = iter(requests)
+        iterator = DALIGenericIterator(
+            [self._dali], ["images"], last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False
+        )
         try:
-            if self._pipeline is None:
-                self._pipeline = self._build()
-            iterator = DALIGenericIterator(
-                [self._pipeline], ["images"], last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False
-            )
-            for outputs in self._named_errors(iterator):
-                request = self._asked.popleft()
-                ids = torch.from_numpy(request.ids)
-                targets = self._targets[ids].float()
-                if self._device.type == "cuda":
-                    targets = targets.pin_memory().to(self._device, non_blocking=True)
-                yield Batch(outputs[0]["images"], targets, ids)
-            self._pipeline.reset()
-            finished = True
-        finally:
-            if not finished:  # left in the middle: what it had decoded ahead must not come out next time
-                self._pipeline = None
-
-    def _named_errors(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        """DALI names a bad picture by its place in the batch alone; the reference decoder finds which file it is."""
-        try:
-            yield from iterator
+            for outputs in iterator:
+                yield self._asked.popleft(), outputs[0]["images"]
         except RuntimeError as error:
-            for row in (int(row) for request in self._asked for row in request.ids):
-                try:
-                    decode(self._store.read(row))
-                except ValueError as reason:
-                    raise broken_picture(self._store.name(row), reason) from None
-            raise error
+            raise self._named(error) from None
+        self._dali.reset()
+
+    def _named(self, error: RuntimeError) -> UserError:
+        """DALI names a bad picture by its place in the batch alone; the reference decoder finds which file it is."""
+        names = []
+        for row in (int(row) for request in self._asked for row in request.ids):
+            names.append(self._store.name(row))
+            try:
+                decode(self._store.read(row))
+            except ValueError as reason:
+                return broken_picture(names[-1], reason)
+        said = " ".join(str(error).split())[:300]
+        return UserError(f"DALI cannot decode one of {', '.join(names)} ({said}): try data.decoder torch")
 
     def _next_request(self) -> tuple[list[NDArray[Any]], ...]:
         request = next(self._source)
@@ -205,24 +216,22 @@ class DaliDecoder:
         regions = crop_regions(request, heights, widths, self._config.crop).astype(np.int32)
         return pictures, list(regions[:, :2]), list(regions[:, 2:]), list(request.flip.astype(np.int32))
 
-    def _build(self) -> Any:
+    def _build(self, device: torch.device, max_batch: int) -> Any:
         from nvidia.dali import fn, pipeline_def, types
 
-        on_gpu = self._device.type == "cuda"
-        hints: dict[str, Any] = {}
-        if on_gpu:
-            dali = self._config.dali
-            hints = {
-                "hw_decoder_load": dali.hw_decoder_load,
-                "preallocate_height_hint": dali.preallocate_height,
-                "preallocate_width_hint": dali.preallocate_width,
-            }
+        on_gpu, dali = device.type == "cuda", self._config.dali
         height, width = self._config.image_size
+        of_gpu: dict[str, Any] = {
+            "hw_decoder_load": dali.hw_decoder_load,
+            "preallocate_height_hint": dali.preallocate_height,
+            "preallocate_width_hint": dali.preallocate_width,
+            "jpeg_fancy_upsampling": True,  # as the CPU decoders do
+        }
 
-        @pipeline_def(
-            batch_size=self._max_batch,
+        @pipeline_def(  # type: ignore[untyped-decorator]
+            batch_size=max_batch,
             num_threads=self._config.threads,
-            device_id=self._device.index or 0 if on_gpu else None,
+            device_id=(device.index or 0) if on_gpu else None,
             prefetch_queue_depth=self._config.prefetch,
         )
         def graph() -> Any:
@@ -234,10 +243,8 @@ class DaliDecoder:
                 axis_names="HW",
                 device="mixed" if on_gpu else "cpu",
                 output_type=types.RGB,
-                # The reference ignores the camera's orientation tag as well; CelebA has none.
-                adjust_orientation=False,
-                **({"jpeg_fancy_upsampling": True} if on_gpu else {}),  # as the CPU decoders do
-                **hints,
+                adjust_orientation=False,  # the reference ignores the camera's tag as well; CelebA has none
+                **(of_gpu if on_gpu else {}),
             )
             # Linear with antialias is what the reference's bilinear antialias is; same sizes pass through unchanged.
             images = fn.resize(images, resize_y=height, resize_x=width, interp_type=types.INTERP_LINEAR, antialias=True)

@@ -5,13 +5,13 @@ import io
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from distrib.data.table import Table
 from distrib.errors import UserError
 
-# A 65,000 x 65,000 header in a 1 kB file would allocate 12 GB; no camera's picture has this many pixels.
-MAX_PIXELS = 200_000_000
+# A 65,000 x 65,000 header in a file of 1 kB would allocate 12 GB. Pillow's own limit.
+MAX_PIXELS = 89_478_485
 
 
 class FolderStore:
@@ -63,18 +63,24 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     picture_size(data)
     if data[:2] == b"\xff\xd8":
         _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace != "CMYK" and colorspace != "YCCK":
+        if colorspace not in ("CMYK", "YCCK"):
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
             return pixels
     with _open(data) as picture:
         try:
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))
         except (OSError, SyntaxError) as error:
             raise ValueError(str(error)) from None
 
 
 def _open(data: bytes) -> Image.Image:
+    """The formats that all decoders read alike, with eight bits a channel."""
     try:
-        return Image.open(io.BytesIO(data))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error).replace(" <_io.BytesIO object", "").split(" at 0x")[0]) from None
+        picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF"))
+    except UnidentifiedImageError:
+        raise ValueError("it is not a JPEG, PNG, WebP, BMP or TIFF picture") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from None
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(f"it has more than eight bits a channel (Pillow's mode {picture.mode})")
+    return picture

@@ -20,7 +20,8 @@ class Scores:
 
     Attributes:
         attributes: A names.
-        values: for each name in `SCORES`, float64 [A]; NaN where the score is undefined, as ROC AUC is for one class.
+        values: for each name in `SCORES`, float64 [A]; NaN where the score is undefined: without positives
+            (recall, F1, average precision) or without both classes (balanced accuracy, ROC AUC).
     """
 
     attributes: tuple[str, ...]
@@ -69,7 +70,7 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
         average_precision[i] = average_precision_score(truth[:, i], logits[:, i])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
-        precision, recall, f1 = np.array(
+        precision, _, f1 = np.array(
             [
                 precision_recall_fscore_support(truth[:, i], decided[:, i], average="binary", zero_division=0.0)[:3]
                 for i in range(len(attributes))
@@ -80,8 +81,8 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
         "accuracy": right.mean(axis=0),
         "balanced_accuracy": (true_positive_rate + true_negative_rate) / 2,
         "precision": precision,
-        "recall": recall,
-        "f1": f1,
+        "recall": true_positive_rate,
+        "f1": np.where(positives > 0, f1, np.nan),
         "roc_auc": roc_auc,
         "average_precision": average_precision,
     }

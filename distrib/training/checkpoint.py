@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -90,7 +91,10 @@ def save_checkpoint(
 
     target = folder / f"step-{total_steps:08d}"
     replace_folder(target, write)
-    for old in _newest_first(folder)[keep:]:
+    # Later ones can only be of a past from which the run went back to an earlier checkpoint.
+    others = [each for each in _newest_first(folder) if each.is_dir()]
+    later = [each for each in others if _steps(each) > total_steps]
+    for old in [*later, *others[len(later) :][keep:]]:
         shutil.rmtree(old)
     return target
 
@@ -187,7 +191,14 @@ def recover_folder(target: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted(found, key=_steps, reverse=True)
+
+
+def _steps(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _write_manifest(folder: Path) -> None:

@@ -3,6 +3,7 @@
 Legend: B pictures, H height, W width, A attributes.
 """
 
+import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ class AttributeClassifier(nn.Module):
         """Logits float [B, A] of uint8 RGB pictures [B, H, W, 3]."""
         # HWC memory seen as NCHW is channels_last memory already.
         x_BCHW = images_BHWC.permute(0, 3, 1, 2).float().contiguous(memory_format=self._format)
-        logits_BA: torch.Tensor = self.net(x_BCHW.sub_(self.mean).div_(self.std))
+        logits_BA: torch.Tensor = self.net(x_BCHW.sub(self.mean).div_(self.std))
         return logits_BA
 
     def train(self, mode: bool = True) -> Self:
@@ -101,11 +102,12 @@ def _read_weights(weights: str) -> tuple[Mapping[str, torch.Tensor] | dict[str, 
         source = ResNet18_Weights.IMAGENET1K_V1
         try:
             return source.get_state_dict(progress=False, check_hash=True), f"torchvision {source}"
-        except (OSError, RuntimeError) as error:
-            folder = Path(torch.hub.get_dir()) / "checkpoints"
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            file = Path(torch.hub.get_dir()) / "checkpoints" / source.url.rpartition("/")[2]
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(
-                f"model.weights imagenet could not be downloaded ({error}): put {source.url.rpartition('/')[2]} from "
-                f"{source.url} into {folder}, or name the file itself in model.weights"
+                f"model.weights imagenet could not be downloaded or read ({reason[:120]}): put {source.url} at {file}, "
+                "in place of what may be there, or name such a file in model.weights"
             ) from None
     file = Path(weights)
     if not file.is_file():

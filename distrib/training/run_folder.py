@@ -81,7 +81,10 @@ class RunFolder:
         for name in ("metrics.csv", "metrics_by_attribute.csv"):
             file = self.path / name
             if file.exists():
-                header, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True)
+                header, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+                if not header.endswith("\n"):  # cut off by a full disk or a kill
+                    file.unlink()
+                    continue
                 kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= epoch]
                 _write_whole(file, "".join([header, *kept]))
 

@@ -145,7 +145,7 @@ class TrainStep:
         flat = torch.cat([loss.view(1), *statistics])
         torch.distributed.all_reduce(flat)
         flat /= ranks
-        mean_loss, *means = flat.split([1, *(len(tensor) for tensor in statistics)])
+        mean_loss, *means = torch.split(flat, [1, *(len(tensor) for tensor in statistics)])
         if means:
             torch._foreach_copy_(statistics, means)
         return mean_loss[0]

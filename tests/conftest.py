@@ -1,0 +1,32 @@
+"""Data that several test files share."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from distrib.data.faces import write_faces
+
+CELEBA_MINI = Path(__file__).resolve().parents[2] / "shared/celeba-mini"
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of synthetic faces."""
+    folder = tmp_path_factory.mktemp("faces") / "faces"
+    write_faces(folder, count=200, seed=5, workers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def celeba_mini() -> Path:
+    """5,580 real CelebA images, where this machine has them; they are not part of the project."""
+    if not CELEBA_MINI.is_dir():
+        pytest.skip(f"needs real CelebA images in {CELEBA_MINI}, which are not part of the project")
+    return CELEBA_MINI
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> None:
+    """Accelerate keeps one state a process; every run started inside a test begins without it."""
+    AcceleratorState._reset_state(reset_partial_state=True)

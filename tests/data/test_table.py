@@ -1,0 +1,460 @@
+import lzma
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from distrib.data.annotations import read_attributes, read_identity, read_partition
+from distrib.data.table import read_table
+from distrib.errors import UserError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+# Byte for byte as CelebA writes it: CRLF, two blanks before a positive value, a blank at the end of the header.
+ATTRIBUTES = (
+    b"4\r\nBald Smiling Young \r\n"
+    b"000001.jpg -1  1  1\r\n000002.jpg -1 -1 -1\r\n000003.jpg  1 -1  1\r\n000004.jpg -1  1 -1\r\n"
+)
+TARGETS = [[0, 1, 1], [0, 0, 0], [1, 0, 1], [0, 1, 0]]
+PARTITION = b"000001.jpg 0\r\n000002.jpg 0\r\n000003.jpg 1\r\n000004.jpg 2\r\n"
+IDENTITY = b"000001.jpg 2880\r\n000002.jpg 2937\r\n000003.jpg 8692\r\n000004.jpg 2880\r\n"
+IMAGES = ["000001.jpg", "000002.jpg", "000003.jpg", "000004.jpg"]
+
+
+def lay_out(root: Path, files: dict[str, bytes], images: str = "img_align_celeba") -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    (root / images).mkdir(parents=True, exist_ok=True)
+    for name in IMAGES:
+        (root / images / name).touch()
+    return root
+
+
+def celeba(root: Path, attributes: bytes = ATTRIBUTES, **others: bytes) -> Path:
+    named = {"partition": "list_eval_partition.txt", "identity": "identity_CelebA.txt"}
+    return lay_out(root, {"list_attr_celeba.txt": attributes, **{named[key]: text for key, text in others.items()}})
+
+
+def own(root: Path, table: str) -> Path:
+    return lay_out(root, {"table.csv": table.encode()}, images=".")
+
+
+def refusal(call: Callable[[], object], *parts: str) -> None:
+    with pytest.raises(UserError) as error:
+        call()
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    for part in parts:
+        assert part in sentence
+
+
+def test_reads_celebas_own_bytes(tmp_path: Path) -> None:
+    table = read_table(celeba(tmp_path, partition=PARTITION, identity=IDENTITY))
+    assert len(table) == 4
+    assert table.attributes == ("Bald", "Smiling", "Young")
+    assert list(table.names) == IMAGES
+    assert table.targets.dtype == np.uint8
+    assert table.targets.tolist() == TARGETS
+    assert table.split is not None
+    assert table.split.dtype == np.int8
+    assert table.split.tolist() == [0, 0, 1, 2]
+    assert table.identity is not None
+    assert table.identity.dtype == np.int64
+    assert table.identity.tolist() == [2880, 2937, 8692, 2880]
+    assert table.path(2) == tmp_path / "img_align_celeba" / "000003.jpg"
+    assert table.path(2).exists()
+    assert table.notes == ()
+
+
+def test_split_and_identity_are_optional(tmp_path: Path) -> None:
+    table = read_table(celeba(tmp_path))
+    assert table.split is None
+    assert table.identity is None
+
+
+@pytest.mark.parametrize("base", ["", "celeba/"])
+@pytest.mark.parametrize(
+    ("anno", "evaluation", "images"),
+    [
+        ("", "", "img_align_celeba"),
+        ("Anno/", "Eval/", "Img/img_align_celeba"),
+        ("Anno/", "Eval/", "img_align_celeba"),
+        ("", "", "img_align_celeba/img_align_celeba"),
+    ],
+)
+def test_folder_layouts(tmp_path: Path, base: str, anno: str, evaluation: str, images: str) -> None:
+    files = {
+        f"{base}{anno}list_attr_celeba.txt": ATTRIBUTES,
+        f"{base}{anno}identity_CelebA.txt": IDENTITY,
+        f"{base}{evaluation}list_eval_partition.txt": PARTITION,
+    }
+    table = read_table(lay_out(tmp_path, files, base + images))
+    assert table.folder == tmp_path / (base + images)
+    assert table.targets.tolist() == TARGETS
+    assert table.split is not None
+    assert table.identity is not None
+
+
+@pytest.mark.parametrize("absent", ["0", "-1"])
+def test_csv_archive(tmp_path: Path, absent: str) -> None:
+    rows = [[str(v) if v else absent for v in row] for row in TARGETS]
+    lines = (",".join([n, *r]) for n, r in zip(IMAGES, rows, strict=True))
+    attributes = "\n".join(["image_id,Bald,Smiling,Young", *lines])
+    partition = "image_id,partition\n" + "\n".join(f"{n},{k}" for n, k in zip(IMAGES, (0, 0, 1, 2), strict=True))
+    identity = "image_id,identity\n" + "\n".join(f"{n},{k}" for n, k in zip(IMAGES, (5, 6, 7, 5), strict=True))
+    files = {
+        "list_attr_celeba.csv": attributes.encode(),
+        "list_eval_partition.csv": partition.encode(),
+        "identity_CelebA.csv": identity.encode(),
+    }
+    table = read_table(lay_out(tmp_path, files, "img_align_celeba/img_align_celeba"))
+    assert table.attributes == ("Bald", "Smiling", "Young")
+    assert table.targets.tolist() == TARGETS
+    assert table.split is not None
+    assert table.split.tolist() == [0, 0, 1, 2]
+    assert table.identity is not None
+    assert table.identity.tolist() == [5, 6, 7, 5]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        pytest.param(ATTRIBUTES.replace(b"\r\n", b"\n"), id="LF"),
+        pytest.param(ATTRIBUTES.replace(b"\r\n", b"\r"), id="CR"),
+        pytest.param(ATTRIBUTES.rstrip(), id="no end of the last line"),
+        pytest.param(ATTRIBUTES + b"\r\n \r\n", id="blank lines at the end"),
+        pytest.param(ATTRIBUTES.replace(b"  ", b" "), id="single blanks"),
+        pytest.param(ATTRIBUTES.replace(b"  1", b"\t1"), id="tabs"),
+        pytest.param(ATTRIBUTES.replace(b"-1", b" 0"), id="0 for absent"),
+        pytest.param(ATTRIBUTES.replace(b"000003.jpg  1 -1", b"000003.jpg  1  0"), id="0 and -1 mixed"),
+        pytest.param(b"\xef\xbb\xbf" + ATTRIBUTES, id="byte-order mark"),
+    ],
+)
+def test_spellings_of_the_same_table(tmp_path: Path, attributes: bytes) -> None:
+    assert read_table(celeba(tmp_path, attributes)).targets.tolist() == TARGETS
+
+
+def test_partition_and_identity_in_another_order(tmp_path: Path) -> None:
+    partition = b"".join(reversed(PARTITION.splitlines(keepends=True)))
+    identity = b"".join(reversed(IDENTITY.splitlines(keepends=True)))
+    table = read_table(celeba(tmp_path, partition=partition, identity=identity))
+    assert table.split is not None
+    assert table.split.tolist() == [0, 0, 1, 2]
+    assert table.identity is not None
+    assert table.identity.tolist() == [2880, 2937, 8692, 2880]
+
+
+def test_select(tmp_path: Path) -> None:
+    table = read_table(celeba(tmp_path))
+    assert table.select(("all",)) is table
+    chosen = table.select(["Young", "Bald"])
+    assert chosen.attributes == ("Young", "Bald")
+    assert chosen.targets.tolist() == [[1, 0], [0, 0], [1, 1], [0, 0]]
+    refusal(lambda: table.select(["Smilling"]), "data.attributes", "Smilling", "did you mean Smiling?", "Bald")
+
+
+def test_own_table(tmp_path: Path) -> None:
+    table = read_table(
+        own(
+            tmp_path,
+            "file,happy,split,group,glasses\n"
+            '000001.jpg,1,train,Ann,0\n"000002.jpg",0,val,"Bo, Jr",0\n'
+            "000003.jpg,-1,validation,Ann,1\n000004.jpg,1,2,7,1\n",
+        )
+    )
+    assert table.attributes == ("happy", "glasses")
+    assert table.targets.tolist() == [[1, 0], [0, 0], [0, 1], [1, 1]]
+    assert table.split is not None
+    assert table.split.tolist() == [0, 1, 1, 2]
+    assert table.identity is not None
+    first, second, third, fourth = table.identity.tolist()
+    assert first == third
+    assert len({first, second, fourth}) == 3
+
+
+def test_own_table_without_split_and_group(tmp_path: Path) -> None:
+    table = read_table(own(tmp_path, "picture,happy\n000001.jpg,1\n000002.jpg,0\n000003.jpg,0\n000004.jpg,1\n"))
+    assert table.attributes == ("happy",)
+    assert list(table.names) == IMAGES
+    assert table.split is None
+    assert table.identity is None
+
+
+def test_own_table_finds_its_file_column_by_name(tmp_path: Path) -> None:
+    table = read_table(own(tmp_path, "happy,image\n1,000001.jpg\n0,000002.jpg\n0,000003.jpg\n1,000004.jpg\n"))
+    assert list(table.names) == IMAGES
+    assert table.targets.tolist() == [[1], [0], [0], [1]]
+
+
+@pytest.mark.parametrize("folder", ["", "images", "img_align_celeba"])
+def test_own_table_with_pictures_of_other_kinds_in_subfolders(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "table.csv").write_text("file,happy\na/1.png,1\na/b/2 c.webp,0\n")
+    (tmp_path / folder / "a/b").mkdir(parents=True)
+    (tmp_path / folder / "a/1.png").touch()
+    (tmp_path / folder / "a/b/2 c.webp").touch()
+    table = read_table(tmp_path)
+    assert table.folder == tmp_path / folder
+    assert all(table.path(row).exists() for row in range(2))
+    assert table.notes == ()
+
+
+def test_missing_root(tmp_path: Path) -> None:
+    refusal(lambda: read_table(tmp_path / "nowhere"), "data.root", str(tmp_path / "nowhere"), "not a folder")
+
+
+def test_missing_table_lists_what_was_looked_for(tmp_path: Path) -> None:
+    refusal(
+        lambda: read_table(tmp_path),
+        "data.root", "table.csv", "list_attr_celeba.txt or .csv", str(tmp_path / "celeba" / "Anno"),
+    )  # fmt: skip
+
+
+def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)  # the superuser, who runs tests in containers, may read everything
+    refusal(lambda: read_table(celeba(tmp_path)), "img_align_celeba cannot be read", "permissions")
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "list_attr_celeba.txt").mkdir()
+    refusal(lambda: read_table(tmp_path), "list_attr_celeba.txt cannot be read", "Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "parts"),
+    [
+        pytest.param(b"", ["is empty"], id="empty"),
+        pytest.param(b"\r\n\r\n", ["is empty"], id="blank"),
+        pytest.param(ATTRIBUTES.replace(b"4\r\n", b"5\r\n", 1), ["line 1", "5 rows", "4 follow"], id="count"),
+        pytest.param(ATTRIBUTES[:-21], ["line 1", "4 rows", "3 follow"], id="cut off at a line"),
+        pytest.param(ATTRIBUTES[:-5], ["line 6", "found 3", "expected 4"], id="cut off within a line"),
+        pytest.param(
+            ATTRIBUTES.split(b"\r\n", 1)[1], ["line 1", "'Bald Smiling Young'", "number of rows"], id="no count"
+        ),
+        pytest.param(b"0\r\nBald \r\n", ["no rows"], id="no rows"),
+        pytest.param(b"1\r\n\r\na.jpg 1\r\n", ["line 2", "no attribute"], id="no attributes"),
+        pytest.param(ATTRIBUTES.replace(b"Young", b"Bald"), ["line 2", "'Bald' twice"], id="attribute twice"),
+        pytest.param(
+            ATTRIBUTES.replace(b"000003.jpg  1 -1", b"000003.jpg  1  2"),
+            ["line 5", "'2'", "Smiling", "0 or -1"],
+            id="2",
+        ),
+        pytest.param(ATTRIBUTES.replace(b"3.jpg  1 -1", b"3.jpg  1 --1"), ["line 5", "'--1'", "Smiling"], id="--1"),
+        pytest.param(
+            ATTRIBUTES.replace(b"3.jpg  1 -1", b"3.jpg  1-1"), ["line 5", "found 3", "expected 4"], id="grown together"
+        ),
+        pytest.param(ATTRIBUTES.replace(b"2.jpg -1", b"2.jpg"), ["line 4", "found 3", "expected 4"], id="too few"),
+        pytest.param(
+            ATTRIBUTES.replace(b"2.jpg -1", b"2.jpg -1 1"), ["line 4", "found 5", "expected 4"], id="too many"
+        ),
+        pytest.param(ATTRIBUTES.replace(b"000003", b"000001"), ["line 5", "'000001.jpg'", "line 3"], id="name twice"),
+        pytest.param(ATTRIBUTES.replace(b"000003", b"00\xff003"), ["line 5", "UTF-8"], id="no text"),
+        pytest.param(ATTRIBUTES.decode().encode("utf-16"), ["line 1", "UTF-8"], id="UTF-16"),
+        pytest.param(ATTRIBUTES.decode().encode("utf-16-le"), ["line 1", "UTF-8"], id="UTF-16 without its mark"),
+    ],
+)
+def test_wrong_attribute_file(tmp_path: Path, attributes: bytes, parts: list[str]) -> None:
+    refusal(lambda: read_table(celeba(tmp_path, attributes)), "list_attr_celeba.txt", *parts)
+
+
+@pytest.mark.parametrize(
+    ("table", "parts"),
+    [
+        pytest.param("", ["is empty"], id="empty"),
+        pytest.param("file,happy\n", ["no rows"], id="no rows"),
+        pytest.param("file\n000001.jpg\n", ["line 1", "no attribute"], id="no attributes"),
+        pytest.param("file;happy\n000001.jpg;1\n", ["line 1", "no attribute"], id="semicolons"),
+        pytest.param("file,happy,\n000001.jpg,1,0\n", ["line 1", "no name for column 3"], id="unnamed column"),
+        pytest.param("file,happy\n000001.jpg,1\n000002.jpg,yes\n", ["line 3", "'yes'", "happy"], id="value"),
+        pytest.param("file,happy\n000001.jpg,\n", ["line 2", "''", "happy"], id="empty value"),
+        pytest.param("file,happy\n000001.jpg,1,0\n", ["line 2", "found 3", "expected 2"], id="too many fields"),
+        pytest.param("file,happy\n\n000001.jpg,1\n", ["line 2", "found 0", "expected 2"], id="blank line"),
+        pytest.param("file,happy\n,1\n", ["line 2", "no file name"], id="no file name"),
+        pytest.param("file,happy\na.jpg,1\na.jpg,1\n", ["line 3", "'a.jpg'", "line 2"], id="name twice"),
+        pytest.param("file,happy,split\na.jpg,1,dev\n", ["line 2", "'dev'", "train, valid or test"], id="split"),
+        pytest.param("file,happy,group\na.jpg,1,\n", ["line 2", "no group"], id="group"),
+        pytest.param('file,happy\na.jpg,1\n"b.jpg,1\n', ["line 3", "not valid CSV"], id="open quote"),
+    ],
+)
+def test_wrong_table_of_ones_own(tmp_path: Path, table: str, parts: list[str]) -> None:
+    refusal(lambda: read_table(own(tmp_path, table)), "table.csv", *parts)
+
+
+def test_missing_images_stop(tmp_path: Path) -> None:
+    celeba(tmp_path)
+    (tmp_path / "img_align_celeba/000002.jpg").unlink()
+    (tmp_path / "img_align_celeba/000004.jpg").unlink()
+    refusal(
+        lambda: read_table(tmp_path),
+        "lacks 2 of the 4 images", "000002.jpg, 000004.jpg", "img_align_celeba", "data.missing", "skip",
+    )  # fmt: skip
+
+
+def test_missing_images_skipped(tmp_path: Path) -> None:
+    celeba(tmp_path, partition=PARTITION, identity=IDENTITY)
+    (tmp_path / "img_align_celeba/000002.jpg").unlink()
+    table = read_table(tmp_path, missing="skip")
+    assert list(table.names) == ["000001.jpg", "000003.jpg", "000004.jpg"]
+    assert table.targets.tolist() == [TARGETS[0], TARGETS[2], TARGETS[3]]
+    assert table.split is not None
+    assert table.split.tolist() == [0, 1, 2]
+    assert table.identity is not None
+    assert table.identity.tolist() == [2880, 8692, 2880]
+    (note,) = table.notes
+    assert "lacks 1 of the 4 images" in note
+    assert "000002.jpg" in note
+    assert "skipped" in note
+
+
+@pytest.mark.parametrize("missing", ["stop", "skip"])
+def test_no_image_at_all(tmp_path: Path, missing: Literal["stop", "skip"]) -> None:
+    (tmp_path / "list_attr_celeba.txt").write_bytes(ATTRIBUTES)
+    refusal(
+        lambda: read_table(tmp_path, missing),
+        "none of the 4 images", "000001.jpg, 000002.jpg, 000003.jpg, ...", str(tmp_path / "img_align_celeba"),
+    )  # fmt: skip
+
+
+def test_images_without_a_row(tmp_path: Path) -> None:
+    celeba(tmp_path)
+    for name in ("000009.jpg", "000008.jpg", "000007.jpg", "000006.jpg", "Thumbs.db"):
+        (tmp_path / "img_align_celeba" / name).touch()
+    (note,) = read_table(tmp_path).notes
+    assert "without a row" in note
+    assert "4 (000006.jpg, 000007.jpg, 000008.jpg, ...)" in note
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "parts"),
+    [
+        ("partition", PARTITION[:-14], ["list_eval_partition.txt", "no line for 1 of the 4 images", "000004.jpg"]),
+        (
+            "partition",
+            PARTITION + b"000001.jpg 1\r\n",
+            ["list_eval_partition.txt, line 5", "'000001.jpg'", "second time"],
+        ),
+        ("partition", PARTITION.replace(b"jpg 1", b"jpg 3"), ["list_eval_partition.txt, line 3", "'3'", "0, 1 or 2"]),
+        (
+            "partition",
+            PARTITION.replace(b"jpg 1", b"jpg"),
+            ["list_eval_partition.txt, line 3", "found 1", "expected 2"],
+        ),
+        ("partition", b"", ["list_eval_partition.txt", "is empty"]),
+        ("identity", IDENTITY[:-17], ["identity_CelebA.txt", "no line for 1 of the 4 images", "000004.jpg"]),
+        ("identity", IDENTITY + b"000001.jpg 7\r\n", ["identity_CelebA.txt, line 5", "'000001.jpg'", "second time"]),
+        ("identity", IDENTITY.replace(b"8692", b"Ann"), ["identity_CelebA.txt, line 3", "'Ann'", "whole number"]),
+        ("identity", IDENTITY.replace(b"8692", b"9" * 30), ["identity_CelebA.txt, line 3", "whole number"]),
+    ],
+)
+def test_wrong_partition_and_identity(tmp_path: Path, kind: str, text: bytes, parts: list[str]) -> None:
+    refusal(lambda: read_table(celeba(tmp_path, **{kind: text})), *parts)
+
+
+def test_surplus_lines_of_the_partition_are_noted(tmp_path: Path) -> None:
+    table = read_table(celeba(tmp_path, partition=b"000000.jpg 2\r\n" + PARTITION))
+    assert table.split is not None
+    assert table.split.tolist() == [0, 0, 1, 2]
+    assert "not in the table: 1 (000000.jpg)" in table.notes[0]
+
+
+TOKENS = st.sampled_from(
+    ["1", "-1", "0", " ", "  ", "\n", "\r\n", ",", "a.jpg", "b.jpg", "c d.jpg", '"', "-", "2", "\t"]
+)
+
+
+@given(
+    raw=st.one_of(
+        st.binary(max_size=60),
+        st.lists(TOKENS, max_size=30).map(lambda tokens: ("2\nX Y\n" + "".join(tokens)).encode()),
+        st.tuples(st.integers(0, len(ATTRIBUTES)), st.binary(max_size=3), st.integers(0, 3)).map(
+            lambda edit: ATTRIBUTES[: edit[0]] + edit[1] + ATTRIBUTES[edit[0] + edit[2] :]
+        ),
+    ),
+    name=st.sampled_from(["list_attr_celeba.txt", "list_attr_celeba.csv", "table.csv"]),
+)
+@example(raw=b"9" * 5000 + b"\nX\na.jpg 1\n", name="list_attr_celeba.txt")
+@example(raw=b"file,X\n" + b"a" * 200_000 + b",1\n", name="table.csv")
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_give_a_table_or_a_sentence(raw: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = lay_out(Path(folder), {name: raw})
+        try:
+            table = read_table(root, missing="skip")
+        except UserError as error:
+            assert str(error)  # noqa: PT017 - either outcome is right, a third one is not
+        else:
+            assert table.targets.shape == (len(table), len(table.attributes))
+            assert set(np.unique(table.targets)) <= {0, 1}
+
+
+@given(
+    lines=st.lists(
+        st.tuples(st.sampled_from(["a.jpg", "b.jpg", "c.jpg"]), st.lists(TOKENS, max_size=6).map("".join)), max_size=3
+    ),
+    separator=st.sampled_from([" ", ","]),
+)
+@settings(deadline=None, max_examples=300)
+def test_means_what_a_plain_loop_reads(lines: list[tuple[str, str]], separator: str) -> None:
+    rows = "\n".join(f"{name}{separator}{rest}" for name, rest in lines).replace('"', "").replace("\r\n", "\n").rstrip()
+    read = [row.split(",") if separator == "," else row.split() for row in rows.split("\n")]
+    text = f"image_id,X,Y\n{rows}" if separator == "," else f"{len(read)}\nX Y\n{rows}"
+    cells = [[cell.lstrip(" ") for cell in row] for row in read]
+    valid = (
+        rows
+        and all(len(row) == 3 and row[0] and set(row[1:]) <= {"1", "0", "-1"} for row in cells)
+        and len({row[0] for row in cells}) == len(cells)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / ("list_attr_celeba.csv" if separator == "," else "list_attr_celeba.txt")
+        file.write_bytes(text.encode())
+        if valid:
+            found = read_attributes(file)
+            assert found.names == [row[0] for row in cells]
+            assert found.targets.tolist() == [[int(value == "1") for value in row[1:]] for row in cells]
+        else:
+            with pytest.raises(UserError):
+                read_attributes(file)
+
+
+@pytest.mark.skipif(not (SHARED / "celeba-mini").is_dir(), reason="needs shared/celeba-mini")
+def test_celeba_mini() -> None:
+    table = read_table(SHARED / "celeba-mini")
+    assert len(table) == 5580
+    assert table.targets.shape == (5580, 40)
+    assert table.split is not None
+    assert np.bincount(table.split).tolist() == [4560, 780, 240]
+    assert table.identity is not None
+    assert len(np.unique(table.identity)) == 186
+    arched = table.select(["Arched_Eyebrows"]).targets[:, 0]
+    assert round(100 * arched[table.split == 0].mean(), 1) == 44.5
+    assert round(100 * arched[table.split == 1].mean(), 1) == 37.2
+    assert table.path(0).is_file()
+    assert table.notes == ()
+
+
+@pytest.mark.skipif(not (SHARED / "celeba-annotations").is_dir(), reason="needs shared/celeba-annotations")
+def test_celebas_full_annotations(tmp_path: Path) -> None:
+    with zipfile.ZipFile(SHARED / "celeba-annotations/list_attr_celeba.zip") as archive:
+        archive.extract("list_attr_celeba.txt", tmp_path)
+    for stem in ("list_eval_partition", "identity_CelebA"):
+        packed = SHARED / f"celeba-annotations/{stem}.txt.xz"
+        (tmp_path / f"{stem}.txt").write_bytes(lzma.decompress(packed.read_bytes()))
+    found = read_attributes(tmp_path / "list_attr_celeba.txt")
+    assert found.targets.shape == (202_599, 40)
+    assert (found.names[0], found.names[-1]) == ("000001.jpg", "202599.jpg")
+    last = (tmp_path / "list_attr_celeba.txt").read_bytes().splitlines()[-1].split()
+    assert found.targets[-1].tolist() == [int(value == b"1") for value in last[1:]]
+    split, notes = read_partition(tmp_path / "list_eval_partition.txt", found.names)
+    assert np.bincount(split).tolist() == [162_770, 19_867, 19_962]
+    identity, more = read_identity(tmp_path / "identity_CelebA.txt", found.names)
+    assert len(np.unique(identity)) == 10_177
+    assert notes == more == []

@@ -1,0 +1,65 @@
+"""The `distrib` command and the programs as scripts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import ROOT, clean_environment, launch, read_events, read_metrics
+
+from distrib.config import keys
+
+
+def distrib(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "distrib", *map(str, arguments)],
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+
+
+def test_help_names_the_commands() -> None:
+    done = distrib("--help")
+    assert done.returncode == 0
+    assert "train" in done.stdout
+    assert "prepare" in done.stdout
+
+
+def test_an_unknown_command_is_refused() -> None:
+    done = distrib("trian")
+    assert done.returncode == 2
+    assert done.stderr.startswith("distrib: error: there is no command trian")
+
+
+def test_the_script_itself_explains_every_option() -> None:
+    done = launch("--help", ranks=1)
+    assert done.returncode == 0
+    missing = [key for key in keys() if f"--{key.replace('_', '-')}" not in done.stdout]
+    assert not missing
+
+
+def test_train_says_what_is_wrong_before_it_launches(tmp_path: Path) -> None:
+    done = distrib("train", "configs/arched_eyebrows.yaml", "--data.root", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "data.root" in done.stderr
+
+
+def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:
+    done = distrib(
+        "train", "configs/arched_eyebrows.yaml", "--data.root", faces, "--data.image-size", 32, 32, "--train.epochs", 1,
+        "--run.folder", tmp_path / "run", "--run.device", "cpu", "--tracking.mode", "disabled",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert read_events(tmp_path / "run", "start")[0]["ranks"] == 2
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path: Path) -> None:
+    """What `make demo` does, in another folder: mean ROC AUC over the visible attributes of at least 0.90."""
+    done = distrib("prepare", "faces", "--out", tmp_path / "faces", "--count", 3000)
+    assert done.returncode == 0, done.stderr
+    done = launch("--config", "configs/demo.yaml", "--data.root", tmp_path / "faces", "--run.folder", tmp_path / "run",
+                  "--run.device", "cpu")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert read_events(tmp_path / "run", "end")
+    assert max(row["val_roc_auc"] for row in read_metrics(tmp_path / "run")) >= 0.90

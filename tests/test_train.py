@@ -1,0 +1,358 @@
+"""Whole runs, on two real ranks through `accelerate launch` where it is about ranks."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from launching import ROOT, clean_environment, launch, read_events, read_metrics
+from safetensors.torch import load_file
+from wandb_log import read_history
+
+from distrib import train as program
+from distrib.config import read_yaml
+from distrib.data.plan import Plan
+from distrib.data.splits import make_splits
+from distrib.data.table import read_table
+from distrib.training.run_folder import METRICS
+
+EPOCHS, BATCH, EVERY = 3, 16, 2
+
+
+def settings(faces: Path, folder: Path, *more: object) -> list[object]:
+    """A run that takes seconds: three attributes at 32 x 32 pixels."""
+    return [
+        "--run.folder", folder, "--run.device", "cpu", "--data.root", faces,
+        "--data.attributes", "Smiling", "Eyeglasses", "Male", "--data.image-size", 32, 32, "--data.min-zoom", 0.8,
+        "--train.batch-size", BATCH, "--train.epochs", EPOCHS, "--train.log-every", 3, "--optim.schedule", "one-cycle",
+        "--checkpoint.every-steps", EVERY, "--checkpoint.keep", 3, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
+    """A finished run on two ranks: its folder, what it printed, and where its observers wrote."""
+    folder, seen = tmp_path_factory.mktemp("finished") / "run", tmp_path_factory.mktemp("seen")
+    done = launch(*settings(faces, folder), script="tests/observer.py", OBSERVE=str(seen))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, seen
+
+
+def the_plan(faces: Path, folder: Path) -> Plan:
+    config = read_yaml(folder / "config.yaml")
+    return Plan(make_splits(read_table(faces), config.data).train, config.train.seed, BATCH, config.data.min_zoom)
+
+
+def observed(seen: Path) -> dict[int, list[int]]:
+    """step -> the sorted ids of its global batch, as the ranks trained on them."""
+    steps: dict[int, list[int]] = {}
+    for file in seen.glob("rank-*.jsonl"):
+        for step, ids in map(json.loads, file.read_text().splitlines()):
+            steps.setdefault(step, []).extend(ids)
+    return {step: sorted(ids) for step, ids in steps.items()}
+
+
+def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, Path]) -> None:
+    folder, printed, _ = finished
+    plan = the_plan(faces, folder)
+    table = re.findall(r"^ +(\d+) +[\d.]+ +[\d.]+ +[\d.]+% ", printed, re.MULTILINE)
+    assert table == ["1", "2", "3"]
+    assert re.search(r"Epoch +Loss +Validation Loss +Accuracy +Precision +F1 +ROC AUC", printed)
+    assert str(folder) in printed
+
+    rows = read_metrics(folder)
+    assert tuple(rows[0]) == METRICS
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [plan.steps_per_epoch * epoch for epoch in (1, 2, 3)]
+    by_attribute = (folder / "metrics_by_attribute.csv").read_text().splitlines()
+    assert by_attribute[0].startswith("epoch,attribute,loss,accuracy")
+    assert [line.split(",")[1] for line in by_attribute[1:]] == ["Smiling", "Eyeglasses", "Male"] * EPOCHS
+
+    start, *_, end = read_events(folder)
+    assert start["event"] == "start"
+    assert end["event"] == "end"
+    assert start["ranks"] == 2
+    assert start["decoder"] == "torch"
+    assert start["splits"]["train"] == len(plan.rows)
+    assert {"torch", "accelerate", "python"} <= set(start["versions"])
+
+    assert len(list((folder / "checkpoints").glob("step-*"))) == 3
+    best = json.loads((folder / "best/model.json").read_text())
+    winner = max(rows, key=lambda row: row["val_roc_auc"])
+    assert best["epoch"] == winner["epoch"]
+    assert best["validation"]["roc_auc"] == winner["val_roc_auc"]
+    assert best["attributes"] == ["Smiling", "Eyeglasses", "Male"]
+    assert load_file(folder / "best/model.safetensors")["fc.weight"].shape == (3, 512)
+
+
+def test_the_ranks_train_on_the_plan_and_nothing_else(faces: Path, finished: tuple[Path, str, Path]) -> None:
+    folder, _, seen = finished
+    plan = the_plan(faces, folder)
+    per_epoch = plan.steps_per_epoch
+    planned = {s: sorted(plan.batch(s // per_epoch, s % per_epoch).ids.tolist()) for s in range(per_epoch * EPOCHS)}
+    assert observed(seen) == planned
+    assert len(list(seen.glob("rank-*.jsonl"))) == 2
+
+
+def test_config_yaml_is_a_configuration(finished: tuple[Path, str, Path]) -> None:
+    folder, _, _ = finished
+    config = read_yaml(folder / "config.yaml")
+    assert config.to_yaml() == (folder / "config.yaml").read_text()
+    assert config.run.folder == folder
+    assert "auto" not in (config.train.precision, config.data.decoder, config.run.device)
+
+
+def test_wandb_has_the_numbers_of_metrics_csv(finished: tuple[Path, str, Path]) -> None:
+    folder, _, _ = finished
+    history = [row for row in read_history(folder) if "val/roc_auc" in row]
+    for row, logged in zip(read_metrics(folder), history, strict=True):
+        assert logged["epoch"] == row["epoch"]
+        assert logged["train/epoch_loss"] == pytest.approx(row["train_loss"], rel=1e-6)
+        for score in ("loss", "accuracy", "f1", "roc_auc", "average_precision"):
+            assert logged[f"val/{score}"] == pytest.approx(row[f"val_{score}"], rel=1e-6)
+        assert "val/by_attribute/roc_auc/Smiling" in logged
+    assert any("train/images_per_second" in row for row in read_history(folder))
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Weights, optimiser, progress and metrics, bit for bit; only clocks may differ."""
+    newest = [max((folder / "checkpoints").iterdir()) for folder in (one, other)]
+    assert newest[0].name == newest[1].name
+    weights = [load_file(folder / "model.safetensors") for folder in newest]
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name
+    trainers = [torch.load(folder / "trainer.pt", weights_only=True) for folder in newest]
+    states = [trainer["optimizer"]["state"] for trainer in trainers]
+    assert states[0].keys() == states[1].keys()
+    assert states[0]
+    for number, state in states[0].items():
+        for name, value in state.items():
+            assert torch.equal(value, states[1][number][name]), (number, name)
+    assert trainers[0]["progress"] == trainers[1]["progress"]
+    clocks = ("images_per_second", "seconds")
+    rows = [
+        [{k: v for k, v in row.items() if k not in clocks} for row in read_metrics(folder)] for folder in (one, other)
+    ]
+    assert rows[0] == rows[1]
+    by_attribute = [(folder / "metrics_by_attribute.csv").read_text() for folder in (one, other)]
+    assert by_attribute[0] == by_attribute[1]
+
+
+def test_a_killed_run_resumes_exactly(faces: Path, finished: tuple[Path, str, Path], tmp_path: Path) -> None:
+    undisturbed, _, _ = finished
+    per_epoch = the_plan(faces, undisturbed).steps_per_epoch
+    folder = tmp_path / "run"
+    # In the middle of epoch 2, one step after the checkpoint in it.
+    killed = launch(*settings(faces, folder), script="tests/observer.py", DIE_AT=str(per_epoch + EVERY + 1))
+    assert killed.returncode != 0
+    assert [row["epoch"] for row in read_metrics(folder)] == [1]
+    resumed = launch(*settings(faces, folder, "--resume", "auto"))
+    assert resumed.returncode == 0, resumed.stderr
+    (event,) = read_events(folder, "resume")
+    assert (event["epoch"], event["step"]) == (1, EVERY)
+    assert_same_training(undisturbed, folder)
+
+
+def test_stopped_on_two_ranks_it_goes_on_with_one(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    undisturbed, _, seen = finished
+    per_epoch = the_plan(faces, undisturbed).steps_per_epoch
+    folder, first, second = tmp_path / "run", tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    # In the middle of epoch 2: no rank gets here before rank 0 has written the checkpoint that lies one step back.
+    stop = per_epoch + EVERY + 1
+    launch(*settings(faces, folder), script="tests/observer.py", DIE_AT=str(stop), OBSERVE=str(first))
+    resumed = launch(
+        *settings(faces, folder, "--resume", "auto"), ranks=1, script="tests/observer.py", OBSERVE=str(second)
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert {**observed(first), **observed(second)} == observed(seen)
+    assert min(observed(second)) == stop - 1
+    assert read_events(folder, "start")[-1]["ranks"] == 1
+    assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3]
+
+
+def test_one_and_two_ranks_give_the_same_scores(faces: Path, finished: tuple[Path, str, Path]) -> None:
+    folder, _, _ = finished
+    scores = []
+    for ranks in (1, 2):
+        done = launch(folder / "best", faces, ranks=ranks, script="tests/score_ranks.py")
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert result.pop("ranks") == ranks
+        scores.append(result)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    assert scores[0]["images"] == 200
+
+
+def test_a_broken_image_ends_all_ranks_and_is_named(faces: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "faces"
+    (broken / "img_align_celeba").mkdir(parents=True)
+    for file in faces.glob("*.txt"):
+        (broken / file.name).write_bytes(file.read_bytes())
+    for picture in (faces / "img_align_celeba").iterdir():
+        (broken / "img_align_celeba" / picture.name).symlink_to(picture)
+    victim = broken / "img_align_celeba" / "000003.jpg"
+    victim.unlink()
+    victim.write_bytes((faces / "img_align_celeba" / "000003.jpg").read_bytes()[:1500])
+    done = launch(*settings(broken, tmp_path / "run"))
+    assert done.returncode != 0
+    assert re.search(r"distrib: error: rank [01]: .*000003\.jpg cannot be decoded", done.stderr)
+    assert "distrib/training" not in done.stderr  # the trace of our own code is nobody's business
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = launch(
+        *settings(faces, folder, "--optim.lr", "1e30", "--optim.schedule", "constant", "--train.log-every", 5)
+    )
+    assert done.returncode != 0
+    assert len(re.findall("distrib: error: .* not finite in step", done.stderr)) == 1
+    (event,) = read_events(folder, "nonfinite")
+    plan = the_plan(faces, folder)
+    step = event["step"] - 1
+    assert event["ids"] == plan.batch(step // plan.steps_per_epoch, step % plan.steps_per_epoch).ids.tolist()
+    assert all(re.fullmatch(r"\d{6}\.jpg", image) for image in event["images"])
+    assert len(event["images"]) == BATCH
+    for checkpoint in (folder / "checkpoints").glob("step-*"):  # none holds what the bad step left behind
+        assert all(bool(t.isfinite().all()) for t in load_file(checkpoint / "model.safetensors").values())
+
+
+def test_fewer_ranks_than_asked_for_is_refused(faces: Path, tmp_path: Path) -> None:
+    done = launch(*settings(faces, tmp_path / "run", "--run.ranks", 3))
+    assert done.returncode != 0
+    assert "distrib: error: run.ranks is 3, but the launcher started 2" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_accelerates_silent_single_process_is_refused(faces: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "distrib/train.py",
+         *map(str, settings(faces, tmp_path / "run"))],
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "was asked for several processes and started only this one" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """The program in this process: its exit status and what it said on stderr."""
+    status = program.main([*map(str, arguments), "--tracking.mode", "disabled"])
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data.root", "nowhere"], "data.root is nowhere"),
+        (["--data.attributes", "Smilng"], "did you mean Smiling?"),
+        (["--train.batch-size", 5000], "train.batch_size 5000 exceeds the training split"),
+        (["--data.subset", 100000], "data.subset"),
+        (["--model.weights", "missing.pt"], "model.weights missing.pt is not a file"),
+        (["--train.precision", "fp16"], "train.precision fp16 needs a GPU"),
+        (["--model.freeze", "layer9"], "model.freeze is layer9"),
+        (["--optim.lrr", 1], "did you mean --optim.lr?"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    arguments: list[object], sentence: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = here(capsys, *settings(faces, tmp_path / "run"), *arguments)
+    assert status == 2
+    assert sentence in said
+    errors = [line for line in said.splitlines() if line.startswith("distrib: error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in said
+
+
+def test_a_used_run_folder_is_not_written_over(
+    faces: Path, finished: tuple[Path, str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    status, said = here(capsys, *settings(faces, folder))
+    assert status == 2
+    assert "holds a run already" in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_dali_asked_for_and_absent_is_refused(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # as if it were not installed
+    monkeypatch.setattr("distrib.data.decoders.importlib.util.find_spec", lambda name: None)
+    status, said = here(capsys, *settings(faces, tmp_path / "run", "--data.decoder", "dali"))
+    assert status == 2
+    assert "NVIDIA DALI is not installed" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.decoder", "dali"],
+        ["--train.accumulation", 4],
+        ["--model.freeze", "layer3", "--optim.name", "sgd", "--optim.clip-norm", 1],
+        ["--train.precision", "no", "--train.channels-last", False],
+        ["--train.label-smoothing", 0.1, "--train.positive-weight", "balanced", "--data.split", "identity"],
+    ],
+)
+def test_every_setting_trains(
+    options: list[object], faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "dali" in options:
+        pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI, which exists for Linux alone")
+    folder = tmp_path / "run"
+    status, said = here(capsys, *settings(faces, folder, *options, "--train.epochs", 1))
+    assert status == 0, said
+    (row,) = read_metrics(folder)
+    assert np.isfinite(row["train_loss"])
+    assert np.isfinite(row["val_loss"])
+
+
+def test_early_stopping_stops(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learning rate of nearly 0 leaves the loss where the first epoch put it, but for BatchNorm's statistics."""
+    folder = tmp_path / "run"
+    status, said = here(
+        capsys, *settings(faces, folder, "--optim.lr", "1e-12", "--train.early-stopping", 1, "--train.epochs", 30)
+    )
+    assert status == 0, said
+    end = read_events(folder, "end")[0]
+    assert end["stopped_early"]
+    assert end["epochs"] == end["best_epoch"] + 1 < 30
+
+
+def test_frozen_layers_stay_as_they_were(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    status, said = here(capsys, *settings(faces, folder, "--model.freeze", "backbone", "--checkpoint.keep", 99))
+    assert status == 0, said
+    first, *_, last = [load_file(f / "model.safetensors") for f in sorted((folder / "checkpoints").iterdir())]
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_no_name_in_distrib_hides_another_module() -> None:
+    """`accelerate launch distrib/train.py` puts distrib/ first on sys.path."""
+    names = {path.stem for path in (ROOT / "distrib").iterdir() if not path.name.startswith("__")}
+    dependencies = {"accelerate", "numpy", "PIL", "psutil", "pydantic", "yaml", "rich", "safetensors", "sklearn",
+                    "simplejpeg", "torch", "torchvision", "tyro", "wandb", "nvidia"}  # fmt: skip
+    assert not names & (set(sys.stdlib_module_names) | dependencies)
+
+
+@pytest.mark.parametrize("name", ["cpu", "one_gpu", "one_node", "many_nodes"])
+def test_launch_files_are_accelerate_configurations(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    file = ROOT / "launch" / f"{name}.yaml"
+    loaded = load_config_from_file(str(file))
+    written = yaml.safe_load(file.read_text())
+    assert loaded.num_processes == written["num_processes"]
+    assert str(loaded.distributed_type.value) == written["distributed_type"]
