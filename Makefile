@@ -33,6 +33,7 @@ demo: .venv/.installed $(FACES)/boxes.csv
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest -m "not slow"
+	@echo "left out: the tests marked slow, which take minutes (make test-slow)"
 
 test-slow: .venv/.installed
 	@$(BIN)/python -m pytest -m slow

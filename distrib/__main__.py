@@ -4,7 +4,7 @@ distrib train configs/celeba.yaml --optim.lr 3e-4
 distrib prepare faces --out data/faces --count 4000
 """
 
-import subprocess
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,9 +42,9 @@ def train(arguments: list[str]) -> int:
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
-    if command is None:
-        return train_here(arguments)
-    return subprocess.run(command).returncode
+    if command is not None:
+        os.execv(command[0], command)  # this process becomes the launcher: signals and exit status are its own
+    return train_here(arguments)
 
 
 def launch_command(arguments: Sequence[str]) -> list[str] | None:
@@ -70,7 +70,7 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
         return None
     kind = "cpu" if not gpus else "one_gpu" if ranks == 1 else "one_node"
     here = Path(__file__).resolve().parent
-    folder = next(folder for folder in (here.parent / "launch", here / "launch") if folder.is_dir())
+    folder = next(folder for folder in (here / "launch", here.parent / "launch") if folder.is_dir())
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / f"{kind}.yaml")]
     return [*launcher, "--num_processes", str(ranks), str(here / "train.py"), *arguments]
 

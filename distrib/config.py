@@ -26,6 +26,15 @@ from distrib.errors import UserError
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
 
+# What pydantic says of these types of error is about Python.
+EXPECTED = {
+    "tuple_type": "a list of values, such as [178, 178]",
+    "model_type": "a group of keys",
+    "model_attributes_type": "a group of keys",
+    "bool_parsing": "true or false",
+    "path_type": "a path",
+}
+
 Side = Annotated[int, Field(ge=8, le=4096)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,6 +46,11 @@ class Section(pydantic.BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
     )
     section: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for field in cls.model_fields.values():  # the line breaks of this file are not those of --help
+            field.description = " ".join((field.description or "").split())
 
     @pydantic.model_validator(mode="wrap")
     @classmethod
@@ -107,10 +121,17 @@ class DataConfig(Section):
             )
         if not self.attributes:
             raise UserError("data.attributes is empty: name at least one attribute, or say all")
+        if "all" in self.attributes and len(self.attributes) > 1:
+            raise UserError("data.attributes is all and more: say all alone, or the names alone")
         twice = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
         if twice:
             raise UserError(f"data.attributes names {twice[0]} more than once: name each attribute once")
         return self
+
+    @pydantic.field_validator("root")
+    @classmethod
+    def _expand(cls, root: Path) -> Path:
+        return root.expanduser()
 
     @pydantic.field_validator("attributes", mode="before")
     @classmethod
@@ -157,8 +178,8 @@ class OptimConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd."""
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
-    """Learning rate over the run: constant; cosine: down to 0; one-cycle: up and down to 0, with Adam's usual 30 % of
-    the run going up unless optim.warmup_epochs says otherwise. constant and cosine start with the warm-up."""
+    """Learning rate over the run: constant; cosine: down to 0; one-cycle: up over 30 % of the run, or
+    over optim.warmup_epochs where they are set, then down to 0. constant and cosine begin with the warm-up."""
     warmup_epochs: float = Field(0.0, ge=0)
     """Epochs (fractions allowed) in which the learning rate rises from 0."""
     clip_norm: float | None = Field(None, gt=0)
@@ -293,7 +314,11 @@ class Config(Section):
              "data.split is official"),
             (optim.name != "sgd" and optim.momentum != OptimConfig().momentum, "optim.momentum",
              f"optim.name is {optim.name}"),
+            (data.split == "official" and data.subset is None and data.split_seed != DataConfig().split_seed,
+             "data.split_seed", "data.split is official and there is no data.subset"),
             (data.decoder == "torch" and data.dali != DaliConfig(), "data.dali", "data.decoder is torch"),
+            (self.model.weights == "none" and self.model.freeze == "backbone", "the frozen backbone",
+             "its weights are random (model.weights is none)"),
             (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
              "tracking.mode is disabled"),
         ]  # fmt: skip
@@ -327,7 +352,7 @@ def load_config(argv: Sequence[str]) -> tuple[Config, str]:
                 args=arguments,
                 prog="train.py",
                 description="Trains ResNet18 on face attributes. --config FILE reads a YAML file with these same "
-                "fields; options on the command line win over it.",
+                "fields; options on the command line win over it. --resume is short for --run.resume.",
                 config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit as stop:
@@ -389,7 +414,7 @@ def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _walk(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", " ".join((field.description or "").split())
+            yield f"{prefix}{name}", field.description or ""
 
 
 def _spellings() -> dict[str, str]:
@@ -413,6 +438,8 @@ def _sentence(section: str, error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"] if part not in ("int", "float", "none"))
     key = ".".join(part for part in (section, path) if part)
     found = reprlib.repr(error["input"])
+    if error["type"] in EXPECTED:
+        return f"{key} is {found}, which is refused: it should be {EXPECTED[error['type']]}"
     if error["type"] == "missing":
         return f"{key.rpartition('.')[0]} is {found}, which is refused: a value is missing at the end"
     problem = str(error["msg"]).removeprefix("Input ").removeprefix("Value error, ")

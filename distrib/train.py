@@ -9,8 +9,9 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
@@ -23,12 +24,14 @@ from distrib.config import Config, load_config
 from distrib.data.splits import Splits, make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
-from distrib.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from distrib.training.loop import Job, train
+from distrib.training.checkpoint import Checkpoint, DamagedError, find_checkpoint, load_checkpoint, refuse_changes
+from distrib.training.loop import Job, finished, train
+from distrib.training.model import AttributeClassifier, make_model
 from distrib.training.run_folder import RunFolder
 from distrib.training.runtime import (
     check_ranks,
     from_rank_0,
+    lost_a_rank,
     on_every_rank,
     rank,
     resolve,
@@ -37,10 +40,10 @@ from distrib.training.runtime import (
     start_ranks,
     warn,
 )
-from distrib.training.tracking import NullTracker, Tracker, open_tracker
+from distrib.training.tracking import NullTracker, open_tracker, tracking_mode
 
 # Seconds that other ranks leave rank 0 to print an error that all of them have.
-SPEAK_WITHIN = 30
+SPEAK_WITHIN = 60
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         who = "" if error.on_all_ranks or not several_ranks() else f"rank {rank()}: "
         print(f"distrib: error: {who}{error}", file=sys.stderr, flush=True)
         return error.exit_status
+    except RuntimeError as error:
+        if not lost_a_rank(error):
+            raise
+        print(f"distrib: rank {rank()} stops, because another rank has left: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        say("distrib: interrupted; go on with --resume auto")
+        return 130
     return 0
 
 
@@ -76,26 +87,37 @@ def show_log() -> None:
 
 
 def run(config: Config, name: str, accelerator: Accelerator) -> None:
-    """Prepare a run, train, and say where the results are."""
+    """Prepare a run, train, and say where the results are; nothing is written before all that can be checked is."""
     table, splits = on_every_rank(accelerator, read_data, config)
-    config, path = from_rank_0(accelerator, open_folder, config, name)
-    checkpoint = None if path is None else on_every_rank(accelerator, load_checkpoint, path)
+    config, path = from_rank_0(accelerator, choose_folder, config, name)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
-    tracker: Tracker = NullTracker()
+    job = Job(config, accelerator, table, splits, folder, NullTracker())
+    checkpoint = None
+    if path is not None:
+        checkpoint = on_every_rank(accelerator, read_checkpoint, path, job)
+        if finished(config, checkpoint.progress):
+            say(f"{folder.path} is finished: {checkpoint.progress.epoch} epochs; raise train.epochs to go on")
+            accelerator.end_training()
+            return
+    net, origin = on_every_rank(accelerator, first_model, config, len(table.attributes), checkpoint)
+    from_rank_0(accelerator, open_folder, config, checkpoint)
     if accelerator.is_main_process:
-        introduce(config, accelerator, table, splits, folder, checkpoint)
-        tracker = open_tracker(config.tracking, folder.path, config.model_dump(mode="json"))
+        introduce(job, origin)
+        job = replace(job, tracker=open_tracker(config.tracking, folder.path, config.model_dump(mode="json")))
     try:
-        progress = train(Job(config, accelerator, table, splits, folder, tracker), checkpoint)
+        progress = train(job, net, checkpoint)
     except BaseException:
-        tracker.finish(exit_code=1)
+        job.tracker.finish(exit_code=1)
         raise
+    early = progress.epoch < config.train.epochs
     if accelerator.is_main_process:
-        folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, stopped_early=progress.stopped)
-    tracker.finish()
+        folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, stopped_early=early)
+    job.tracker.finish()
     accelerator.end_training()
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
+    if early:
+        say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
     say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
 
@@ -116,69 +138,99 @@ def read_data(config: Config) -> tuple[Table, Splits]:
     return table, splits
 
 
-def open_folder(config: Config, name: str) -> tuple[Config, Path | None]:
-    """Make or take up the run folder; on rank 0.
+def choose_folder(config: Config, name: str) -> tuple[Config, Path | None]:
+    """The run folder and what to go on from; on rank 0.
 
     Returns:
-        The configuration with the folder in it, and the checkpoint to go on from.
+        The configuration with the folder in it, and the checkpoint.
 
     Raises:
-        UserError: if the folder holds another run, or no checkpoint is whole.
+        UserError: if the folder holds another run, no checkpoint is whole, or W&B cannot be online as asked.
     """
+    tracking_mode(config.tracking)
     if config.run.folder is None:
         config = config.replace("run", folder=Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     assert config.run.folder is not None
-    folder = RunFolder(config.run.folder)
-    resume = config.run.resume
+    folder, resume = RunFolder(config.run.folder), config.run.resume
+    folder.check(resume)
     checkpoint = None if resume == "never" else find_checkpoint(folder.checkpoints, resume, warn)
-    folder.open(resuming=resume != "never")
-    folder.forget_after(0 if checkpoint is None else checkpoint.progress.epoch)
-    folder.write_config(config.to_yaml())
     return config, None if checkpoint is None else checkpoint.folder
 
 
-def introduce(
-    config: Config,
-    accelerator: Accelerator,
-    table: Table,
-    splits: Splits,
-    folder: RunFolder,
-    checkpoint: Checkpoint | None,
-) -> None:
+def read_checkpoint(path: Path, job: Job) -> Checkpoint:
+    """The checkpoint that rank 0 has chosen.
+
+    Raises:
+        UserError: if it is not whole on this machine, or is one of another training.
+    """
+    try:
+        checkpoint = load_checkpoint(path)
+    except DamagedError as damage:
+        raise UserError(
+            f"{path} is no whole checkpoint here ({damage}): put the run folder where all machines see it"
+        ) from None
+    refuse_changes(checkpoint, job.config, job.data)
+    return checkpoint
+
+
+def first_model(config: Config, attributes: int, checkpoint: Checkpoint | None) -> tuple[AttributeClassifier, str]:
+    """The network, and a sentence on where its weights come from.
+
+    Raises:
+        UserError: as `make_model` does.
+    """
+    if checkpoint is None:
+        return make_model(config.model, attributes, config.train.channels_last, config.train.seed)
+    progress = checkpoint.progress
+    net = AttributeClassifier(attributes, config.model.freeze, config.train.channels_last)
+    return net, f"goes on from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps"
+
+
+def open_folder(config: Config, checkpoint: Checkpoint | None) -> None:
+    """Make the run folder, or take up an earlier run's; on rank 0.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    assert config.run.folder is not None
+    folder = RunFolder(config.run.folder)
+    folder.open()
+    folder.forget_after(0 if checkpoint is None else checkpoint.progress.epoch)
+    folder.write_config(config.to_yaml())
+    if checkpoint is not None:
+        progress = checkpoint.progress
+        folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
+
+
+def introduce(job: Job, origin: str) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
+    config, accelerator, table, splits = job.config, job.accelerator, job.table, job.splits
     notes = [*table.notes, *splits.notes, *config.ineffective()]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
     on_gpu = accelerator.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"CPU (threads a rank: {torch.get_num_threads()})"
-    event: dict[str, Any] = {
-        "ranks": accelerator.num_processes,
-        "device": device,
-        "precision": config.train.precision,
-        "decoder": config.data.decoder,
-        "versions": {"python": platform.python_version(), **versions("torch", "torchvision", "accelerate", "numpy")},
-        "splits": sizes,
-        "attributes": table.attributes,
-        "warnings": notes,
-    }
+    ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
-    say(
-        f"machine: {accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''} on {device}, "
-        f"precision {config.train.precision}, decoder {config.data.decoder}"
-    )
+    say(f"machine: {ranks} on {device}, precision {config.train.precision}, decoder {config.data.decoder}")
+    say(f"model:   {config.model.name}, {origin}")
     for note in notes:
         warn(note)
-    folder.event("start", **event)
-    if checkpoint is not None:
-        progress = checkpoint.progress
-        say(f"resume:  {checkpoint.folder}, {progress.epoch} epochs and {progress.step} steps done")
-        folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
+    job.folder.event(
+        "start",
+        ranks=accelerator.num_processes,
+        device=device,
+        precision=config.train.precision,
+        decoder=config.data.decoder,
+        versions={"python": platform.python_version(), **versions("torch", "torchvision", "accelerate", "numpy")},
+        splits=sizes,
+        attributes=table.attributes,
+        warnings=notes,
+    )
 
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions by package."""
-    from importlib.metadata import version
-
     return {package: version(package) for package in packages}
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +285,91 @@ def test_a_used_run_folder_is_not_written_over(
     assert status == 2
     assert "holds a run already" in said
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--train.batch-size", 8], "train.batch_size is 8"),
+        (["--data.attributes", "Smiling"], "data.attributes is ('Smiling',)"),
+        (["--train.seed", 1], "train.seed is 1"),
+        (["--optim.name", "sgd"], "optim.name is sgd"),
+    ],
+)
+def test_another_training_does_not_go_on_from_a_checkpoint(
+    change: list[object], sentence: str, faces: Path, finished: tuple[Path, str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder, _, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    status, said = here(capsys, *settings(faces, folder, "--resume", "auto", "--train.epochs", 9), *change)
+    assert status == 2
+    assert sentence in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_other_images_do_not_go_on_from_a_checkpoint(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "faces"
+    shutil.copytree(faces, other)
+    rows = (other / "list_attr_celeba.txt").read_bytes().splitlines(keepends=True)
+    rows[2] = rows[2].replace(b"-1", b" 1")
+    (other / "list_attr_celeba.txt").write_bytes(b"".join(rows))
+    status, said = here(capsys, *settings(other, finished[0], "--resume", "auto", "--train.epochs", 9))
+    assert status == 2
+    assert "the training images or labels" in said
+
+
+def test_a_finished_run_is_left_as_it_is(
+    faces: Path, finished: tuple[Path, str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    status = program.main([str(each) for each in settings(faces, folder, "--resume", "auto")])
+    assert status == 0
+    assert "is finished: 3 epochs" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_checkpoint_elsewhere_does_not_write_over_a_run(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(finished[0], other)
+    checkpoint = max((finished[0] / "checkpoints").iterdir())
+    status, said = here(capsys, *settings(faces, other, "--resume", checkpoint, "--train.epochs", 9))
+    assert status == 2
+    assert "holds a run already" in said
+
+
+def test_more_epochs_go_on_from_a_finished_run(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    status, said = here(
+        capsys, *settings(faces, folder, "--resume", "auto", "--train.epochs", 4, "--optim.weight-decay", 0.1)
+    )
+    assert status == 0, said
+    assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3, 4]
+    assert (folder / "metrics.csv").read_text().startswith((finished[0] / "metrics.csv").read_text())
+    newest = max((folder / "checkpoints").iterdir())
+    decays = {g["weight_decay"] for g in torch.load(newest / "trainer.pt")["optimizer"]["param_groups"]}
+    assert decays == {0.1, 0.0}  # today's settings, not the checkpoint's
+
+
+def test_a_disk_that_is_full_ends_in_a_sentence(faces: Path, finished: tuple[Path, str, Path], tmp_path: Path) -> None:
+    """No file may grow past 30 MB: best/ and the checkpoints do not fit."""
+    command = shlex.join([sys.executable, "distrib/train.py", *map(str, settings(faces, tmp_path / "run"))])
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 30000; exec {command} --tracking.mode disabled"],
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").rglob("*.staged"))
 
 
 def test_dali_asked_for_and_absent_is_refused(

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from distrib.config import DataConfig
+from distrib.data.annotations import few
 from distrib.data.batch import Batch, Request, crop_regions
 from distrib.data.store import FolderStore, decode, picture_size
 from distrib.data.table import Table
@@ -170,9 +171,10 @@ class _Pipeline:
     def __init__(self, config: DataConfig, store: FolderStore, device: torch.device, max_batch: int) -> None:
         self._config = config
         self._store = store
+        self._device = device
         self._source: Iterator[Request] = iter(())
         self._asked: deque[Request] = deque()  # what DALI has taken and not yet delivered
-        self._dali = self._build(device, max_batch)
+        self._dali = self._build(max_batch)
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
         """Each request with its pictures, uint8 [B, H, W, 3]."""
@@ -182,24 +184,36 @@ class _Pipeline:
         iterator = DALIGenericIterator(
             [self._dali], ["images"], last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False
         )
-        try:
-            for outputs in iterator:
-                yield self._asked.popleft(), outputs[0]["images"]
-        except RuntimeError as error:
-            raise self._named(error) from None
+        with _InUse(self._device) as in_use:
+            while True:
+                try:
+                    outputs = next(iterator)
+                except StopIteration:
+                    break
+                except RuntimeError as error:
+                    self._name(error)
+                    raise
+                images_BHWC = outputs[0]["images"]
+                yield self._asked.popleft(), images_BHWC
+                in_use.hold(images_BHWC)
         self._dali.reset()
 
-    def _named(self, error: RuntimeError) -> UserError:
-        """DALI names a bad picture by its place in the batch alone; the reference decoder finds which file it is."""
-        names = []
-        for row in (int(row) for request in self._asked for row in request.ids):
-            names.append(self._store.name(row))
+    def _name(self, error: RuntimeError) -> None:
+        """DALI names a bad picture by its place in the batch alone; the reference decoder finds which file it is.
+
+        Raises:
+            UserError: if a picture is what DALI failed on.
+        """
+        rows = [int(row) for request in self._asked for row in request.ids]
+        for row in rows:
             try:
                 decode(self._store.read(row))
             except ValueError as reason:
-                return broken_picture(names[-1], reason)
-        said = " ".join(str(error).split())[:300]
-        return UserError(f"DALI cannot decode one of {', '.join(names)} ({said}): try data.decoder torch")
+                raise broken_picture(self._store.name(row), reason) from None
+        said = " ".join(str(error).split())
+        if "decode" in said:
+            names = few([self._store.name(row) for row in rows])
+            raise UserError(f"DALI cannot decode one of {names} ({said[:200]}): try data.decoder torch") from None
 
     def _next_request(self) -> tuple[list[NDArray[Any]], ...]:
         request = next(self._source)
@@ -216,10 +230,10 @@ class _Pipeline:
         regions = crop_regions(request, heights, widths, self._config.crop).astype(np.int32)
         return pictures, list(regions[:, :2]), list(regions[:, 2:]), list(request.flip.astype(np.int32))
 
-    def _build(self, device: torch.device, max_batch: int) -> Any:
+    def _build(self, max_batch: int) -> Any:
         from nvidia.dali import fn, pipeline_def, types
 
-        on_gpu, dali = device.type == "cuda", self._config.dali
+        on_gpu, dali = self._device.type == "cuda", self._config.dali
         height, width = self._config.image_size
         of_gpu: dict[str, Any] = {
             "hw_decoder_load": dali.hw_decoder_load,
@@ -231,7 +245,7 @@ class _Pipeline:
         @pipeline_def(  # type: ignore[untyped-decorator]
             batch_size=max_batch,
             num_threads=self._config.threads,
-            device_id=(device.index or 0) if on_gpu else None,
+            device_id=(self._device.index or 0) if on_gpu else None,
             prefetch_queue_depth=self._config.prefetch,
         )
         def graph() -> Any:
@@ -253,6 +267,35 @@ class _Pipeline:
         pipeline = graph()
         pipeline.build()
         return pipeline
+
+
+class _InUse:
+    """Keeps DALI's pictures until the GPU has read them.
+
+    Their memory is DALI's own, which knows nothing of torch's stream: let go as soon as Python is done with it, it
+    could be written anew while the model, some steps behind, has yet to read it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._held: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for read, _images in self._held:
+            read.synchronize()
+
+    def hold(self, images_BHWC: torch.Tensor) -> None:
+        """Keep these until all that torch's stream has been given so far is done; let go of those that were read."""
+        if not self._on_gpu:
+            return
+        read = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        read.record()
+        self._held.append((read, images_BHWC))
+        while self._held and self._held[0][0].query():  # type: ignore[no-untyped-call]
+            self._held.popleft()
 
 
 def broken_picture(name: str, reason: Exception) -> UserError:

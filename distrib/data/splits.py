@@ -131,7 +131,7 @@ def _draw_subset(train: NDArray[np.int64], config: DataConfig) -> NDArray[np.int
     if config.subset > len(train):
         raise UserError(
             f"data.subset is {config.subset}, more than the {len(train)} images of the training split: choose at most "
-            f"{len(train)}, or none to train on all"
+            f"{len(train)}, or leave it out to train on all"
         )
     return np.sort(train[_shuffle(len(train), config.split_seed, _SUBSET_STREAM)[: config.subset]])
 

@@ -53,8 +53,9 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
     truth = targets_NA.astype(bool)
     decided = logits >= 0
     right = decided == truth
-    # BCE with logits: log(1 + exp(x)) - x y, in the form that does not overflow.
-    loss = (np.logaddexp(0, logits) - logits * truth).mean(axis=0)
+    with np.errstate(invalid="ignore"):  # a logit that is not finite has a loss that is not
+        # BCE with logits: log(1 + exp(x)) - x y, in the form that does not overflow.
+        loss = (np.logaddexp(0, logits) - logits * truth).mean(axis=0)
     positives = truth.sum(axis=0)
     negatives = len(truth) - positives
     with np.errstate(divide="ignore", invalid="ignore"):

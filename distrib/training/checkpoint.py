@@ -10,10 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
+from distrib.config import Config, read_yaml
 from distrib.errors import UserError
+
+# What a resumed run may not change, because its steps or its state would mean something else. All else may change:
+# epochs, learning rate and schedule, precision, decoder, accumulation, ranks, logging …
+FIXED = (
+    "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.subset", "data.image_size",
+    "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "optim.name", "train.batch_size",
+    "train.seed",
+)  # fmt: skip
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -30,7 +40,6 @@ class Progress:
         seconds: time spent on those steps.
         best_epoch: the epoch kept in best/, counted from 1; 0: none yet.
         best_score: its score; None: none yet.
-        stopped: whether early stopping has ended the run.
     """
 
     epoch: int = 0
@@ -39,7 +48,6 @@ class Progress:
     seconds: float = 0.0
     best_epoch: int = 0
     best_score: float | None = None
-    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Checkpoint:
 
     folder: Path
     weights: dict[str, torch.Tensor]
-    trainer: dict[str, Any]  # "optimizer", "scaler" and "progress"
+    trainer: dict[str, Any]  # "optimizer", "scaler", "progress" and "data"
 
     @property
     def progress(self) -> Progress:
@@ -65,6 +73,7 @@ def save_checkpoint(
     optimizer: dict[str, Any],
     scaler: dict[str, Any] | None,
     progress: Progress,
+    data: str,
     config_yaml: str,
     total_steps: int,
     keep: int,
@@ -77,11 +86,12 @@ def save_checkpoint(
         optimizer: its state dict.
         scaler: the fp16 gradient scaler's state dict, or None.
         progress: of the run.
+        data: digest of what is trained on; a run goes on with nothing else.
         config_yaml: the resolved configuration.
         total_steps: steps of the run so far; names the checkpoint, so that names sort by age.
         keep: how many to leave.
     """
-    trainer = {"optimizer": optimizer, "scaler": scaler, "progress": asdict(progress)}
+    trainer = {"optimizer": optimizer, "scaler": scaler, "progress": asdict(progress), "data": data}
 
     def write(staged: Path) -> None:
         save_weights(weights, staged / "model.safetensors")
@@ -156,6 +166,33 @@ def find_checkpoint(folder: Path, resume: str, report: Callable[[str], None]) ->
     return None
 
 
+def refuse_changes(checkpoint: Checkpoint, config: Config, data: str) -> None:
+    """Refuse to go on with another training than the checkpoint's.
+
+    Args:
+        checkpoint: to go on from.
+        config: resolved, of today.
+        data: digest of what would be trained on.
+
+    Raises:
+        UserError: if one of the fields in `FIXED` or the training images differ.
+    """
+    before = read_yaml(checkpoint.folder / "config.yaml")
+    for key in FIXED:
+        group, _, name = key.partition(".")
+        then, now = (getattr(getattr(each, group), name) for each in (before, config))
+        if then != now:
+            raise UserError(
+                f"{key} is {now}, and {checkpoint.folder} was trained with {then}: put it back, or start anew in "
+                "another run.folder"
+            )
+    if checkpoint.trainer["data"] != data:
+        raise UserError(
+            f"the training images or labels in {config.data.root} are not those of {checkpoint.folder}: restore the "
+            "data set, or start anew in another run.folder"
+        )
+
+
 def save_weights(weights: dict[str, torch.Tensor], file: Path) -> None:
     """Weights as safetensors, which knows neither devices nor channels_last."""
     safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, file)
@@ -166,19 +203,30 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
 
     `write` fills a staged folder beside it, which is fsynced and renamed. Where there is an old one, it is moved to
     `.NAME.old` for the instant between two renames; `recover_folder` puts it back after a crash in that instant.
+
+    Raises:
+        UserError: if it cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staged, old = target.with_name(f".{target.name}.staged"), target.with_name(f".{target.name}.old")
     for leftover in (staged, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    staged.mkdir()
-    write(staged)
-    for path in [*staged.iterdir(), staged]:
-        _fsync(path)
-    if target.exists():
-        target.rename(old)
-    staged.rename(target)
-    _fsync(target.parent)
+    try:
+        staged.mkdir()
+        write(staged)
+        for path in [*staged.iterdir(), staged]:
+            _fsync(path)
+        if target.exists():
+            target.rename(old)
+        staged.rename(target)
+        _fsync(target.parent)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
+        shutil.rmtree(staged, ignore_errors=True)
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{target} cannot be written ({reason}): see to the space and rights of {target.parent}, then go on with "
+            "--resume auto"
+        ) from None
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,7 +1,9 @@
 """The loop: what a run does, from the first step to the last score."""
 
+import hashlib
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,10 +21,10 @@ from distrib.errors import UserError
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Checkpoint, Progress, save_checkpoint
-from distrib.training.model import MEAN, STD, AttributeClassifier, make_model
+from distrib.training.model import MEAN, STD, AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from distrib.training.run_folder import METRICS, RunFolder
-from distrib.training.runtime import from_rank_0, on_every_rank, say
+from distrib.training.runtime import from_rank_0
 from distrib.training.step import TrainStep
 from distrib.training.terminal import make_terminal
 from distrib.training.tracking import Tracker
@@ -39,17 +41,24 @@ class Job:
     folder: RunFolder
     tracker: Tracker
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         data, train = self.config.data, self.config.train
         return Plan(self.splits.train, train.seed, train.batch_size, data.min_zoom, data.flip)
 
+    @cached_property
+    def data(self) -> str:
+        """Digest of what is trained on: the images' names and labels, in the order of the table."""
+        digest = hashlib.sha256("\n".join(self.table.names[row] for row in self.splits.train).encode())
+        digest.update(self.table.targets[self.splits.train].tobytes())
+        return digest.hexdigest()
 
-def train(job: Job, checkpoint: Checkpoint | None) -> Progress:
+
+def train(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None) -> Progress:
     """Train to the end of the run, from its beginning or from a checkpoint.
 
     Raises:
-        UserError: if the weights to start from or a picture cannot be read, or the loss is not finite.
+        UserError: if a picture cannot be read, the run folder cannot be written, or the loss is not finite.
     """
     config, accelerator, plan = job.config, job.accelerator, job.plan
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
@@ -58,20 +67,14 @@ def train(job: Job, checkpoint: Checkpoint | None) -> Progress:
     train_decoder = make_decoder(config.data, job.table, device, rank_size)
     valid_decoder = make_decoder(config.data, job.table, device, rank_size)
 
-    net, origin = on_every_rank(
-        accelerator, make_model, config.model, len(job.table.attributes), config.train.channels_last, config.train.seed
-    )
+    net.to(device)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
     one_step = TrainStep(config, accelerator, model, optimizer, positive_weight(job))
-    progress = Progress()
-    if checkpoint is None:
-        say(f"model:   {config.model.name}, {origin}")
-    else:
-        progress = restore(checkpoint, net, optimizer, accelerator)
+    progress = Progress() if checkpoint is None else restore(checkpoint, net, optimizer, accelerator)
     done = progress.epoch * per_epoch + progress.step
 
     with make_terminal(accelerator.is_main_process, per_epoch * epochs, done, epochs) as terminal:
-        while progress.epoch < epochs and not progress.stopped:
+        while not finished(config, progress):
             model.train()
             one_step.begin_epoch(progress.loss_sum)
             began = time.monotonic() - progress.seconds
@@ -110,6 +113,13 @@ def train(job: Job, checkpoint: Checkpoint | None) -> Progress:
     return progress
 
 
+def finished(config: Config, progress: Progress) -> bool:
+    """Whether a run has had all its epochs, or is to stop early."""
+    patience = config.train.early_stopping
+    stale = patience is not None and progress.epoch - progress.best_epoch >= patience
+    return progress.epoch >= config.train.epochs or (stale and progress.step == 0)
+
+
 def end_epoch(
     job: Job, net: AttributeClassifier, progress: Progress, logits: NDArray[np.float32], lr: float, seconds: float
 ) -> tuple[dict[str, float], Progress]:
@@ -140,15 +150,13 @@ def end_epoch(
     }
     row = {name: values[name] for name in METRICS}
     after = Progress(epoch, best_epoch=progress.best_epoch, best_score=progress.best_score)
-    if progress.best_epoch == 0 or better(chosen, means[chosen], progress.best_score):
+    if not job.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
         after.best_epoch = epoch
         after.best_score = None if np.isnan(means[chosen]) else means[chosen]
         job.folder.save_best(net.net.state_dict(), describe(job, epoch, scores))
         job.tracker.best(job.folder.best, {"epoch": epoch, chosen: means[chosen]})
-    patience = job.config.train.early_stopping
-    after.stopped = patience is not None and epoch - after.best_epoch >= patience
     job.folder.epoch(row, scores)
-    job.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch, stopped_early=after.stopped)
+    job.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch)
     job.tracker.epoch(row, scores.by_attribute(), epoch * plan.steps_per_epoch)
     return row, after
 
@@ -180,6 +188,7 @@ def save(job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer, pr
             optimizer.state_dict(),
             None if scaler is None else scaler.state_dict(),
             progress,
+            job.data,
             job.config.to_yaml(),
             done,
             job.config.checkpoint.keep,
@@ -191,7 +200,11 @@ def restore(
 ) -> Progress:
     """Put a checkpoint's state into the model, the optimiser and the scaler; returns how far it had come."""
     net.net.load_state_dict(checkpoint.weights)
+    # The state is the checkpoint's, but the settings (weight decay, momentum) are those of today's configuration.
+    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(checkpoint.trainer["optimizer"])
+    for group, today in zip(optimizer.param_groups, settings, strict=True):
+        group.update(today)
     if accelerator.scaler is not None and checkpoint.trainer["scaler"] is not None:
         accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
     return checkpoint.progress

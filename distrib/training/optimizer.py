@@ -13,14 +13,21 @@ ONE_CYCLE_RISE = 0.3
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """A fused optimiser over what is trained; weight decay spares biases and norms, the tensors of one dimension."""
+    """A fused optimiser over what is trained, on the model's device.
+
+    Weight decay spares biases and norms, the tensors of one dimension.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.name == "sgd":
-        return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+        sgd = SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+        for parameter in trained:
+            # What SGD begins with, said aloud: it would leave the buffer unset if its very first step is skipped.
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     kind = Adam if config.name == "adam" else AdamW
     return kind(groups, lr=config.lr, fused=True)
 

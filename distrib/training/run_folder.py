@@ -12,6 +12,7 @@ Only rank 0 writes.
 """
 
 import csv
+import io
 import json
 import math
 import os
@@ -42,16 +43,27 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
 
-    def open(self, resuming: bool) -> None:
-        """Make the folder, or take up an earlier run's.
+    def check(self, resume: str) -> None:
+        """Refuse a folder whose run would be lost.
 
         Raises:
-            UserError: if a new run is to start where an earlier one has left its files, or if it cannot be written.
+            UserError: if a new run, or one from a checkpoint elsewhere, is to start where an earlier one has left its
+                files.
         """
-        if not resuming and any((self.path / name).exists() for name in ("metrics.csv", "checkpoints", "best")):
+        if not any((self.path / name).exists() for name in ("metrics.csv", "checkpoints", "best")):
+            return
+        own = resume == "auto" or Path(resume).resolve().parent == self.checkpoints.resolve()
+        if not own:
             raise UserError(
                 f"run.folder {self.path} holds a run already: go on with it by --resume auto, or choose another folder"
             )
+
+    def open(self) -> None:
+        """Make the folder, or take up an earlier run's.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -110,22 +122,35 @@ def finite(value: Any) -> Any:
 
 
 def _append_rows(file: Path, header: tuple[str, ...], rows: list[list[Any]]) -> None:
-    new = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([list(header), *rows] if new else rows)
-        stream.flush()
-        os.fsync(stream.fileno())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(rows if file.exists() else [list(header), *rows])
+    _append(file, text.getvalue())
 
 
 def _append(file: Path, text: str) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Add whole lines to a file, on the disk when this returns; a line that a kill cut off is closed first."""
+    try:
+        with file.open("a+b") as stream:
+            if stream.tell() > 0:
+                stream.seek(-1, os.SEEK_END)
+                if stream.read() != b"\n":
+                    stream.write(b"\n")
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise _cannot_write(file, error) from None
 
 
 def _write_whole(file: Path, text: str) -> None:
     staged = file.with_name(f".{file.name}.staged")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(file)
+    try:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(file)
+    except OSError as error:
+        raise _cannot_write(file, error) from None
+
+
+def _cannot_write(file: Path, error: OSError) -> UserError:
+    return UserError(f"{file} cannot be written ({error.strerror}): see to the disk, then go on with --resume auto")

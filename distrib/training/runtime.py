@@ -9,7 +9,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 
 from distrib.config import Config
 from distrib.data.decoders import choose_decoder
@@ -62,6 +68,12 @@ def resolve(config: Config) -> Config:
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
     device = _device_type(config)
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and local_ranks > torch.cuda.device_count():
+        raise UserError(
+            f"the launcher started {local_ranks} ranks on this machine, which has {torch.cuda.device_count()} GPUs: "
+            f"say --num_processes {torch.cuda.device_count()}, or run.device cpu"
+        )
     precision = config.train.precision
     if precision == "fp16" and device == "cpu":
         raise UserError("train.precision fp16 needs a GPU, and this run is on the CPU: choose bf16, no or auto")
@@ -104,6 +116,19 @@ def start_ranks(config: Config) -> Accelerator:
         mixed_precision=train.precision,
         kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
+    kind = accelerator.distributed_type
+    if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise UserError(
+            f"the launch configuration asks for {kind.value}: expected MULTI_GPU or NO, as in launch/*.yaml"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError(
+            f"the launcher asks for {accelerator.gradient_accumulation_steps} gradient accumulation steps: set "
+            "train.accumulation instead, and leave the launcher's at 1"
+        )
+    launcher_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launcher_precision not in ("no", train.precision):
+        warn(f"the launcher's mixed_precision {launcher_precision} has no effect: train.precision is {train.precision}")
     if accelerator.num_processes != ranks:
         raise UserError(f"the launcher started {ranks} ranks, but only {accelerator.num_processes} met: check its log")
     return accelerator
@@ -146,6 +171,13 @@ def on_every_rank(accelerator: Accelerator, make: Callable[P, T], *args: P.args,
             raise UserError(each if number == 0 else f"rank {number}: {each}", on_all_ranks=True)
     assert result is not None
     return result
+
+
+def lost_a_rank(error: RuntimeError) -> bool:
+    """Whether an error is the network's way of saying that another rank has gone."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return several_ranks() and any(name in str(error) for name in ("gloo", "Connection closed by peer"))
 
 
 def say(line: str) -> None:

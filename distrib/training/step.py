@@ -53,7 +53,8 @@ class TrainStep:
     """Forward, backward, agreement of the ranks, update.
 
     A step whose loss or gradient is not finite on any rank moves nothing on any rank, nor does a later one: the
-    optimiser is told on the device, and the host finds out at its next `read`.
+    optimiser is told on the device, and the host finds out at its next `read`. (In fp16 gradients overflow in ordinary
+    life and the scaler skips such steps; there the loss alone counts.)
 
     Args:
         config: resolved.
@@ -97,33 +98,39 @@ class TrainStep:
                 self._accelerator.backward(part)
             loss += part.detach()
         loss = self._agree(loss)
-        self._accelerator.unscale_gradients(self._optimizer)  # of fp16 alone
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
-        if self._clip_norm is not None:
-            clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
         self._loss_sum += loss
-        self._gradient_norm = norm
-        self._update(loss, norm, step)
+        self._update(loss, step)
 
     def read(self) -> Reading:
         """Wait for the device and look."""
-        return Reading(float(self._loss_sum), float(self._gradient_norm), int(self._first_bad))
+        values = torch.stack([self._loss_sum, self._gradient_norm.double(), self._first_bad.double()])
+        loss_sum, gradient_norm, first_bad = values.tolist()
+        return Reading(loss_sum, gradient_norm, int(first_bad))
 
     def _loss(self, logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
         return attribute_loss(logits_BA, targets_BA, self._train.label_smoothing, self._positive_weight)
 
-    def _update(self, loss: torch.Tensor, norm: torch.Tensor, step: int) -> None:
-        bad = ~loss.isfinite()
-        if self._accelerator.scaler is None:
-            # fp16 meets infinite gradients in ordinary life; its scaler deals with those.
-            bad |= ~norm.isfinite()
-        self._first_bad = torch.where(bad & (self._first_bad < 0), step, self._first_bad)
-        if self._accelerator.scaler is None:
-            # torch's fused optimisers leave everything as it is where this says 1; so does the scaler by itself.
+    def _update(self, loss: torch.Tensor, step: int) -> None:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        scaled = self._accelerator.scaler is not None  # fp16
+        if scaled:
+            self._note_bad(~loss.isfinite(), step)
+            # The scaler skips a step for an infinite gradient, and for nothing else.
+            torch._foreach_mul_(gradients, torch.where(self._first_bad >= 0, torch.inf, 1.0))
+            self._accelerator.unscale_gradients(self._optimizer)
+        norm = get_total_norm(gradients)
+        if self._clip_norm is not None:
+            clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
+        if not scaled:
+            self._note_bad(~(loss.isfinite() & norm.isfinite()), step)
+            # torch's fused optimisers leave everything as it is where this says 1.
             self._optimizer.optimizer.found_inf = (self._first_bad >= 0).float()
+        self._gradient_norm = norm
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def _note_bad(self, bad: torch.Tensor, step: int) -> None:
+        self._first_bad = torch.where(bad & (self._first_bad < 0), step, self._first_bad)
 
     def _agree(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss of the global batch; and BatchNorm's running statistics become the mean over the ranks.

@@ -102,7 +102,7 @@ class Bar:
         self._task = self._progress.add_task("", total=total_steps, completed=done, numbers="")
 
     def __enter__(self) -> Self:
-        self._progress.console.print(HEADER, highlight=False)
+        self._progress.console.print(HEADER, highlight=False, soft_wrap=True)
         self._progress.start()
         return self
 
@@ -118,7 +118,7 @@ class Bar:
         )
 
     def epoch(self, row: Mapping[str, float], best: bool) -> None:
-        self._progress.console.print(_row(row, best), highlight=False)
+        self._progress.console.print(_row(row, best), highlight=False, soft_wrap=True)
 
 
 def _row(row: Mapping[str, float], best: bool) -> str:

@@ -87,7 +87,7 @@ def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, An
         UserError: if W&B is to be online and no key is configured, or WANDB_MODE is not one of W&B's modes.
         OSError: if the id cannot be written to the run folder.
     """
-    mode = _mode(config)
+    mode = tracking_mode(config)
     if mode == "disabled":
         return NullTracker()
     folder = folder.resolve()
@@ -255,8 +255,12 @@ class WandbTracker(Tracker):
         run.log_artifact(artifact, aliases=["best"])
 
 
-def _mode(config: TrackingConfig) -> Mode:
-    """The mode that the configuration, the environment and the presence of a key come to."""
+def tracking_mode(config: TrackingConfig) -> Mode:
+    """The mode that the configuration, the environment and the presence of a key come to.
+
+    Raises:
+        UserError: as `open_tracker` does.
+    """
     mode, source = config.mode, "tracking.mode"
     if mode == "auto" and (asked := os.environ.get("WANDB_MODE")):
         if asked not in ENVIRONMENT_MODES:

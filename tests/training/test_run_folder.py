@@ -23,7 +23,8 @@ def row(epoch: int) -> dict[str, float]:
 
 def opened(path: Path, resuming: bool = False) -> RunFolder:
     folder = RunFolder(path)
-    folder.open(resuming)
+    folder.check("auto" if resuming else "never")
+    folder.open()
     return folder
 
 

@@ -1,0 +1,105 @@
+"""The optimiser step on one rank; several ranks are in tests/test_train.py."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from distrib.config import Config
+from distrib.data.batch import Batch
+from distrib.training.model import AttributeClassifier
+from distrib.training.optimizer import make_optimizer
+from distrib.training.runtime import resolve, start_ranks
+from distrib.training.step import TrainStep, attribute_loss
+
+
+def make_step(**optim: object) -> tuple[TrainStep, AttributeClassifier, Accelerator]:
+    config = Config().replace("run", device="cpu").replace("optim", **optim).replace("train", precision="no")
+    config = resolve(config)
+    accelerator = start_ranks(config)
+    torch.manual_seed(0)
+    net = AttributeClassifier(2)
+    model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    return TrainStep(config, accelerator, model, optimizer, None), net, accelerator
+
+
+def batch(target: float = 1.0) -> Batch:
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8, generator=torch.manual_seed(3))
+    return Batch(images, torch.full((4, 2), target), torch.arange(4))
+
+
+def parameters(net: AttributeClassifier) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in net.parameters()]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("good_steps", [0, 2])
+def test_after_a_loss_that_is_not_finite_nothing_moves(name: str, good_steps: int) -> None:
+    one_step, net, _ = make_step(name=name)
+    for step in range(good_steps):
+        one_step([batch()], step)
+    assert one_step.read().first_bad == -1
+    before = parameters(net)
+    one_step([batch(target=math.nan)], 7)
+    one_step([batch()], 8)
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(net), strict=True))
+    assert one_step.read().first_bad == 7
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_good_step_moves_every_parameter_and_lowers_the_loss(name: str) -> None:
+    one_step, net, _ = make_step(name=name, lr=1e-2)
+    before = parameters(net)
+    losses = []
+    for step in range(5):
+        one_step.begin_epoch(0)
+        one_step([batch()], step)
+        losses.append(one_step.read().loss_sum)
+    assert all(not torch.equal(a, b) for a, b in zip(before, parameters(net), strict=True))
+    assert losses[-1] < losses[0]
+
+
+def test_sgd_is_torchs_own() -> None:
+    """The momentum buffer that is made beforehand changes nothing."""
+    one_step, net, _ = make_step(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
+    reference = AttributeClassifier(2)
+    reference.load_state_dict(net.state_dict())
+    plain = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    for step in range(3):
+        one_step([batch()], step)
+        plain.zero_grad()
+        attribute_loss(reference(batch().images_BHWC), batch().targets_BA, 0.0, None).backward()
+        plain.step()
+    for a, b in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batches_add_up_to_the_mean_loss() -> None:
+    one_step, net, _ = make_step()
+    halves = [batch(1.0), batch(0.0)]
+    with torch.no_grad():
+        expected = sum(attribute_loss(net(half.images_BHWC), half.targets_BA, 0.0, None) for half in halves) / 2
+    one_step.begin_epoch(10.0)
+    one_step(halves, 0)
+    assert one_step.read().loss_sum == pytest.approx(10.0 + float(expected), rel=1e-4)
+
+
+def test_clipping_bounds_the_update() -> None:
+    free, _, _ = make_step(name="sgd", lr=1.0, momentum=0.0)
+    free([batch()], 0)
+    norm = free.read().gradient_norm
+    bound, net, _ = make_step(name="sgd", lr=1.0, momentum=0.0, clip_norm=norm / 10)
+    before = parameters(net)
+    bound([batch()], 0)
+    moved = torch.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(before, parameters(net), strict=True)))
+    assert float(moved) == pytest.approx(norm / 10, rel=1e-3)
+    assert bound.read().gradient_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_label_smoothing_and_positive_weight() -> None:
+    logits, targets = torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [0.0]])
+    smooth = torch.tensor([[0.95], [0.05]])
+    weight = torch.tensor([3.0])
+    expected = -(3.0 * smooth * torch.log(logits.sigmoid()) + (1 - smooth) * torch.log(1 - logits.sigmoid())).mean()
+    assert float(attribute_loss(logits, targets, 0.1, weight)) == pytest.approx(float(expected), rel=1e-6)
