@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a script: `distrib/` itself comes first on the path, and its files would shadow others
+if __name__ == "__main__":
+    # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os

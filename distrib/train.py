@@ -104,6 +104,9 @@ def run(config: Config, name: str, accelerator: Accelerator) -> None:
     from_rank_0(accelerator, open_folder, config, checkpoint)
     if accelerator.is_main_process:
         introduce(job, origin)
+        if checkpoint is not None:
+            progress = checkpoint.progress
+            folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
         job = replace(job, tracker=open_tracker(config.tracking, folder.path, config.model_dump(mode="json")))
     try:
         progress = train(job, net, checkpoint)
@@ -197,9 +200,6 @@ def open_folder(config: Config, checkpoint: Checkpoint | None) -> None:
     folder.open()
     folder.forget_after(0 if checkpoint is None else checkpoint.progress.epoch)
     folder.write_config(config.to_yaml())
-    if checkpoint is not None:
-        progress = checkpoint.progress
-        folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
 
 
 def introduce(job: Job, origin: str) -> None:

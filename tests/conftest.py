@@ -1,11 +1,18 @@
 """Data that several test files share."""
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from accelerate.state import AcceleratorState
 
 from distrib.data.faces import write_faces
+
+# A change is judged by the same examples each time; a person at a keyboard gets new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 CELEBA_MINI = Path(__file__).resolve().parents[2] / "shared/celeba-mini"
 
