@@ -22,6 +22,7 @@ demo: .venv/.installed $(FACES)/boxes.csv
 	@rm -rf runs/demo
 	@launch=cpu; ranks=2; gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
 	if [ $$gpus -eq 1 ]; then launch=one_gpu ranks=1; elif [ $$gpus -gt 1 ]; then launch=one_node ranks=$$gpus; fi; \
+	while [ $$((64 % ranks)) -ne 0 ]; do ranks=$$((ranks - 1)); done; \
 	set -x; $(BIN)/accelerate launch --config_file launch/$$launch.yaml --num_processes $$ranks \
 		distrib/train.py --config configs/demo.yaml --run.folder runs/demo --run.ranks $$ranks
 	@echo

@@ -57,7 +57,8 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
 
     from distrib.config import load_config
     from distrib.train import read_data
-    from distrib.training.runtime import resolve
+    from distrib.training.run_folder import RunFolder
+    from distrib.training.runtime import check_batch, resolve
 
     config, _ = load_config(arguments)
     config = resolve(config)
@@ -65,7 +66,10 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
     ranks = config.run.ranks or gpus or 2
     if gpus and ranks > gpus:
         raise UserError(f"run.ranks is {ranks}, and this machine has {gpus} GPUs: ask for at most {gpus}")
+    check_batch(config, ranks)
     read_data(config)
+    if config.run.folder is not None:
+        RunFolder(config.run.folder).check(config.run.resume)
     if ranks == 1 and not gpus:
         return None
     kind = "cpu" if not gpus else "one_gpu" if ranks == 1 else "one_node"

@@ -24,7 +24,14 @@ from distrib.config import Config, load_config
 from distrib.data.splits import Splits, make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
-from distrib.training.checkpoint import Checkpoint, DamagedError, find_checkpoint, load_checkpoint, refuse_changes
+from distrib.training.checkpoint import (
+    Checkpoint,
+    DamagedError,
+    drop_later,
+    find_checkpoint,
+    load_checkpoint,
+    refuse_changes,
+)
 from distrib.training.loop import Job, finished, train
 from distrib.training.model import AttributeClassifier, make_model
 from distrib.training.run_folder import RunFolder
@@ -87,7 +94,7 @@ def show_log() -> None:
 
 
 def run(config: Config, name: str, accelerator: Accelerator) -> None:
-    """Prepare a run, train, and say where the results are; nothing is written before all that can be checked is."""
+    """Prepare a run, train, and say where the results are; nothing is written before what can be checked is."""
     table, splits = on_every_rank(accelerator, read_data, config)
     config, path = from_rank_0(accelerator, choose_folder, config, name)
     assert config.run.folder is not None
@@ -97,7 +104,8 @@ def run(config: Config, name: str, accelerator: Accelerator) -> None:
     if path is not None:
         checkpoint = on_every_rank(accelerator, read_checkpoint, path, job)
         if finished(config, checkpoint.progress):
-            say(f"{folder.path} is finished: {checkpoint.progress.epoch} epochs; raise train.epochs to go on")
+            more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
+            say(f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on")
             accelerator.end_training()
             return
     net, origin = on_every_rank(accelerator, first_model, config, len(table.attributes), checkpoint)
@@ -198,7 +206,12 @@ def open_folder(config: Config, checkpoint: Checkpoint | None) -> None:
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
     folder.open()
-    folder.forget_after(0 if checkpoint is None else checkpoint.progress.epoch)
+    if checkpoint is not None:  # what came after it will be trained again
+        folder.forget_after(checkpoint.progress.epoch)
+        if folder.forget_best(checkpoint.progress.best_epoch):
+            warn(f"{folder.best} is of an epoch later than {checkpoint.folder}: the next epoch takes its place")
+        if checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
+            drop_later(checkpoint.folder)
     folder.write_config(config.to_yaml())
 
 

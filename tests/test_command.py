@@ -44,6 +44,24 @@ def test_train_says_what_is_wrong_before_it_launches(tmp_path: Path) -> None:
     assert "data.root" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--train.batch-size", 33], "train.batch_size 33 cannot be shared out evenly over 2 ranks"),
+        (["--run.folder", "HERE"], "holds a run already"),
+    ],
+)
+def test_train_checks_ranks_and_folder_before_it_launches(
+    options: list[object], sentence: str, faces: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "best").mkdir()
+    options = [tmp_path if each == "HERE" else each for each in options]
+    done = distrib("train", "configs/arched_eyebrows.yaml", "--data.root", faces, "--run.device", "cpu", *options)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sentence in done.stderr
+
+
 def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:
     done = distrib(
         "train", "configs/arched_eyebrows.yaml", "--data.root", faces, "--data.image-size", 32, 32, "--train.epochs", 1,

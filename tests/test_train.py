@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
 from safetensors.torch import load_file
 from wandb_log import read_history
@@ -294,6 +295,7 @@ def test_a_used_run_folder_is_not_written_over(
         (["--data.attributes", "Smiling"], "data.attributes is ('Smiling',)"),
         (["--train.seed", 1], "train.seed is 1"),
         (["--optim.name", "sgd"], "optim.name is sgd"),
+        (["--checkpoint.best-score", "loss"], "checkpoint.best_score is loss"),
     ],
 )
 def test_another_training_does_not_go_on_from_a_checkpoint(
@@ -357,6 +359,38 @@ def test_more_epochs_go_on_from_a_finished_run(
     newest = max((folder / "checkpoints").iterdir())
     decays = {g["weight_decay"] for g in torch.load(newest / "trainer.pt")["optimizer"]["param_groups"]}
     assert decays == {0.1, 0.0}  # today's settings, not the checkpoint's
+
+
+def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    earlier = sorted((folder / "checkpoints").iterdir())[0]  # in epoch 3, before its end
+    about = json.loads((folder / "best/model.json").read_text())
+    (folder / "best/model.json").write_text(json.dumps({**about, "epoch": 3}))
+    trainer = torch.load(earlier / "trainer.pt", weights_only=True)
+    assert trainer["progress"]["best_epoch"] < 3
+    status, said = here(capsys, *settings(faces, folder, "--resume", earlier, "--checkpoint.every-steps", 99))
+    assert status == 0, said
+    assert "best is of an epoch later than" in said
+    assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3]
+    assert json.loads((folder / "best/model.json").read_text())["epoch"] == 3
+    assert len(read_events(folder, "resume")) == 1
+
+
+def test_a_run_that_stopped_early_says_how_to_go_on(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    options = ["--optim.lr", "1e-12", "--train.early-stopping", 1, "--train.epochs", 30, "--tracking.mode", "disabled"]
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
+    rows = read_metrics(folder)
+    capsys.readouterr()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert program.main([str(each) for each in settings(faces, folder, *options, "--resume", "auto")]) == 0
+    assert "raise train.early_stopping to go on" in capsys.readouterr().out
+    assert read_metrics(folder) == rows
 
 
 def test_a_disk_that_is_full_ends_in_a_sentence(faces: Path, finished: tuple[Path, str, Path], tmp_path: Path) -> None:

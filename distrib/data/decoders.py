@@ -178,12 +178,10 @@ class _Pipeline:
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
         """Each request with its pictures, uint8 [B, H, W, 3]."""
-        from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
         self._source = iter(requests)
-        iterator = DALIGenericIterator(
-            [self._dali], ["images"], last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False
-        )
+        iterator = DALIGenericIterator([self._dali], ["images"], prepare_first_batch=False)
         with _InUse(self._device) as in_use:
             while True:
                 try:
@@ -193,9 +191,7 @@ class _Pipeline:
                 except RuntimeError as error:
                     self._name(error)
                     raise
-                images_BHWC = outputs[0]["images"]
-                yield self._asked.popleft(), images_BHWC
-                in_use.hold(images_BHWC)
+                yield self._asked.popleft(), in_use.copy(outputs[0]["images"])
         self._dali.reset()
 
     def _name(self, error: RuntimeError) -> None:
@@ -211,7 +207,7 @@ class _Pipeline:
             except ValueError as reason:
                 raise broken_picture(self._store.name(row), reason) from None
         said = " ".join(str(error).split())
-        if "decode" in said:
+        if "Failed to decode" in said:
             names = few([self._store.name(row) for row in rows])
             raise UserError(f"DALI cannot decode one of {names} ({said[:200]}): try data.decoder torch") from None
 
@@ -270,10 +266,10 @@ class _Pipeline:
 
 
 class _InUse:
-    """Keeps DALI's pictures until the GPU has read them.
+    """Copies DALI's pictures for torch, and keeps the originals until the GPU has made the copies.
 
-    Their memory is DALI's own, which knows nothing of torch's stream: let go as soon as Python is done with it, it
-    could be written anew while the model, some steps behind, has yet to read it.
+    DALI's memory knows nothing of torch's stream: let go as soon as Python is done with it, it could be written anew
+    while the GPU, some steps behind, has yet to read it. On a CPU nothing is behind, and the pictures pass as they are.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -284,18 +280,20 @@ class _InUse:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for read, _images in self._held:
-            read.synchronize()
+        for copied, _images in self._held:
+            copied.synchronize()
 
-    def hold(self, images_BHWC: torch.Tensor) -> None:
-        """Keep these until all that torch's stream has been given so far is done; let go of those that were read."""
+    def copy(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """The same pictures in torch's own memory."""
         if not self._on_gpu:
-            return
-        read = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        read.record()
-        self._held.append((read, images_BHWC))
+            return images_BHWC
+        own = images_BHWC.clone()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+        self._held.append((copied, images_BHWC))
         while self._held and self._held[0][0].query():  # type: ignore[no-untyped-call]
             self._held.popleft()
+        return own
 
 
 def broken_picture(name: str, reason: Exception) -> UserError:

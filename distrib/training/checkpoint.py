@@ -22,7 +22,7 @@ from distrib.errors import UserError
 FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.subset", "data.image_size",
     "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "optim.name", "train.batch_size",
-    "train.seed",
+    "train.seed", "checkpoint.best_score",
 )  # fmt: skip
 
 MANIFEST = "manifest.json"
@@ -101,12 +101,18 @@ def save_checkpoint(
 
     target = folder / f"step-{total_steps:08d}"
     replace_folder(target, write)
-    # Later ones can only be of a past from which the run went back to an earlier checkpoint.
+    drop_later(target)
     others = [each for each in _newest_first(folder) if each.is_dir()]
-    later = [each for each in others if _steps(each) > total_steps]
-    for old in [*later, *others[len(later) :][keep:]]:
-        shutil.rmtree(old)
+    for old in others[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def drop_later(checkpoint: Path) -> None:
+    """Remove the checkpoints beside this one that have more steps: they are of a past the run has gone back from."""
+    for each in _newest_first(checkpoint.parent):
+        if each.is_dir() and _steps(each) > _steps(checkpoint):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -127,7 +133,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     for name in ("model.safetensors", "trainer.pt", "config.yaml"):
         if not (folder / name).is_file():
             raise DamagedError(f"{name} is missing")
-        if _sha256(folder / name) != files.get(name):
+        try:
+            same = _sha256(folder / name) == files.get(name)
+        except OSError as error:
+            raise DamagedError(f"{name} cannot be read ({error.strerror})") from None
+        if not same:
             raise DamagedError(f"{name} is not the file that was written (its SHA-256 differs)")
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
@@ -207,11 +217,11 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     staged, old = target.with_name(f".{target.name}.staged"), target.with_name(f".{target.name}.old")
     for leftover in (staged, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         staged.mkdir()
         write(staged)
         for path in [*staged.iterdir(), staged]:
@@ -220,8 +230,10 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
             target.rename(old)
         staged.rename(target)
         _fsync(target.parent)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
-        shutil.rmtree(staged, ignore_errors=True)
+        recover_folder(target)
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{target} cannot be written ({reason}): see to the space and rights of {target.parent}, then go on with "

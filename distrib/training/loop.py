@@ -48,9 +48,11 @@ class Job:
 
     @cached_property
     def data(self) -> str:
-        """Digest of what is trained on: the images' names and labels, in the order of the table."""
-        digest = hashlib.sha256("\n".join(self.table.names[row] for row in self.splits.train).encode())
-        digest.update(self.table.targets[self.splits.train].tobytes())
+        """Digest of what is trained and validated on: the images' names and labels, in the order of the table."""
+        digest = hashlib.sha256()
+        for rows in (self.splits.train, self.splits.valid):
+            digest.update("\n".join(self.table.names[row] for row in rows).encode())
+            digest.update(self.table.targets[rows].tobytes())
         return digest.hexdigest()
 
 
@@ -227,7 +229,7 @@ def stop_non_finite(job: Job, step: int) -> NoReturn:
         images = [str(job.table.names[row]) for row in ids]
         job.folder.event("nonfinite", epoch=epoch + 1, step=step + 1, ids=ids.tolist(), images=images)
     raise UserError(
-        f"the loss or its gradient was not finite in step {step + 1} (epoch {epoch + 1}); nothing was updated since: "
+        f"the loss or its gradient was not finite in step {step + 1} (epoch {epoch + 1}); no weight has moved since: "
         "lower optim.lr, set optim.clip_norm, or train.precision no; the images of that step are in "
         f"{job.folder.path / 'events.jsonl'}",
         on_all_ranks=True,

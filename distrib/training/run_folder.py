@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,9 +70,9 @@ class RunFolder:
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
+            recover_folder(self.best)
         except OSError as error:
             raise UserError(f"run.folder {self.path} cannot be written ({error.strerror}): choose another") from None
-        recover_folder(self.best)
 
     def write_config(self, yaml: str) -> None:
         _write_whole(self.path / "config.yaml", yaml)
@@ -99,6 +100,17 @@ class RunFolder:
                     continue
                 kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= epoch]
                 _write_whole(file, "".join([header, *kept]))
+
+    def forget_best(self, epoch: int) -> bool:
+        """Drop best/ unless it is of this epoch, the best one that a resumed run knows of; whether it was dropped."""
+        try:
+            known = json.loads((self.best / "model.json").read_text(encoding="utf-8"))["epoch"] == epoch
+        except (OSError, ValueError, KeyError, TypeError):
+            known = False
+        if known or not self.best.exists():
+            return False
+        shutil.rmtree(self.best, ignore_errors=True)
+        return True
 
     def save_best(self, weights: dict[str, torch.Tensor], description: Mapping[str, Any]) -> None:
         """Replace best/: model.safetensors, and model.json with what prediction needs."""

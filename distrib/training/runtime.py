@@ -83,6 +83,20 @@ def resolve(config: Config) -> Config:
     return config.replace("run", device=device).replace("train", precision=precision).replace("data", decoder=decoder)
 
 
+def check_batch(config: Config, ranks: int) -> None:
+    """Refuse a global batch that cannot be shared out evenly.
+
+    Raises:
+        UserError: if ranks x accumulation do not divide it.
+    """
+    train = config.train
+    if train.batch_size % (ranks * train.accumulation):
+        raise UserError(
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks x train.accumulation "
+            f"{train.accumulation}: choose a multiple of {ranks * train.accumulation}"
+        )
+
+
 def start_ranks(config: Config) -> Accelerator:
     """Let the ranks meet.
 
@@ -94,11 +108,7 @@ def start_ranks(config: Config) -> Accelerator:
     """
     train = config.train
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if train.batch_size % (ranks * train.accumulation):
-        raise UserError(
-            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks x train.accumulation "
-            f"{train.accumulation}: choose a multiple of {ranks * train.accumulation}"
-        )
+    check_batch(config, ranks)
     on_cpu = config.run.device == "cpu"
     if on_cpu:
         _use_all_cores()

@@ -52,7 +52,7 @@ class Reading:
 class TrainStep:
     """Forward, backward, agreement of the ranks, update.
 
-    A step whose loss or gradient is not finite on any rank moves nothing on any rank, nor does a later one: the
+    A step whose loss or gradient is not finite on any rank moves no weight on any rank, nor does a later one: the
     optimiser is told on the device, and the host finds out at its next `read`. (In fp16 gradients overflow in ordinary
     life and the scaler skips such steps; there the loss alone counts.)
 

@@ -84,14 +84,18 @@ def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, An
         settings: The resolved configuration, shown as the run's configuration in W&B.
 
     Raises:
-        UserError: if W&B is to be online and no key is configured, or WANDB_MODE is not one of W&B's modes.
-        OSError: if the id cannot be written to the run folder.
+        UserError: if W&B is to be online and no key is configured, WANDB_MODE is not one of W&B's modes, or the id
+            cannot be written to the run folder.
     """
     mode = tracking_mode(config)
     if mode == "disabled":
         return NullTracker()
     folder = folder.resolve()
-    return WandbTracker(config, mode, folder, run_id(folder), settings)
+    try:
+        identity = run_id(folder)
+    except OSError as error:
+        raise UserError(f"{folder / 'wandb_run_id'} cannot be written ({error.strerror}): see to the disk") from None
+    return WandbTracker(config, mode, folder, identity, settings)
 
 
 def run_id(folder: Path) -> str:

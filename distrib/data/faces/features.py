@@ -60,7 +60,7 @@ def brows(portrait: Portrait) -> None:
             along = (path[place + 2] - path[place - 1]) * (3.6 if bushy else 2.4) / 5
             upright = np.clip(1 - 3 * place / len(path), 0.12, 1) * (3.0 if bushy else 1.6)
             tip = shifted(root + along, 0, -upright * generator.uniform(0.3, 1, count))
-            tones = generator.choice([0.75, 1.0, 1.3], count)
+            tones = generator.choice(np.array([0.75, 1.0, 1.3]), count)
             canvas.strokes(
                 np.stack([root, (root + tip) / 2, tip], axis=1),
                 1.0,
@@ -297,7 +297,7 @@ def beard(portrait: Portrait) -> None:
             with canvas.clip(patch):
                 count = 30
                 root = np.stack([generator.uniform(-13, 13, count), generator.uniform(158, chin, count)], axis=1)
-                tones = generator.choice([0.7, 1.3, 1.5], count)
+                tones = generator.choice(np.array([0.7, 1.3, 1.5]), count)
                 paths = np.stack([root, shifted(root, 0.2, 4), shifted(root * [0.9, 1], 0, 8)], axis=1)
                 canvas.strokes(paths, 1.1, shades(colour, tones))
     if portrait.has("Mustache"):
@@ -309,7 +309,7 @@ def beard(portrait: Portrait) -> None:
                 count = 26
                 x = generator.uniform(-16, 16, count)
                 root = np.stack([x, np.full(count, 139.0)], axis=1)
-                tones = generator.choice([0.7, 1.3, 1.5], count)
+                tones = generator.choice(np.array([0.7, 1.3, 1.5]), count)
                 paths = np.stack([root, shifted(root, x * 0.12, 4), shifted(root, x * 0.3, 9)], axis=1)
                 canvas.strokes(paths, 1.0, shades(colour, tones))
 

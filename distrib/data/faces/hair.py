@@ -97,7 +97,7 @@ def _long_hair(portrait: Portrait) -> None:
         paths[..., 0] = start[:, None] * (0.94 + 0.1 * np.sin(np.pi * t))
         if wavy:
             paths[..., 0] += np.sign(start)[:, None] * _waves(paths[..., 1], 4.6)
-        tones = generator.choice([0.62, 0.9, 1.05, 1.3], count)
+        tones = generator.choice(np.array([0.62, 0.9, 1.05, 1.3]), count)
         canvas.strokes(paths, generator.uniform(1.2, 3.4, count), shades(hair, tones))
 
 
@@ -131,7 +131,7 @@ def hair(portrait: Portrait) -> None:
                 place = (t * (len(outer) - 1)).astype(int)
                 root = outer[place] * (1 - depth) + inner[place] * depth
                 paths = np.stack([root, shifted(root, 0.4, 3.2)], axis=1)
-                tones = generator.choice([0.74, 1.2], count)
+                tones = generator.choice(np.array([0.74, 1.2]), count)
                 canvas.strokes(paths, 0.9, shades(colour, tones), taper=0)
             else:
                 lamp = portrait.face.passing("lamp").uniform(-1, 1)
@@ -152,7 +152,7 @@ def hair(portrait: Portrait) -> None:
                         [side * generator.uniform(35, 46, count), generator.uniform(88, 134, count)], axis=1
                     )
                     paths = np.stack([root, shifted(root, -side * 0.6, 3), shifted(root, -side * 1.8, 6)], axis=1)
-                    tones = generator.choice([0.7, 1.25, 1.4], count)
+                    tones = generator.choice(np.array([0.7, 1.25, 1.4]), count)
                     canvas.strokes(paths, 1.0, shades(portrait.beard, tones))
 
 
@@ -178,7 +178,7 @@ def _strands(
     if wave:
         paths[..., 0] += wave * np.sin(np.linspace(0, 4 * np.pi, steps) + generator.uniform(0, 6, count)[:, None]) * 0.7
         paths[..., 1] += wave * np.cos(np.linspace(0, 4 * np.pi, steps) + generator.uniform(0, 6, count)[:, None]) * 0.5
-    tones = generator.choice([0.66, 0.82, 1.18, 1.34], count)
+    tones = generator.choice(np.array([0.66, 0.82, 1.18, 1.34]), count)
     canvas.strokes(paths, generator.uniform(0.8, 2.2, count), shades(colour, tones))
 
 
@@ -202,7 +202,7 @@ def _bangs(portrait: Portrait, hairline: Points, parting: float) -> None:
         paths = roots[:, None] * (1 - t) ** 2 + 2 * middle[:, None] * t * (1 - t) + ends[:, None] * t**2
         if portrait.has("Wavy_Hair"):
             paths[..., 0] += 1.8 * np.sin(np.linspace(0, 3 * np.pi, 10))
-        tones = generator.choice([0.72, 0.9, 1.06, 1.25], len(tips))
+        tones = generator.choice(np.array([0.72, 0.9, 1.06, 1.25]), len(tips))
         canvas.strokes(paths, generator.uniform(4, 6.5, len(tips)), shades(colour, tones))
 
 
