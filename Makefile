@@ -29,8 +29,8 @@ demo: .venv/.installed $(FACES)/boxes.csv
 	@echo "Look at   runs/demo/metrics.csv                an epoch a row"
 	@echo "          runs/demo/metrics_by_attribute.csv   every score of every attribute"
 	@echo "          runs/demo/best/                      the weights of the best epoch, for prediction"
-	@echo "          $(FACES)/img_align_celeba/           the faces it learnt from"
-	@echo "or        $(BIN)/wandb leet runs/demo/wandb    the curves, in the terminal"
+	@echo "          $(FACES)/img_align_celeba/         the faces it learnt from"
+	@echo "or        $(BIN)/wandb leet runs/demo/wandb   the curves, in the terminal"
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest -m "not slow"
