@@ -37,6 +37,7 @@ from distrib.training.model import AttributeClassifier, make_model
 from distrib.training.run_folder import RunFolder
 from distrib.training.runtime import (
     check_ranks,
+    fallbacks,
     from_rank_0,
     lost_a_rank,
     on_every_rank,
@@ -58,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_log()
     try:
         try:
-            config, name = load_config(sys.argv[1:] if argv is None else argv)
-            check_ranks(config)
-            config = resolve(config)
+            asked, name = load_config(sys.argv[1:] if argv is None else argv)
+            check_ranks(asked)
+            config = resolve(asked)
             accelerator = start_ranks(config)
         except UserError as error:  # the same configuration fails in the same way on every rank
             raise UserError(str(error), on_all_ranks=True) from None
-        run(config, name, accelerator)
+        run(config, name, accelerator, fallbacks(asked, config))
     except UserError as error:
         if error.on_all_ranks and rank() != 0:
             # The launcher ends every rank once one has left: rank 0 is to speak first, and that ends this one too.
@@ -93,8 +94,18 @@ def show_log() -> None:
         log.setLevel(logging.INFO)
 
 
-def run(config: Config, name: str, accelerator: Accelerator) -> None:
-    """Prepare a run, train, and say where the results are; nothing is written before what can be checked is."""
+def run(config: Config, name: str, accelerator: Accelerator, notes: list[str]) -> None:
+    """Prepare a run, train, and say where the results are; nothing is written before what can be checked is.
+
+    Args:
+        config: resolved.
+        name: of the run, where the configuration does not name its folder.
+        accelerator: of this rank.
+        notes: warnings about how the configuration was resolved.
+
+    Raises:
+        UserError: for all that the user can mend.
+    """
     table, splits = on_every_rank(accelerator, read_data, config)
     config, path = from_rank_0(accelerator, choose_folder, config, name)
     assert config.run.folder is not None
@@ -111,7 +122,7 @@ def run(config: Config, name: str, accelerator: Accelerator) -> None:
     net, origin = on_every_rank(accelerator, first_model, config, len(table.attributes), checkpoint)
     from_rank_0(accelerator, open_folder, config, checkpoint)
     if accelerator.is_main_process:
-        introduce(job, origin)
+        introduce(job, origin, notes)
         if checkpoint is not None:
             progress = checkpoint.progress
             folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
@@ -215,10 +226,10 @@ def open_folder(config: Config, checkpoint: Checkpoint | None) -> None:
     folder.write_config(config.to_yaml())
 
 
-def introduce(job: Job, origin: str) -> None:
+def introduce(job: Job, origin: str, notes: list[str]) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = job.config, job.accelerator, job.table, job.splits
-    notes = [*table.notes, *splits.notes, *config.ineffective()]
+    notes = [*notes, *table.notes, *splits.notes, *config.ineffective()]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
     on_gpu = accelerator.device.type == "cuda"

@@ -3,7 +3,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,12 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sentences import refusal
 
 from distrib.config import SCORES, Config, keys, load_config, nearest, read_yaml
 from distrib.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def refusal(call: Callable[[], object], *parts: str) -> str:
-    with pytest.raises(UserError) as error:
-        call()
-    sentence = str(error.value)
-    assert "\n" not in sentence
-    for part in parts:
-        assert part in sentence
-    return sentence
 
 
 def written(folder: Path, text: str | bytes, name: str = "experiment.yaml") -> Path:

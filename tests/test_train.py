@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from wandb_log import read_history
 
 from distrib import train as program
-from distrib.config import read_yaml
+from distrib.config import Config, read_yaml
 from distrib.data.plan import Plan
 from distrib.data.splits import make_splits
 from distrib.data.table import read_table
 from distrib.training.run_folder import METRICS
+from distrib.training.runtime import fallbacks
 
 EPOCHS, BATCH, EVERY = 3, 16, 2
 
@@ -437,6 +438,25 @@ def test_every_setting_trains(
     (row,) = read_metrics(folder)
     assert np.isfinite(row["train_loss"])
     assert np.isfinite(row["val_loss"])
+
+
+def test_no_gpu_is_said(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    options = settings(faces, tmp_path / "run", "--run.device", "auto", "--train.epochs", 1)
+    status, said = here(capsys, *options)
+    assert status == 0
+    assert "run.device auto found no GPU" in said
+    assert any("no GPU" in note for note in read_events(tmp_path / "run", "start")[0]["warnings"])
+
+
+def test_no_dali_on_a_gpu_is_said() -> None:
+    asked = Config()
+    on_gpu = asked.replace("run", device="cuda").replace("data", decoder="torch")
+    assert "no NVIDIA DALI" in fallbacks(asked, on_gpu)[0]
+    assert fallbacks(on_gpu, on_gpu) == []
 
 
 def test_early_stopping_stops(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,17 @@ def resolve(config: Config) -> Config:
     return config.replace("run", device=device).replace("train", precision=precision).replace("data", decoder=decoder)
 
 
+def fallbacks(asked: Config, resolved: Config) -> list[str]:
+    """What `auto` had to do without on this machine, a sentence each; GPUs that launch/cpu.yaml hides are no loss."""
+    notes = []
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "-1,-1")
+    if asked.run.device == "auto" and resolved.run.device == "cpu" and not hidden:
+        notes.append("run.device auto found no GPU: training on the CPU")
+    if asked.data.decoder == "auto" and resolved.data.decoder == "torch" and resolved.run.device == "cuda":
+        notes.append("data.decoder auto found no NVIDIA DALI: decoding on the CPU; `pip install -e '.[cuda13]'` has it")
+    return notes
+
+
 def check_batch(config: Config, ranks: int) -> None:
     """Refuse a global batch that cannot be shared out evenly.
 

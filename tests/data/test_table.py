@@ -2,7 +2,6 @@ import lzma
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sentences import refusal
 
 from distrib.data.annotations import read_attributes, read_identity, read_partition
 from distrib.data.table import read_table
@@ -44,15 +44,6 @@ def celeba(root: Path, attributes: bytes = ATTRIBUTES, **others: bytes) -> Path:
 
 def own(root: Path, table: str) -> Path:
     return lay_out(root, {"table.csv": table.encode()}, images=".")
-
-
-def refusal(call: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(UserError) as error:
-        call()
-    sentence = str(error.value)
-    assert "\n" not in sentence
-    for part in parts:
-        assert part in sentence
 
 
 def test_reads_celebas_own_bytes(tmp_path: Path) -> None:
