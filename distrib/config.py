@@ -255,6 +255,44 @@ class TrackingConfig(Section):
     """Log best/ as a W&B artifact."""
 
 
+class ExplainConfig(Section):
+    """What is made of the best epoch after training: scores, figures, explanations, the report page."""
+
+    section: ClassVar[str] = "explain"
+
+    after_training: bool = True
+    """Make them at the end of training, on rank 0; `distrib explain RUN` makes them at any time."""
+    photograph: Path | None = None
+    """Picture file to explain by an occlusion map; None: the first picture of the test split."""
+    group: str = "Male"
+    """Attribute of the table within whose two groups each score is given as well."""
+    modules: tuple[str, ...] = ("conv1", "layer1", "layer2", "layer3", "layer4")
+    """Modules of the network whose activation maps are shown."""
+    filters: tuple[str, ...] = ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1")
+    """Convolutions whose filters are shown."""
+    images: int = Field(4, ge=1, le=64)
+    """Test pictures of each attribute with an occlusion and a Grad-CAM map."""
+    truth_images: int = Field(100, ge=1)
+    """Test pictures on which the maps are held against the boxes of synthetic faces."""
+    window: int | None = Field(None, ge=1)
+    """Side of the occluding square in pixels of the network's input; None: from the input's size."""
+    stride: int | None = Field(None, ge=1)
+    """Pixels between two positions of the square; None: from the window."""
+    fill: Literal["mean", "blur", "black"] = "mean"
+    """What covers the square: a mean colour, the blurred picture, or black."""
+    bootstrap: int = Field(1000, ge=10)
+    """Resamples from which the 95 % intervals come."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise UserError(
+                f"explain.stride {self.stride} exceeds explain.window {self.window}, so parts of the picture would "
+                "never be covered: choose a smaller stride"
+            )
+        return self
+
+
 class RunConfig(Section):
     """Where the run lives and on what."""
 
@@ -280,6 +318,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+    explain: ExplainConfig = ExplainConfig()
     run: RunConfig = RunConfig()
 
     @pydantic.model_validator(mode="after")
@@ -342,24 +381,43 @@ def load_config(argv: Sequence[str]) -> tuple[Config, str]:
     arguments = [re.sub(r"^--resume=", "--run.resume=", argument) for argument in arguments]
     file, arguments = _take_config(arguments)
     config = Config() if file is None else read_yaml(file)
+    description = (
+        "Trains ResNet18 on face attributes. --config FILE reads a YAML file with these same fields; options on the "
+        "command line win over it. --resume is short for --run.resume."
+    )
+    return parse(arguments, config, "train.py", description), "run" if file is None else file.stem
+
+
+def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> Config:
+    """A configuration with the options of a command line (`--optim.lr 3e-4`) put over it.
+
+    Args:
+        argv: options alone.
+        default: the configuration beneath.
+        prog: name of the program, for `--help`.
+        description: of the program, for `--help`.
+
+    Raises:
+        UserError: for anything that is not a valid configuration.
+        SystemExit: with status 0 after `--help`.
+    """
+    arguments = list(argv)
     _refuse_unknown(arguments)
     errors = io.StringIO()
     try:
         with _wide_terminal("--help" not in arguments), contextlib.redirect_stderr(errors):
-            config = tyro.cli(
+            return tyro.cli(
                 Config,
-                default=config,
+                default=default,
                 args=arguments,
-                prog="train.py",
-                description="Trains ResNet18 on face attributes. --config FILE reads a YAML file with these same "
-                "fields; options on the command line win over it. --resume is short for --run.resume.",
+                prog=prog,
+                description=description,
                 config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit as stop:
         if stop.code:
             raise UserError(_first_paragraph(errors.getvalue())) from None
         raise
-    return config, "run" if file is None else file.stem
 
 
 def read_yaml(file: Path) -> Config:

@@ -34,7 +34,7 @@ def settings(faces: Path, folder: Path, *more: object) -> list[object]:
         "--run.folder", folder, "--run.device", "cpu", "--data.root", faces,
         "--data.attributes", "Smiling", "Eyeglasses", "Male", "--data.image-size", 32, 32, "--data.min-zoom", 0.8,
         "--train.batch-size", BATCH, "--train.epochs", EPOCHS, "--train.log-every", 3, "--optim.schedule", "one-cycle",
-        "--checkpoint.every-steps", EVERY, "--checkpoint.keep", 3, *more,
+        "--checkpoint.every-steps", EVERY, "--checkpoint.keep", 3, "--explain.after-training", False, *more,
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 
@@ -64,6 +65,29 @@ def crop_regions(
     top = np.minimum((request.top * (full_height - height + 1)).astype(np.int64), full_height - height)
     left = np.minimum((request.left * (full_width - width + 1)).astype(np.int64), full_width - width)
     return np.stack(((heights - full_height) // 2 + top, (widths - full_width) // 2 + left, height, width), axis=1)
+
+
+def cut(pixels_HWC: NDArray[np.uint8], request: Request, crop: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """One decoded picture cropped, resized and mirrored as a request asks: the reference of every decoder.
+
+    Args:
+        pixels_HWC: uint8 RGB.
+        request: of this one picture.
+        crop: "square" or "full", see `crop_regions`.
+        size: height and width of the result in pixels; an antialiased triangle filter resizes.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    height, width, _ = pixels_HWC.shape
+    region = crop_regions(request, np.array([height]), np.array([width]), crop)[0]
+    top, left, crop_height, crop_width = region.tolist()
+    pixels_HWC = pixels_HWC[top : top + crop_height, left : left + crop_width]
+    if (crop_height, crop_width) != tuple(size):
+        image_BCHW = torch.from_numpy(np.ascontiguousarray(pixels_HWC))[None].permute(0, 3, 1, 2)
+        resized_BCHW = F.interpolate(image_BCHW, size=size, mode="bilinear", antialias=True)
+        pixels_HWC = resized_BCHW[0].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(pixels_HWC[:, ::-1] if request.flip[0] else pixels_HWC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,11 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from distrib.config import DataConfig
 from distrib.data.annotations import few
-from distrib.data.batch import Batch, Request, crop_regions
+from distrib.data.batch import Batch, Request, crop_regions, cut
 from distrib.data.store import FolderStore, decode, picture_size
 from distrib.data.table import Table
 from distrib.errors import UserError
@@ -117,15 +116,7 @@ class TorchDecoder:
             pixels = decode(self._store.read(row))
         except ValueError as error:
             raise broken_picture(self._store.name(row), error) from None
-        height, width, _ = pixels.shape
-        region = crop_regions(request, np.array([height]), np.array([width]), self._config.crop)[0]
-        top, left, crop_height, crop_width = region.tolist()
-        pixels = pixels[top : top + crop_height, left : left + crop_width]
-        if (crop_height, crop_width) != self._config.image_size:
-            image_HWC = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-            resized = F.interpolate(image_HWC, size=self._config.image_size, mode="bilinear", antialias=True)
-            pixels = resized[0].permute(1, 2, 0).numpy()
-        return np.ascontiguousarray(pixels[:, ::-1] if request.flip[0] else pixels)
+        return cut(pixels, request, self._config.crop, self._config.image_size)
 
     def _move(self, batch: Batch) -> Batch:
         if self._device.type == "cpu":

@@ -3,6 +3,7 @@
 Legend: N images of the table, I identities.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,15 @@ def make_splits(table: Table, config: DataConfig) -> Splits:
     train = _draw_subset(train, config)
     rows = (train, valid, test)
     return Splits(*rows, (*_leak(table, rows, config), *_one_class(table, rows)))
+
+
+def digest(table: Table, splits: Splits) -> str:
+    """SHA-256 of what is trained and validated on: the images' names and labels, in the order of the table."""
+    sha = hashlib.sha256()
+    for rows in (splits.train, splits.valid):
+        sha.update("\n".join(table.names[row] for row in rows).encode())
+        sha.update(table.targets[rows].tobytes())
+    return sha.hexdigest()
 
 
 def _official(table: Table, config: DataConfig) -> NDArray[np.int8]:

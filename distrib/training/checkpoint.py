@@ -26,7 +26,7 @@ FIXED = (
 )  # fmt: skip
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -75,6 +75,7 @@ def save_checkpoint(
     progress: Progress,
     data: str,
     config_yaml: str,
+    model_json: str,
     total_steps: int,
     keep: int,
 ) -> Path:
@@ -88,6 +89,7 @@ def save_checkpoint(
         progress: of the run.
         data: digest of what is trained on; a run goes on with nothing else.
         config_yaml: the resolved configuration.
+        model_json: what prediction needs, so that a checkpoint is a model folder too.
         total_steps: steps of the run so far; names the checkpoint, so that names sort by age.
         keep: how many to leave.
     """
@@ -97,6 +99,7 @@ def save_checkpoint(
         save_weights(weights, staged / "model.safetensors")
         torch.save(trainer, staged / "trainer.pt")
         (staged / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        (staged / "model.json").write_text(model_json, encoding="utf-8")
         _write_manifest(staged)
 
     target = folder / f"step-{total_steps:08d}"
@@ -130,7 +133,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise DamagedError(f"{MANIFEST} cannot be read ({error})") from None
     if version != VERSION:
         raise DamagedError(f"it is of version {version}, and this program reads version {VERSION}")
-    for name in ("model.safetensors", "trainer.pt", "config.yaml"):
+    for name in ("model.safetensors", "model.json", "trainer.pt", "config.yaml"):
         if not (folder / name).is_file():
             raise DamagedError(f"{name} is missing")
         try:

@@ -1,10 +1,9 @@
 """The loop: what a run does, from the first step to the last score."""
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -15,16 +14,19 @@ from numpy.typing import NDArray
 from distrib.config import Config
 from distrib.data.decoders import make_decoder
 from distrib.data.plan import Plan
-from distrib.data.splits import Splits
+from distrib.data.splits import Splits, digest
 from distrib.data.table import Table
 from distrib.errors import UserError
+from distrib.prediction.card import model_card
+from distrib.prediction.model import Description
+from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Checkpoint, Progress, save_checkpoint
-from distrib.training.model import MEAN, STD, AttributeClassifier
+from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
-from distrib.training.run_folder import METRICS, RunFolder
-from distrib.training.runtime import from_rank_0
+from distrib.training.run_folder import METRICS, RunFolder, to_json
+from distrib.training.runtime import describe_machine, from_rank_0
 from distrib.training.step import TrainStep
 from distrib.training.terminal import make_terminal
 from distrib.training.tracking import Tracker
@@ -48,12 +50,8 @@ class Job:
 
     @cached_property
     def data(self) -> str:
-        """Digest of what is trained and validated on: the images' names and labels, in the order of the table."""
-        digest = hashlib.sha256()
-        for rows in (self.splits.train, self.splits.valid):
-            digest.update("\n".join(self.table.names[row] for row in rows).encode())
-            digest.update(self.table.targets[rows].tobytes())
-        return digest.hexdigest()
+        """Digest of what is trained and validated on."""
+        return digest(self.table, self.splits)
 
 
 def train(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None) -> Progress:
@@ -139,7 +137,8 @@ def end_epoch(
         The row of metrics.csv, and the progress with which the next epoch begins.
     """
     chosen, plan, epoch = job.config.checkpoint.best_score, job.plan, progress.epoch + 1
-    scores = score(job.table.attributes, logits, job.table.targets[job.splits.valid])
+    targets = job.table.targets[job.splits.valid]
+    scores = score(job.table.attributes, logits, targets)
     means = scores.mean()
     values = {
         "epoch": epoch,
@@ -155,7 +154,8 @@ def end_epoch(
     if not job.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
         after.best_epoch = epoch
         after.best_score = None if np.isnan(means[chosen]) else means[chosen]
-        job.folder.save_best(net.net.state_dict(), describe(job, epoch, scores))
+        best = calibrate(describe(job, epoch), scores, logits, targets)
+        job.folder.save_best(net.net.state_dict(), logits, best.model_dump(mode="json"), model_card(best))
         job.tracker.best(job.folder.best, {"epoch": epoch, chosen: means[chosen]})
     job.folder.epoch(row, scores)
     job.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch)
@@ -163,21 +163,49 @@ def end_epoch(
     return row, after
 
 
-def describe(job: Job, epoch: int, scores: Scores) -> dict[str, Any]:
-    """What prediction needs to know about best/, as model.json holds it."""
-    data = job.config.data
-    return {
-        "architecture": job.config.model.name,
-        "attributes": job.table.attributes,
-        "image_size": data.image_size,
-        "crop": data.crop,
-        "mean": MEAN,
-        "std": STD,
-        "threshold": 0.5,
-        "epoch": epoch,
-        "validation": {"images": len(job.splits.valid), **scores.mean()},
-        "validation_by_attribute": scores.by_attribute(),
-    }
+def describe(job: Job, epoch: int) -> Description:
+    """What prediction needs to know of the network, before it is calibrated."""
+    config, splits = job.config, job.splits
+    count = len(job.table.attributes)
+    return Description(
+        architecture=config.model.name,
+        attributes=job.table.attributes,
+        image_size=config.data.image_size,
+        crop=config.data.crop,
+        temperature=(1.0,) * count,
+        thresholds=(0.5,) * count,
+        epoch=epoch,
+        training={
+            "config": config.model_dump(mode="json"),
+            "images": {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)},
+            "data": job.data,
+            "date": time.strftime("%Y-%m-%d"),
+            **describe_machine(job.accelerator),
+        },
+    )
+
+
+def calibrate(
+    description: Description, scores: Scores, logits: NDArray[np.float32], targets: NDArray[np.uint8]
+) -> Description:
+    """The description with the scores, temperatures and thresholds that validation gives.
+
+    Args:
+        description: of the network.
+        scores: of the validation split.
+        logits: float32 [validation images, A].
+        targets: uint8 [validation images, A].
+    """
+    temperature = fit_temperature(logits, targets)
+    thresholds = tune_thresholds(sigmoid(logits / temperature), targets)
+    return description.model_copy(
+        update={
+            "temperature": tuple(temperature.tolist()),
+            "thresholds": tuple(thresholds.tolist()),
+            "validation": {"images": len(targets), **scores.mean()},
+            "validation_by_attribute": scores.by_attribute(),
+        }
+    )
 
 
 def save(job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer, progress: Progress, done: int) -> None:
@@ -192,6 +220,7 @@ def save(job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer, pr
             progress,
             job.data,
             job.config.to_yaml(),
+            to_json(describe(job, progress.epoch).model_dump(mode="json")),
             done,
             job.config.checkpoint.keep,
         )

@@ -5,7 +5,8 @@
     metrics_by_attribute.csv    an epoch and attribute a row
     events.jsonl                what happened, in order: start, resume, epoch, nonfinite, end …
     checkpoints/                step-NNNNNNNN/
-    best/                       the weights of the best validation epoch, and what prediction needs
+    best/                       the model of the best validation epoch, with its model card
+    report/                     index.html, and the figures and tables it is made of
     wandb/                      W&B's own files
 
 Only rank 0 writes.
@@ -22,7 +23,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distrib.config import SCORES
 from distrib.errors import UserError
@@ -112,14 +115,35 @@ class RunFolder:
         shutil.rmtree(self.best, ignore_errors=True)
         return True
 
-    def save_best(self, weights: dict[str, torch.Tensor], description: Mapping[str, Any]) -> None:
-        """Replace best/: model.safetensors, and model.json with what prediction needs."""
+    def save_best(
+        self,
+        weights: dict[str, torch.Tensor],
+        logits: NDArray[np.float32],
+        description: Mapping[str, Any],
+        card: str,
+    ) -> None:
+        """Replace best/.
+
+        Args:
+            weights: by torchvision's names, for model.safetensors.
+            logits: float32 [validation images, A], for validation.safetensors: the figures are made from the very
+                numbers that were scored, and no picture or label leaves the data set with the model.
+            description: what prediction needs, for model.json.
+            card: the model card, for README.md.
+        """
 
         def write(staged: Path) -> None:
             save_weights(weights, staged / "model.safetensors")
-            (staged / "model.json").write_text(json.dumps(finite(description), indent=2), encoding="utf-8")
+            save_weights({"logits": torch.from_numpy(logits)}, staged / "validation.safetensors")
+            (staged / "model.json").write_text(to_json(description), encoding="utf-8")
+            (staged / "README.md").write_text(card, encoding="utf-8")
 
         replace_folder(self.best, write)
+
+
+def to_json(value: Any) -> str:
+    """JSON for people and programs, with null for every NaN."""
+    return json.dumps(finite(value), indent=2, ensure_ascii=False)
 
 
 def finite(value: Any) -> Any:

@@ -1,10 +1,12 @@
 """The ranks, the device and the precision that a run stands on."""
 
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -88,7 +90,7 @@ def fallbacks(asked: Config, resolved: Config) -> list[str]:
     notes = []
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "-1,-1")
     if asked.run.device == "auto" and resolved.run.device == "cpu" and not hidden:
-        notes.append("run.device auto found no GPU: training on the CPU")
+        notes.append("run.device auto found no GPU: the CPU does the work")
     if asked.data.decoder == "auto" and resolved.data.decoder == "torch" and resolved.run.device == "cuda":
         notes.append("data.decoder auto found no NVIDIA DALI: decoding on the CPU; `pip install -e '.[cuda13]'` has it")
     return notes
@@ -122,7 +124,7 @@ def start_ranks(config: Config) -> Accelerator:
     check_batch(config, ranks)
     on_cpu = config.run.device == "cpu"
     if on_cpu:
-        _use_all_cores()
+        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     ddp = DistributedDataParallelKwargs(
         # TrainStep averages BatchNorm's statistics over all ranks, which broadcasting rank 0's would undo.
         broadcast_buffers=False,
@@ -201,6 +203,18 @@ def lost_a_rank(error: RuntimeError) -> bool:
     return several_ranks() and any(name in str(error) for name in ("gloo", "Connection closed by peer"))
 
 
+def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run stands on, for people: ranks, device and versions."""
+    on_gpu = accelerator.device.type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU (threads a rank: {torch.get_num_threads()})"
+    versions = {package: version(package) for package in ("torch", "torchvision", "accelerate", "numpy")}
+    return {
+        "ranks": accelerator.num_processes,
+        "device": device,
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
 def say(line: str) -> None:
     """A line on the terminal, from rank 0 alone."""
     if rank() == 0:
@@ -225,9 +239,8 @@ def _computes_in_bf16(device: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _use_all_cores() -> None:
+def use_all_cores(local_ranks: int) -> None:
     """Share this machine's cores out over its ranks; launchers give each rank one thread unless told otherwise."""
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // local_ranks))

@@ -51,6 +51,7 @@ ENVIRONMENT_MODES: dict[str, Mode] = {
 }
 
 Job = Callable[["Run"], None]
+Rows = tuple[list[str], list[list[Any]]]  # columns and rows
 
 _log = logging.getLogger("distrib")
 
@@ -66,6 +67,12 @@ class Tracker:
 
     def best(self, folder: Path, summary: Mapping[str, float]) -> None:
         """Note that `folder` holds the best weights so far; `summary` (epoch, roc_auc, ...) is shown as best/..."""
+
+    def media(self, figures: Mapping[str, Path], tables: Mapping[str, Rows], step: int) -> None:
+        """Record pictures (name -> PNG file) and tables (name -> columns and rows) as report/NAME and tables/NAME."""
+
+    def page(self, file: Path, step: int) -> None:
+        """Record the report page, which is one HTML file."""
 
     def finish(self, exit_code: int = 0) -> None:
         """Write out what is left and end the run; 0: it went well. Later calls do nothing."""
@@ -160,6 +167,26 @@ class WandbTracker(Tracker):
         named = {f"best/{key}": value for key, value in summary.items()}
         self._put(lambda run: run.summary.update(named))
 
+    def media(self, figures: Mapping[str, Path], tables: Mapping[str, Rows], step: int) -> None:
+        figures, tables = dict(figures), dict(tables)
+
+        def log(run: "Run") -> None:
+            wandb = _import_wandb()
+            row: dict[str, Any] = {f"report/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+            for name, (columns, rows) in tables.items():
+                # W&B wants one type a column, and a number that is not defined is a missing one there.
+                row[f"tables/{name}"] = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+            self._write(run, row, step)
+
+        if figures or tables:
+            self._put(log)
+
+    def page(self, file: Path, step: int) -> None:
+        def log(run: "Run") -> None:
+            self._write(run, {"report/page": _import_wandb().Html(file.read_text(encoding="utf-8"))}, step)
+
+        self._put(log)
+
     def finish(self, exit_code: int = 0) -> None:
         self._put(lambda run: self._close(run, exit_code))
         self._accepting = False
@@ -236,7 +263,7 @@ class WandbTracker(Tracker):
             _log.info("W&B run: %s", run.url)
         return run
 
-    def _write(self, run: "Run", row: Mapping[str, float], step: int) -> None:
+    def _write(self, run: "Run", row: Mapping[str, Any], step: int) -> None:
         # W&B's own counter has to grow with every row, which the step does not: see the top of this file.
         self._counter = max(self._counter + 1, step)
         run.log(dict(row), step=self._counter, commit=True)

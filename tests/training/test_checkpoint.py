@@ -24,7 +24,7 @@ from distrib.training.checkpoint import (
 )
 from distrib.training.optimizer import make_optimizer
 
-FILES = ["model.safetensors", "trainer.pt", "config.yaml", "manifest.json"]
+FILES = ["model.safetensors", "model.json", "trainer.pt", "config.yaml", "manifest.json"]
 
 
 def weights(number: float = 0) -> dict[str, torch.Tensor]:
@@ -40,7 +40,7 @@ def weights(number: float = 0) -> dict[str, torch.Tensor]:
 def save(folder: Path, number: int, /, keep: int = 9, **progress: Any) -> Path:
     return save_checkpoint(
         folder, weights(number), {"state": {}, "param_groups": []}, None, Progress(**progress), "data",
-        Config().to_yaml(), number, keep,
+        Config().to_yaml(), '{"epoch": 1}', number, keep,
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str, me
     net, optimizer = build()
     for number in range(3):
         step(net, optimizer, number)
-    saved = save_checkpoint(tmp_path, net.state_dict(), optimizer.state_dict(), None, Progress(), "data", "", 3, 1)
+    saved = save_checkpoint(tmp_path, net.state_dict(), optimizer.state_dict(), None, Progress(), "data", "", "{}", 3, 1)
     for number in range(3, 6):
         step(net, optimizer, number)
 
@@ -109,7 +109,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str, me
 
 def test_the_scaler_is_kept(tmp_path: Path) -> None:
     scaler = {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 12}
-    saved = save_checkpoint(tmp_path, weights(), {}, scaler, Progress(), "data", "", 1, 1)
+    saved = save_checkpoint(tmp_path, weights(), {}, scaler, Progress(), "data", "", "{}", 1, 1)
     assert load_checkpoint(saved).trainer["scaler"] == scaler
 
 
@@ -144,7 +144,7 @@ def test_older_ones_go_only_after_the_new_one_is_there(tmp_path: Path) -> None:
     save(tmp_path, 1, keep=1)
     broken = {"not a tensor": "text"}
     with pytest.raises(AttributeError):
-        save_checkpoint(tmp_path, broken, {}, None, Progress(), "data", "", 2, 1)  # type: ignore[arg-type]
+        save_checkpoint(tmp_path, broken, {}, None, Progress(), "data", "", "{}", 2, 1)  # type: ignore[arg-type]
     found, _ = find(tmp_path)
     assert found is not None
     assert found.folder.name == "step-00000001"
@@ -204,7 +204,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     **{f"empty {name}": ((lambda folder, n=name: (folder / n).write_bytes(b"")), name) for name in FILES},
     **{f"no {name}": ((lambda folder, n=name: (folder / n).unlink()), f"{name} is missing") for name in FILES},
     "empty folder": (empty, "manifest.json is missing"),
-    "newer version": (edit_manifest(lambda manifest: manifest.update(version=2)), "version 2"),
+    "newer version": (edit_manifest(lambda manifest: manifest.update(version=3)), "version 3"),
     "no version": (edit_manifest(lambda manifest: {"files": manifest["files"]}), "manifest.json"),
     "a list": (edit_manifest(lambda _: [1, 2]), "manifest.json"),
     "null": (edit_manifest(lambda _: 0), "manifest.json"),

@@ -15,6 +15,7 @@ from distrib.scoring.metrics import Scores
 from distrib.training.run_folder import BY_ATTRIBUTE, METRICS, RunFolder, finite
 
 SCORES_OF_TWO = Scores(("Bald", "Smiling"), {name: np.array([0.25, 0.75]) for name in SCORES})
+LOGITS = np.linspace(-3, 3, 10, dtype=np.float32).reshape(5, 2)
 
 
 def row(epoch: int) -> dict[str, float]:
@@ -172,9 +173,13 @@ def test_events_are_a_line_each_in_order(tmp_path: Path) -> None:
 def test_best_is_replaced_whole(tmp_path: Path) -> None:
     folder = opened(tmp_path)
     last = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    folder.save_best({"a": torch.zeros(2), "stale": torch.ones(1)}, {"epoch": 1})
-    folder.save_best({"a": last}, {"epoch": 2, "score": math.nan, "by": {"Bald": (0.5, math.inf)}})
-    assert sorted(path.name for path in folder.best.iterdir()) == ["model.json", "model.safetensors"]
+    folder.save_best({"a": torch.zeros(2), "stale": torch.ones(1)}, LOGITS, {"epoch": 1}, "# first")
+    folder.save_best({"a": last}, LOGITS + 1, {"epoch": 2, "score": math.nan, "by": {"Bald": (0.5, math.inf)}}, "# last")
+    files = ["README.md", "model.json", "model.safetensors", "validation.safetensors"]
+    assert sorted(path.name for path in folder.best.iterdir()) == files
+    assert (folder.best / "README.md").read_text() == "# last"
+    kept = safetensors.torch.load_file(folder.best / "validation.safetensors")["logits"]
+    assert torch.equal(kept, torch.from_numpy(LOGITS + 1))
     loaded = safetensors.torch.load_file(folder.best / "model.safetensors")
     assert set(loaded) == {"a"}
     assert torch.equal(loaded["a"], last)
@@ -188,7 +193,7 @@ def test_best_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_best_survives_a_crash_between_the_renames(tmp_path: Path) -> None:
-    opened(tmp_path).save_best({"a": torch.zeros(2)}, {"epoch": 1})
+    opened(tmp_path).save_best({"a": torch.zeros(2)}, LOGITS, {"epoch": 1}, "")
     (tmp_path / "best").rename(tmp_path / ".best.old")
     (tmp_path / ".best.staged").mkdir()
     (tmp_path / ".best.staged/model.json").write_text("half")

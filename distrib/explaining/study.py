@@ -1,0 +1,112 @@
+"""What a job that looks at a finished run is given, and what it gives back.
+
+Legend: N images, B pictures, H height, W width, A attributes.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from distrib.config import Config
+from distrib.data.splits import Splits
+from distrib.data.store import FolderStore, decode
+from distrib.data.table import Table, read_table
+from distrib.errors import UserError
+from distrib.prediction.model import TrainedModel
+from distrib.scoring.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        config: resolved for this machine; `config.explain` holds the jobs' options.
+        table: with the attributes that the model knows.
+        splits: of the table.
+        model: of the best epoch, on the device.
+        predictions: of that model, for "valid" and "test".
+    """
+
+    folder: Path
+    config: Config
+    table: Table
+    splits: Splits
+    model: TrainedModel
+    predictions: dict[str, Predictions]
+
+    def picture(self, row: int) -> NDArray[np.uint8]:
+        """The picture of a row as the model sees it, uint8 [H, W, 3].
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        store = FolderStore(self.table)
+        try:
+            return self.model.fit(decode(store.read(row)))
+        except ValueError as error:
+            raise UserError(f"{store.name(row)} is broken ({error}): restore it") from None
+
+    def pictures(self, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
+        """The pictures of some rows as the model sees them, uint8 [B, H, W, 3] on its device."""
+        return torch.from_numpy(np.stack([self.picture(int(row)) for row in rows])).to(self.model.device)
+
+    def group_labels(self, attribute: str) -> NDArray[np.uint8]:
+        """An attribute of every row of the table, uint8 [rows], whether or not the model knows it.
+
+        Raises:
+            UserError: if the data set has no such attribute.
+        """
+        if attribute not in self.table.attributes:
+            whole = read_table(self.config.data.root, self.config.data.missing)
+            return whole.select([attribute]).targets[:, 0]
+        return self.table.targets[:, self.table.attributes.index(attribute)]
+
+
+@dataclass
+class Finding:
+    """What a job returns.
+
+    Attributes:
+        data: what the page shows, as JSON has it; pictures are data URIs, NaN becomes null.
+        figures: name -> figure, for report/figures/NAME.png and W&B.
+        tables: name -> columns and rows, for report/tables/NAME.csv and W&B.
+    """
+
+    data: dict[str, Any]
+    figures: dict[str, Figure] = field(default_factory=dict)
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+
+
+Job = Callable[[Study], Finding]
+
+
+def data_uri_jpeg(pixels_HWC: NDArray[np.uint8], quality: int = 85) -> str:
+    """A picture [H, W, 3] as a JPEG in a data URI."""
+    return _data_uri(pixels_HWC, "JPEG", quality=quality)
+
+
+def data_uri_png(pixels_HWC: NDArray[np.uint8]) -> str:
+    """A picture [H, W, 3], with transparency [H, W, 4], or grey [H, W], as a PNG in a data URI."""
+    return _data_uri(pixels_HWC, "PNG", optimize=True)
+
+
+def _data_uri(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def words(attribute: str, present: bool = True) -> str:
+    """An attribute, or its absence, as people read it: "Not Arched Eyebrows"."""
+    return f"{'' if present else 'Not '}{attribute.replace('_', ' ')}"

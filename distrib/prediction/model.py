@@ -1,0 +1,224 @@
+"""A trained model with all that its use needs, from wherever it lies.
+
+Legend: B pictures, H height, W width, A attributes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from distrib.data.batch import Request, cut
+from distrib.errors import UserError
+from distrib.scoring.calibration import sigmoid
+from distrib.training.model import MEAN, STD, AttributeClassifier
+
+# Under this key an exported ONNX file keeps its model.json.
+ONNX_KEY = "distrib"
+
+Three = tuple[float, float, float]
+
+
+class Description(pydantic.BaseModel):
+    """What `model.json` says of a model.
+
+    Attributes:
+        architecture: "resnet18", torchvision's.
+        attributes: A names, in the order of the logits.
+        image_size: height and width of the network's input in pixels.
+        crop: "square", the largest centred square of a picture; or "full", all of it.
+        mean: of the channels, on the scale 0 … 255; normalisation is the network's first operation.
+        std: deviations of the channels, on the same scale.
+        temperature: A; the probability is sigmoid(logit / temperature), fitted on validation.
+        thresholds: A; an attribute is present if its probability reaches this; tuned on validation for the best F1.
+        epoch: of training, from 1.
+        validation: "images", and the mean of each score over the attributes (of sigmoid(logit) >= 1/2).
+        validation_by_attribute: attribute -> score -> value.
+        training: where it comes from: the resolved configuration, the numbers of images, hardware, versions …
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, protected_namespaces=())
+
+    architecture: Literal["resnet18"]
+    attributes: tuple[str, ...] = pydantic.Field(min_length=1)
+    image_size: tuple[pydantic.PositiveInt, pydantic.PositiveInt]
+    crop: Literal["square", "full"]
+    mean: Three = MEAN
+    std: Three = STD
+    temperature: tuple[pydantic.PositiveFloat, ...]
+    thresholds: tuple[float, ...]
+    epoch: int = 0
+    validation: dict[str, float | None] = {}
+    validation_by_attribute: dict[str, dict[str, float | None]] = {}
+    training: dict[str, Any] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Description":
+        for name in ("temperature", "thresholds"):
+            if len(getattr(self, name)) != len(self.attributes):
+                raise ValueError(f"{name} has {len(getattr(self, name))} values for {len(self.attributes)} attributes")
+        return self
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network and what it says of itself.
+
+    Attributes:
+        net: in evaluation mode; float logits [B, A] of uint8 RGB pictures [B, H, W, 3].
+        description: of the model.
+        source: the folder or file it was read from.
+    """
+
+    net: nn.Module
+    description: Description
+    source: Path
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return self.description.attributes
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU for an ONNX file."""
+        return next((tensor.device for tensor in self.net.parameters()), torch.device("cpu"))
+
+    def fit(self, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A picture as the network takes it, uint8 [height, width, 3]: cropped and resized as in training."""
+        return cut(
+            pixels_HWC, Request.centred(np.zeros(1, np.int64)), self.description.crop, self.description.image_size
+        )
+
+    @torch.inference_mode()
+    def logits(self, images_BHWC: NDArray[np.uint8] | torch.Tensor, batch_size: int = 64) -> NDArray[np.float32]:
+        """Logits float32 [B, A] of uint8 pictures [B, H, W, 3] that `fit` has made.
+
+        Raises:
+            UserError: if the pictures have another shape or type.
+        """
+        images = torch.as_tensor(images_BHWC)
+        if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1:] != (*self.description.image_size, 3):
+            raise UserError(
+                f"the model takes uint8 pictures of shape {[None, *self.description.image_size, 3]}, found "
+                f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}: let `fit` prepare each picture"
+            )
+        parts = [self.net(part.to(self.device)).float().cpu() for part in torch.split(images, batch_size)]
+        return torch.cat(parts).numpy() if parts else np.empty((0, len(self.attributes)), np.float32)
+
+    def probabilities(self, logits_BA: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Calibrated probabilities float64 [B, A] of logits [B, A]."""
+        return sigmoid(logits_BA.astype(np.float64) / np.array(self.description.temperature))
+
+    def decisions(self, logits_BA: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Whether each attribute is present, bool [B, A]: its probability reaches its threshold."""
+        present: NDArray[np.bool_] = self.probabilities(logits_BA) >= np.array(self.description.thresholds)
+        return present
+
+
+class OnnxClassifier(nn.Module):
+    """An exported model behind the interface of a network; onnxruntime computes it on the CPU."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime  # by those alone who have such a file: it takes a while
+
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [B, A] of uint8 RGB pictures [B, H, W, 3]."""
+        (logits_BA,) = self._session.run(["logits"], {"pictures": images_BHWC.cpu().numpy()})
+        return torch.from_numpy(np.asarray(logits_BA))
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
+    """A trained model, ready to use.
+
+    Args:
+        path: a run folder (its best epoch), a model folder such as best/, a checkpoint, or an exported .onnx file.
+        device: where the network goes; an ONNX file is computed on the CPU.
+
+    Raises:
+        UserError: if there is no model, or it is damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_file() and path.suffix == ".onnx":
+        return _load_onnx(path)
+    folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
+    if folder is None:
+        raise UserError(
+            f"{path} holds no model: expected a run with best/, a folder with model.json and model.safetensors, or an "
+            ".onnx file"
+        )
+    description = read_description(folder / "model.json")
+    file = folder / "model.safetensors"
+    try:
+        weights = safetensors.torch.load_file(file)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: copy the whole folder, or train again") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{file} cannot be read ({error}): copy it again from where it came") from None
+    return TrainedModel(make_net(description, weights, file).to(device), description, path)
+
+
+def make_net(description: Description, weights: dict[str, torch.Tensor], file: Path) -> AttributeClassifier:
+    """The network with these weights, in evaluation mode.
+
+    Raises:
+        UserError: if they do not fit; it names the file.
+    """
+    net = AttributeClassifier(len(description.attributes))
+    net.mean.copy_(torch.tensor(description.mean).view(1, 3, 1, 1))
+    net.std.copy_(torch.tensor(description.std).view(1, 3, 1, 1))
+    try:
+        net.net.load_state_dict(weights)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{file} does not fit its model.json, a {description.architecture} with {len(description.attributes)} "
+            f"attributes ({problem}): keep the two files of one model together"
+        ) from None
+    return net.eval()
+
+
+def read_description(file: Path) -> Description:
+    """What a model.json says.
+
+    Raises:
+        UserError: if it cannot be read or lacks something.
+    """
+    try:
+        return _parse(file.read_text(encoding="utf-8"), file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}): copy it again from where it came") from None
+
+
+def _load_onnx(file: Path) -> TrainedModel:
+    try:
+        net = OnnxClassifier(file)
+    except Exception as error:  # onnxruntime has one for each kind of damage, without a common base
+        raise UserError(f"{file} cannot be read as ONNX ({str(error)[:120]}): export it again") from None
+    if ONNX_KEY not in net.metadata:
+        raise UserError(f"{file} was not made by `distrib export`: it lacks the description of its input and output")
+    return TrainedModel(net.eval(), _parse(net.metadata[ONNX_KEY], file), file)
+
+
+def _parse(text: str, file: Path) -> Description:
+    try:
+        return Description.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{file} is no description of a model ({where + ': ' if where else ''}{first['msg']}): copy it again from "
+            "where it came, or train again"
+        ) from None

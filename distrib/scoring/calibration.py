@@ -1,0 +1,103 @@
+"""Probabilities that mean what they say, and where to draw the line: both fitted on validation.
+
+Legend: N images, A attributes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import precision_recall_curve
+
+# The range that temperatures are sought in. Where validation is separated without a mistake the likelihood grows
+# without a limit as T falls to 0, and the next mistake would be made with certainty: so a few hundred pictures may
+# sharpen a logit five times and no more.
+_LOWEST, _HIGHEST = 0.2, 20.0
+
+
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x)) in float64, in the form that does not overflow."""
+    x = logits.astype(np.float64)
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def negative_log_likelihood(logits: NDArray[np.floating], targets: NDArray[np.uint8]) -> float:
+    """Mean binary cross-entropy in nats of logits [N] against {0, 1} [N]."""
+    x = logits.astype(np.float64)
+    return float(np.mean(np.logaddexp(0, x) - x * targets))
+
+
+def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The temperature T of each attribute, float64 [A]: sigmoid(logit / T) has the least negative log-likelihood.
+
+    Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, ICML 2017), one temperature an attribute,
+    as each attribute is a classifier of its own. It is 1 where an attribute has one class only or a logit is not
+    finite: nothing can be fitted there.
+
+    Args:
+        logits_NA: float32 [N, A], of pictures that were not trained on.
+        targets_NA: {0, 1} [N, A].
+    """
+    temperatures = np.ones(logits_NA.shape[1])
+    for i, (logits, targets) in enumerate(zip(logits_NA.T, targets_NA.T, strict=True)):
+        if not np.isfinite(logits).all() or targets.min() == targets.max():
+            continue
+        best = minimize_scalar(
+            lambda log_t, x=logits, y=targets: negative_log_likelihood(x / np.exp(log_t), y),
+            bounds=(np.log(_LOWEST), np.log(_HIGHEST)),
+            method="bounded",
+        )
+        temperatures[i] = np.exp(best.x)
+    return temperatures
+
+
+def tune_thresholds(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The threshold of each attribute, float64 [A], that has the highest F1: present means p >= threshold.
+
+    It lies half-way between the lowest probability that is taken for present and the next lower one, as either end of
+    that gap decides these pictures alike. It is 1/2 where an attribute has one class only.
+
+    Args:
+        probabilities_NA: float64 [N, A].
+        targets_NA: {0, 1} [N, A].
+    """
+    thresholds = np.full(probabilities_NA.shape[1], 0.5)
+    for i, (probabilities, targets) in enumerate(zip(probabilities_NA.T, targets_NA.T, strict=True)):
+        if not np.isfinite(probabilities).all() or targets.min() == targets.max():
+            continue
+        precision, recall, candidates = precision_recall_curve(targets, probabilities)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        lowest = candidates[np.argmax(f1[:-1])]  # the curve's last point has no threshold
+        below = probabilities[probabilities < lowest]
+        thresholds[i] = (lowest + (below.max() if len(below) else 0.0)) / 2
+    return thresholds
+
+
+def reliability(
+    probabilities: NDArray[np.float64], targets: NDArray[np.uint8], bins: int = 15
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """The reliability diagram of one attribute: what was said against what was so, in bins of equal width.
+
+    Args:
+        probabilities: [N] in [0, 1] that the attribute is present.
+        targets: {0, 1} [N].
+        bins: between 0 and 1.
+
+    Returns:
+        The mean probability, the share of positives and the number of pictures of each bin; NaN in empty bins.
+    """
+    place = np.clip((probabilities * bins).astype(np.int64), 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(place, weights=probabilities, minlength=bins) / count
+        frequency = np.bincount(place, weights=targets, minlength=bins) / count
+    return confidence, frequency, count
+
+
+def expected_calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.uint8], bins: int = 15) -> float:
+    """ECE: the mean distance of said from so over the bins of `reliability`, weighted by their pictures.
+
+    Naeini, Cooper & Hauskrecht, AAAI 2015, for the probability of the positive class.
+    """
+    confidence, frequency, count = reliability(probabilities, targets, bins)
+    filled = count > 0
+    return float(np.sum(count[filled] * np.abs(confidence[filled] - frequency[filled])) / count.sum())
