@@ -26,9 +26,10 @@ demo: .venv/.installed $(FACES)/boxes.csv
 	set -x; $(BIN)/accelerate launch --config_file launch/$$launch.yaml --num_processes $$ranks \
 		distrib/train.py --config configs/demo.yaml --run.folder runs/demo --run.ranks $$ranks
 	@echo
+	@echo "Open      runs/demo/report/index.html          what it learnt, how well, and where it looks"
 	@echo "Look at   runs/demo/metrics.csv                an epoch a row"
-	@echo "          runs/demo/metrics_by_attribute.csv   every score of every attribute"
-	@echo "          runs/demo/best/                      the weights of the best epoch, for prediction"
+	@echo "          runs/demo/best/                      the model of the best epoch; try it on a photograph:"
+	@echo "          $(BIN)/distrib predict runs/demo PHOTO.jpg"
 	@echo "          $(FACES)/img_align_celeba/         the faces it learnt from"
 	@echo "or        $(BIN)/wandb leet runs/demo/wandb   the curves, in the terminal"
 

@@ -1,22 +1,29 @@
 """The `distrib` command: the programs of this folder as subcommands.
 
 distrib train configs/celeba.yaml --optim.lr 3e-4
-distrib prepare faces --out data/faces --count 4000
+distrib explain runs/celeba
+distrib predict runs/celeba photo.jpg
 """
 
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from distrib.errors import UserError
 
 USAGE = """usage: distrib COMMAND …
 
-  train CONFIG   train, on all GPUs of this machine, or on two ranks on its CPU
-  prepare        make or prepare a data set
+  train CONFIG          train, on all GPUs of this machine, or on two ranks on its CPU
+  explain RUN           scores, figures, explanations and the report page of a run
+  evaluate MODEL        exact scores on a split of a data set
+  compare RUN RUN …     a page with several runs side by side
+  predict MODEL PHOTO … attributes of the faces in photographs
+  export MODEL          the model as one ONNX file
+  prepare               make or prepare a data set
 
-`distrib COMMAND --help` tells more of each."""
+MODEL is a run, its best/, a checkpoint or an exported .onnx file. `distrib COMMAND --help` tells more of each."""
 
 
 def main() -> int:
@@ -79,14 +86,18 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
     return [*launcher, "--num_processes", str(ranks), str(here / "train.py"), *arguments]
 
 
-def prepare(arguments: list[str]) -> int:
-    """`distrib prepare`."""
-    from distrib.prepare import main as prepare_main
+def program(name: str) -> Callable[[list[str]], int]:
+    """The `main` of `distrib/NAME.py`, imported when it is called: no command waits for another's libraries."""
 
-    return prepare_main(arguments)
+    def main_of(arguments: list[str]) -> int:
+        status: int = import_module(f"distrib.{name}").main(arguments)
+        return status
+
+    return main_of
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "prepare": prepare}
+PROGRAMS = ("explain", "evaluate", "compare", "predict", "export", "prepare")
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, **{name: program(name) for name in PROGRAMS}}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,25 +5,23 @@ python distrib/train.py --config configs/celeba.yaml      # one process, the sam
 """
 
 import logging
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
 from accelerate import Accelerator
 
 from distrib.config import Config, load_config
 from distrib.data.splits import Splits, make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
+from distrib.explain import JOBS, check_options, explain, make_study
 from distrib.training.checkpoint import (
     Checkpoint,
     DamagedError,
@@ -37,6 +35,7 @@ from distrib.training.model import AttributeClassifier, make_model
 from distrib.training.run_folder import RunFolder
 from distrib.training.runtime import (
     check_ranks,
+    describe_machine,
     fallbacks,
     from_rank_0,
     lost_a_rank,
@@ -46,6 +45,7 @@ from distrib.training.runtime import (
     say,
     several_ranks,
     start_ranks,
+    use_all_cores,
     warn,
 )
 from distrib.training.tracking import NullTracker, open_tracker, tracking_mode
@@ -135,13 +135,34 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str]) -
     early = progress.epoch < config.train.epochs
     if accelerator.is_main_process:
         folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, stopped_early=early)
+    del net
+    accelerator.free_memory()
+    accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
+    if accelerator.is_main_process and config.explain.after_training:
+        explain_run(job)
     job.tracker.finish()
-    accelerator.end_training()
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
     if early:
         say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
     say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
+
+
+def explain_run(job: Job) -> None:
+    """Make the report of a run that has been trained; whatever happens here, the trained model is safe.
+
+    On rank 0, once the others have left.
+    """
+    if job.config.run.device == "cpu":
+        use_all_cores(local_ranks=1)
+    say("")
+    try:
+        study = make_study(job.folder.path, job.config)
+    except UserError as error:
+        job.folder.event("report", page=None, failed=sorted(JOBS), error=str(error))
+        warn(f"no report: {error}; then: distrib explain {job.folder.path}")
+        return
+    explain(study, tuple(JOBS), job.tracker, say)
 
 
 def read_data(config: Config) -> tuple[Table, Splits]:
@@ -150,7 +171,10 @@ def read_data(config: Config) -> tuple[Table, Splits]:
     Raises:
         UserError: if the data set is not as the configuration says.
     """
-    table = read_table(config.data.root, config.data.missing).select(config.data.attributes)
+    whole = read_table(config.data.root, config.data.missing)
+    if config.explain.after_training:
+        check_options(config, whole)
+    table = whole.select(config.data.attributes)
     splits = make_splits(table, config.data)
     if len(splits.train) < config.train.batch_size:
         raise UserError(
@@ -232,30 +256,22 @@ def introduce(job: Job, origin: str, notes: list[str]) -> None:
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective()]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
-    on_gpu = accelerator.device.type == "cuda"
-    device = torch.cuda.get_device_name() if on_gpu else f"CPU (threads a rank: {torch.get_num_threads()})"
+    machine = describe_machine(accelerator)
     ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
-    say(f"machine: {ranks} on {device}, precision {config.train.precision}, decoder {config.data.decoder}")
+    say(f"machine: {ranks} on {machine['device']}, precision {config.train.precision}, decoder {config.data.decoder}")
     say(f"model:   {config.model.name}, {origin}")
     for note in notes:
         warn(note)
     job.folder.event(
         "start",
-        ranks=accelerator.num_processes,
-        device=device,
+        **machine,
         precision=config.train.precision,
         decoder=config.data.decoder,
-        versions={"python": platform.python_version(), **versions("torch", "torchvision", "accelerate", "numpy")},
         splits=sizes,
         attributes=table.attributes,
         warnings=notes,
     )
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Installed versions by package."""
-    return {package: version(package) for package in packages}
 
 
 if __name__ == "__main__":

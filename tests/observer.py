@@ -1,9 +1,10 @@
 """distrib/train.py with a witness: each rank writes down the ids it trains on, and may die before a given step.
 
-OBSERVE=FOLDER   write FOLDER/rank-R.jsonl, a line a step: [step, [ids …]]
+OBSERVE=FOLDER   write FOLDER/rank-R.jsonl, a line a step: [step, [ids …]]; and FOLDER/left-R when the rank leaves
 DIE_AT=STEP      SIGKILL before this step, counted from 0 over the run
 """
 
+import atexit
 import json
 import os
 import signal
@@ -31,4 +32,6 @@ TrainStep.__call__ = watched
 if __name__ == "__main__":
     from distrib.train import main
 
+    if "OBSERVE" in os.environ:
+        atexit.register(Path(os.environ["OBSERVE"], f"left-{os.environ.get('RANK', '0')}").touch)
     sys.exit(main())

@@ -37,7 +37,7 @@ def read_records(file: Path) -> Iterator[Record]:
             yield Record.FromString(parts)
 
 
-def read_history(run_folder: Path) -> list[dict[str, float]]:
+def read_history(run_folder: Path) -> list[dict[str, Any]]:
     """Every row that was logged to W&B, in the order of logging and over all parts of the run.
 
     A row is what `run.log` was given, without W&B's own `_step`, `_timestamp` and `_runtime`; read only after
@@ -48,7 +48,7 @@ def read_history(run_folder: Path) -> list[dict[str, float]]:
         for record in read_records(file):
             if record.HasField("history"):
                 items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-                rows.append({key: _number(text) for key, text in items.items() if not key.startswith("_")})
+                rows.append({key: _value(text) for key, text in items.items() if not key.startswith("_")})
     return rows
 
 
@@ -70,5 +70,7 @@ def run_ids(run_folder: Path) -> list[str]:
     ]
 
 
-def _number(text: str) -> float:
-    return float(json.loads(text))  # W&B writes NaN and Infinity as such or as strings; float takes both
+def _value(text: str) -> Any:
+    """A number, or what describes a picture or a table."""
+    value = json.loads(text)
+    return value if isinstance(value, dict) else float(value)  # NaN and Infinity come as such or as strings

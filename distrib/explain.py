@@ -1,0 +1,343 @@
+"""Scores, figures, explanations and the report page of a finished run; training ends with them too.
+
+distrib explain runs/NAME                        # all of it
+distrib explain runs/NAME --only roc occlusion   # these alone, and the page anew
+distrib explain runs/NAME --data.root /elsewhere --explain.fill blur
+"""
+
+import csv
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+if __name__ == "__main__":
+    # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from distrib.config import Config, ExplainConfig, nearest, parse, read_yaml
+from distrib.data.decoders import make_decoder
+from distrib.data.plan import evaluation_batches
+from distrib.data.splits import Splits, digest, make_splits
+from distrib.data.table import Table, read_table
+from distrib.errors import UserError
+from distrib.explaining.curves import read_metrics
+from distrib.explaining.study import Finding, Job, Study
+from distrib.prediction.model import TrainedModel, load
+from distrib.scoring.predictions import Predictions, save_predictions
+from distrib.training.run_folder import RunFolder, to_json
+from distrib.training.runtime import fallbacks, resolve, use_all_cores, warn
+from distrib.training.tracking import Rows, Tracker, open_tracker
+
+# In the order of the page. Each is imported when it runs, so that one that cannot be imported costs the others nothing.
+JOBS = {
+    "curves": "curves",
+    "scores": "scores",
+    "roc": "scores",
+    "precision_recall": "scores",
+    "confusion": "scores",
+    "calibration": "scores",
+    "fairness": "scores",
+    "correlation": "scores",
+    "mistakes": "galleries",
+    "labels": "galleries",
+    "occlusion": "maps",
+    "gradcam": "maps",
+    "truth": "maps",
+    "photograph": "maps",
+    "activations": "features",
+    "filters": "features",
+}
+
+Say = Callable[[str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status: 0, 1 if a job failed, or 2 for what the user can mend."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0  # one process does this work
+    try:
+        run, only, options = _arguments(sys.argv[1:] if argv is None else list(argv))
+        asked = _config(run, options)
+        config = resolve(asked)
+        if config.run.device == "cpu":
+            use_all_cores(local_ranks=1)
+        for note in fallbacks(asked, config):
+            warn(note)
+        check_options(config, read_table(config.data.root, config.data.missing))
+        study = make_study(run, config)
+        tracker = open_tracker(config.tracking, run, config.model_dump(mode="json"))
+    except UserError as error:
+        print(f"distrib: error: {error}", file=sys.stderr)
+        return error.exit_status
+    try:
+        failed = explain(study, only or tuple(JOBS), tracker, print)
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    tracker.finish()
+    return 1 if failed else 0
+
+
+def check_options(config: Config, table: Table) -> None:
+    """Refuse what would only fail at the end of a training.
+
+    Args:
+        config: whose `explain` is checked.
+        table: with all of the data set's attributes.
+
+    Raises:
+        UserError: if a module, the photograph or the group is not there.
+    """
+    from distrib.explaining.features import check_modules
+
+    options = config.explain
+    check_modules(options.modules, options.filters)
+    if options.photograph is not None and not options.photograph.is_file():
+        raise UserError(f"explain.photograph {options.photograph} is not a file: name a picture, or leave it out")
+    if options.group != ExplainConfig().group and options.group not in table.attributes:
+        hint = nearest(options.group, table.attributes)
+        raise UserError(
+            f"explain.group {options.group} is no attribute of {config.data.root}{hint}: choose one of "
+            f"{', '.join(table.attributes)}"
+        )
+
+
+def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:
+    """Do the jobs, each for itself, and make the page.
+
+    A job that fails is reported (here, in events.jsonl, on the page) and costs the others nothing.
+
+    Args:
+        study: of the run.
+        jobs: names in `JOBS`.
+        tracker: of the run; it gets figures and tables.
+        say: where progress goes, a line at a time.
+
+    Returns:
+        The sentence of each job that failed.
+    """
+    from distrib.reporting.page import render_report
+
+    report, events = study.folder / "report", RunFolder(study.folder)
+    for folder in ("data", "figures", "tables"):
+        (report / folder).mkdir(parents=True, exist_ok=True)
+    began, failed, step = time.monotonic(), {}, _last_step(study.folder)
+    for number, name in enumerate(jobs, start=1):
+        started = time.monotonic()
+        finding, error = attempt(name, study)
+        seconds = time.monotonic() - started
+        if error is not None:
+            failed[name] = error
+        tracker.media(*keep(report, name, finding, error, seconds), step)
+        events.event("explain", job=name, seconds=round(seconds, 3), error=error)
+        say(f"report:  {number:>2}/{len(jobs)} {name:<17} {seconds:6.1f} s{f'  failed: {error}' if error else ''}")
+    compose(study, report)
+    page = render_report(study.folder)
+    tracker.page(page, step)
+    events.event("report", page=str(page), seconds=round(time.monotonic() - began, 3), failed=sorted(failed))
+    say(f"report:  {page}")
+    if failed:
+        say(
+            f"report:  {len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); make them again with: distrib "
+            f"explain {study.folder} --only {' '.join(failed)}"
+        )
+    return failed
+
+
+def attempt(name: str, study: Study) -> tuple[Finding | None, str | None]:
+    """What a job finds, or the sentence with which it failed; a bug's traceback goes to the terminal's error stream."""
+    try:
+        job: Job = getattr(import_module(f"distrib.explaining.{JOBS[name]}"), name)
+        return job(study), None
+    except UserError as error:
+        return None, str(error)
+    except Exception as error:  # whatever it is, it costs this job alone
+        traceback.print_exc()
+        return None, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def keep(
+    report: Path, name: str, finding: Finding | None, error: str | None, seconds: float
+) -> tuple[dict[str, Path], dict[str, Rows]]:
+    """Write what a job found to the report's folder; returns its figures and tables for W&B."""
+    result = {"job": name, "seconds": seconds, "error": error, "data": None if finding is None else finding.data}
+    _write(report / "data" / f"{name}.json", to_json(result))
+    if finding is None:
+        return {}, {}
+    paths = {}
+    for label, figure in finding.figures.items():
+        paths[label] = report / "figures" / f"{label}.png"
+        figure.savefig(paths[label], dpi=150)
+    for label, (columns, rows) in finding.tables.items():
+        with (report / "tables" / f"{label}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([columns, *rows])
+    return paths, finding.tables
+
+
+def compose(study: Study, report: Path) -> None:
+    """Write what the page needs beside the jobs' own findings: the head, and the counts at every threshold."""
+    from distrib.explaining.overview import overview
+    from distrib.explaining.scores import operating_points
+
+    results: dict[str, Mapping[str, Any]] = {}
+    for name in JOBS:
+        file = report / "data" / f"{name}.json"
+        if file.exists():
+            results[name] = json.loads(file.read_text(encoding="utf-8"))
+    _write(report / "data/overview.json", to_json(overview(study, results)))
+    if "test" in study.predictions:
+        points = operating_points(study.predictions["test"], study.model)
+        _write(report / "data/operating.json", to_json(points))
+
+
+def make_study(run: Path, config: Config) -> Study:
+    """A finished run with its best model, and that model's predictions for validation and test.
+
+    If a picture of the test split cannot be read, the jobs that need the predictions fail with that sentence, and the
+    others do not.
+
+    Raises:
+        UserError: if the run has no model, or its data set is not here.
+    """
+    model = load(run, config.run.device)
+    description = model.description
+    config = config.replace("data", image_size=description.image_size, crop=description.crop)
+    table = read_table(config.data.root, config.data.missing).select(description.attributes)
+    splits = make_splits(table, config.data)
+    predictions: dict[str, Predictions]
+    try:
+        predictions = {
+            "valid": Predictions.of(
+                "valid", table, splits.valid, _validation_logits(run, model, config, table, splits)
+            ),
+            "test": Predictions.of("test", table, splits.test, predict(model, config, table, splits.test)),
+        }
+        (run / "report").mkdir(parents=True, exist_ok=True)
+        save_predictions(run / "report/predictions.npz", list(predictions.values()))
+    except UserError as error:
+        predictions = _Unavailable(error)
+    return Study(run, config, table, splits, model, predictions)
+
+
+class _Unavailable(dict[str, Predictions]):
+    """Predictions that could not be made: who needs them gets the reason."""
+
+    def __init__(self, reason: UserError) -> None:
+        super().__init__()
+        self._reason = reason
+
+    def __missing__(self, split: str) -> NoReturn:
+        raise self._reason
+
+
+@torch.inference_mode()
+def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits float32 [rows, attributes] in this one process, in the precision of the configuration.
+
+    Raises:
+        UserError: if a picture cannot be read.
+    """
+    size = min(256, config.train.batch_size)
+    decoder = make_decoder(config.data, table, model.device, size)
+    with autocast(config, model.device):
+        parts = [
+            model.net(batch.images_BHWC).float().cpu().numpy()
+            for batch in decoder.batches(evaluation_batches(rows, size, 0, 1))
+        ]
+    return np.concatenate(parts)
+
+
+def autocast(config: Config, device: torch.device) -> Any:
+    """The context in which the network computes as it did in training."""
+    if config.train.precision == "no":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if config.train.precision == "bf16" else torch.float16)
+
+
+def _validation_logits(
+    run: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
+) -> NDArray[np.float32]:
+    """Those that were scored in training, where this is the same validation split; else anew."""
+    try:
+        logits: NDArray[np.float32] = safetensors.torch.load_file(run / "best/validation.safetensors")["logits"].numpy()
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return predict(model, config, table, splits.valid)
+    known = model.description.training.get("data") == digest(table, splits)
+    if known and logits.shape == (len(splits.valid), len(model.attributes)):
+        return logits
+    warn("the training or validation images are not those of the training: validation is scored anew")
+    return predict(model, config, table, splits.valid)
+
+
+def _arguments(argv: list[str]) -> tuple[Path, tuple[str, ...], list[str]]:
+    """The run, the jobs after --only, and the configuration's options."""
+    only: list[str] = []
+    rest: list[str] = []
+    taking = False
+    for argument in argv:
+        if argument == "--only" or argument.startswith("--only="):
+            taking = True
+            only += argument.split("=", 1)[1:]
+        elif argument.startswith("-"):
+            taking = False
+            rest.append(argument)
+        else:
+            (only if taking else rest).append(argument)
+    if taking and not only:
+        raise UserError(f"--only needs the names of jobs: {', '.join(JOBS)}")
+    for name in only:
+        if name not in JOBS:
+            raise UserError(
+                f"--only {name}: there is no such job{nearest(name, list(JOBS))}: choose of {', '.join(JOBS)}"
+            )
+    if rest and rest[0] not in ("-h", "--help") and not rest[0].startswith("-"):
+        return Path(rest[0]), tuple(only), rest[1:]
+    if "-h" in rest or "--help" in rest:
+        print(__doc__)
+        print(f"jobs: {', '.join(JOBS)}\n\nOptions, with the run's own settings as defaults:\n")
+        parse(["--help"], Config(), "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
+    raise UserError("name the run first: distrib explain runs/NAME")
+
+
+def _config(run: Path, options: Sequence[str]) -> Config:
+    """The run's configuration, with what depends on the machine to be decided anew, and the options over it."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is no run: it has no config.yaml; name the folder that training has made")
+    config = read_yaml(run / "config.yaml")
+    config = config.replace("run", folder=run, device="auto", ranks=None).replace("data", decoder="auto")
+    if config.train.precision != "no":
+        config = config.replace("train", precision="auto")
+    return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
+
+
+def _last_step(run: Path) -> int:
+    """Where the training ended: W&B drops what comes earlier than what it has."""
+    try:
+        columns, rows = read_metrics(run)
+    except UserError:
+        return 0
+    return int(rows[-1][columns.index("step")])
+
+
+def _write(file: Path, text: str) -> None:
+    staged = file.with_name(f".{file.name}.staged")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""How the scores went from epoch to epoch, and which epoch was kept."""
+
+import csv
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from distrib.errors import UserError
+from distrib.explaining import figures
+from distrib.explaining.study import Finding, Study
+
+# The panels of the figure, each with the columns of metrics.csv that it shows.
+PANELS = {
+    "Loss": {"train_loss": "training", "val_loss": "validation"},
+    "Validation scores": {
+        "val_accuracy": "accuracy",
+        "val_precision": "precision",
+        "val_f1": "F1",
+        "val_roc_auc": "ROC AUC",
+    },
+}
+
+
+def curves(study: Study) -> Finding:
+    """Training and validation loss, and the report's scores, against the epoch.
+
+    Raises:
+        UserError: if the run has no metrics.csv.
+    """
+    columns, rows = read_metrics(study.folder)
+    best, chosen = study.model.description.epoch, study.config.checkpoint.best_score
+    data = {"columns": columns, "rows": rows, "best_epoch": best, "best_score": chosen}
+    return Finding(data, {"curves": _figure(columns, rows, best)}, {"epochs": (columns, [list(row) for row in rows])})
+
+
+def read_metrics(run: Path) -> tuple[list[str], list[list[float]]]:
+    """The header and the rows of a run's metrics.csv.
+
+    Raises:
+        UserError: if there is none, or it holds no epoch.
+    """
+    try:
+        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            columns, *rows = csv.reader(file)
+        values = [[float(value) for value in row] for row in rows]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run / 'metrics.csv'} cannot be read ({error}): name the folder of a training run") from None
+    if not values:
+        raise UserError(f"{run / 'metrics.csv'} holds no epoch yet: train first")
+    return columns, values
+
+
+def _figure(columns: list[str], rows: list[list[float]], best: int) -> Figure:
+    figure = figures.new(width=10, height=4)
+    epochs = [row[columns.index("epoch")] for row in rows]
+    for axes, (title, lines) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for column, label in lines.items():
+            axes.plot(epochs, [row[columns.index(column)] for row in rows], marker="o", markersize=3, label=label)
+        axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch ({best})")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    return figure

@@ -1,0 +1,150 @@
+"""The head of the report: what was trained on what, and how well, beside what a guess would score."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrib.explaining.curves import read_metrics
+from distrib.explaining.study import Study, words
+
+# Scores that a card shows: label, name in the scores job, and what stands beside it.
+_CHANCE = "a guess"
+
+
+def overview(study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page says first.
+
+    Args:
+        study: of the run.
+        results: job -> what report/data/JOB.json holds of it.
+    """
+    scores = results.get("scores", {}).get("data") or {}
+    return {
+        "name": study.folder.resolve().name,
+        "headline": _headline(study, scores),
+        "facts": [list(fact) for fact in _facts(study)],
+        "notes": _start(study.folder).get("warnings", []),
+        "config": study.config.to_yaml(),
+        "best_epoch": study.model.description.epoch,
+        "cards": _cards(scores, results.get("calibration", {}).get("data") or {}),
+        "jobs": [
+            {"job": job, "error": result["error"], "seconds": result["seconds"]} for job, result in results.items()
+        ],
+    }
+
+
+def _headline(study: Study, scores: Mapping[str, Any]) -> str:
+    attributes = study.model.attributes
+    what = words(attributes[0]) if len(attributes) == 1 else f"{len(attributes)} attributes"
+    sentence = f"A ResNet18 that tells {what} of a face"
+    if auc := scores.get("means", {}).get("test", {}).get("roc_auc"):
+        mean = "mean " if len(attributes) > 1 else ""
+        return f"{sentence}, at a {mean}ROC AUC of {auc:.3f} on pictures{_of_strangers(study)} it has never seen"
+    return sentence
+
+
+def _of_strangers(study: Study) -> str:
+    """ " of people", if nobody in the test split is in the training split too."""
+    who = study.table.identity
+    strangers = who is not None and not np.isin(who[study.splits.test], who[study.splits.train]).any()
+    return " of people" if strangers else ""
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    config, start, description = study.config, _start(study.folder), study.model.description
+    columns, rows = read_metrics(study.folder)
+    seconds = sum(row[columns.index("seconds")] for row in rows)
+    speeds = sorted(row[columns.index("images_per_second")] for row in rows)
+    sizes = description.training.get("images", {})
+    ranks = start.get("ranks", 1)
+    trained = description.training.get("config", {})
+    height, width = description.image_size
+    facts = [
+        (
+            "Data",
+            f"{config.data.root}, split {config.data.split}: " + ", ".join(f"{n:,} {s}" for s, n in sizes.items()),
+        ),
+        ("Input", f"{height} x {width} pixels, crop {description.crop}"),
+        (
+            "Training",
+            f"{len(rows)} epochs of {int(rows[0][columns.index('step')]):,} steps, batch {config.train.batch_size}, "
+            f"{config.optim.name} at {config.optim.lr:g}, {config.optim.schedule}",
+        ),
+        ("Kept", f"epoch {description.epoch}, the best by validation {config.checkpoint.best_score}"),
+        (
+            "Hardware",
+            f"{ranks} rank{'s' if ranks > 1 else ''} on {start.get('device', 'an unknown device')}, precision "
+            f"{start.get('precision', trained.get('train', {}).get('precision'))}, decoder {start.get('decoder')}",
+        ),
+        ("Time", f"{_duration(seconds)} of training and validation, median {speeds[len(speeds) // 2]:,.0f} images/s"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in start.get("versions", {}).items())),
+        ("Date", str(description.training.get("date", "unknown"))),
+    ]
+    return [(label, text) for label, text in facts if text]
+
+
+def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not scores:
+        return []
+    test, valid, tuned = scores["means"]["test"], scores["means"]["valid"], scores["means"]["tuned"]["test"]
+    intervals = scores["means"].get("interval", {})
+    shares = [a["positives"]["test"] / a["images"]["test"] for a in scores["attributes"] if a["images"]["test"]]
+    prevalence = sum(shares) / len(shares)
+    always = sum(2 * share / (1 + share) for share in shares) / len(shares)
+    rows = [
+        ("ROC AUC", "roc_auc", test, 0.5, _CHANCE),
+        ("Accuracy", "accuracy", test, scores["means"]["baseline_accuracy"]["test"], "always the majority"),
+        ("Balanced accuracy", "balanced_accuracy", test, 0.5, _CHANCE),
+        ("Average precision", "average_precision", test, prevalence, "share of positives"),
+        ("F1, tuned thresholds", "f1", tuned, always, "always yes"),
+    ]
+    mean = "mean over attributes, " if len(scores["attributes"]) > 1 else ""
+    cards: list[dict[str, Any]] = []
+    for label, name, values, baseline, baseline_label in rows:
+        plain = values is test
+        seen = valid[name] if plain else scores["means"]["tuned"]["valid"][name]
+        cards.append(
+            {
+                "label": label,
+                "value": values[name],
+                "text": f"{mean}test; validation {'undefined' if seen is None else format(seen, '.4f')}",
+                "baseline": baseline,
+                "baseline_label": baseline_label,
+                "interval": intervals.get(name) if plain else None,
+                "split": "test",
+            }
+        )
+    if means := calibration.get("means"):
+        cards.append(
+            {
+                "label": "Calibration error",
+                "value": means["ece_after"],
+                "text": f"{mean}test; the lower the better",
+                "baseline": means["ece_before"],
+                "baseline_label": "before temperature scaling",
+                "interval": None,
+                "split": "test",
+            }
+        )
+    return cards
+
+
+def _start(run: Path) -> dict[str, Any]:
+    """The last start event of the run, {} where there is none."""
+    try:
+        lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    events = [json.loads(line) for line in lines if '"event": "start"' in line]
+    return dict(events[-1]) if events else {}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,163 @@
+"""What follows a training, on real runs: the report after it, `distrib explain`, and jobs that fail."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import launch, read_events, read_metrics
+from PIL import Image
+from wandb_log import read_history, run_ids
+
+from distrib.config import SCORES, read_yaml
+from distrib.data.splits import make_splits
+from distrib.data.table import read_table
+from distrib.explain import JOBS, main
+from distrib.prediction.model import load
+
+ATTRIBUTES = ("Smiling", "Eyeglasses", "Blond_Hair")
+
+
+def settings(faces: Path, folder: Path, *more: object) -> list[object]:
+    """A run that takes seconds, with a report that does too."""
+    return [
+        "--run.folder", folder, "--run.device", "cpu", "--data.root", faces, "--data.attributes", *ATTRIBUTES,
+        "--data.image-size", 40, 32, "--data.crop", "full", "--train.batch-size", 16, "--train.epochs", 2,
+        "--explain.images", 2, "--explain.truth-images", 6, "--explain.bootstrap", 50, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reported(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
+    """A run on two ranks with its report: its folder, what it printed, and where its observers wrote."""
+    folder, seen = tmp_path_factory.mktemp("reported") / "run", tmp_path_factory.mktemp("seen")
+    done = launch(*settings(faces, folder), script="tests/observer.py", OBSERVE=str(seen))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, seen
+
+
+@pytest.fixture
+def run(reported: tuple[Path, str, Path], tmp_path: Path) -> Path:
+    """A copy of that run to change."""
+    return Path(shutil.copytree(reported[0], tmp_path / "run"))
+
+
+def result(folder: Path, job: str) -> dict[str, object]:
+    return json.loads((folder / f"report/data/{job}.json").read_text())
+
+
+def test_training_ends_with_every_job_and_the_page(reported: tuple[Path, str, Path]) -> None:
+    folder, printed, _ = reported
+    assert {job: result(folder, job)["error"] for job in JOBS} == dict.fromkeys(JOBS)
+    page = folder / "report/index.html"
+    assert str(page) in printed
+    assert 10_000 < page.stat().st_size < 10_000_000
+    events = read_events(folder)
+    assert [event["job"] for event in events if event["event"] == "explain"] == list(JOBS)
+    assert [event["event"] for event in events[-2:]] == ["end", "report"] or events[-1]["event"] == "report"
+    for figure in (folder / "report/figures").glob("*.png"):
+        with Image.open(figure) as picture:
+            picture.load()
+
+
+def test_the_other_ranks_leave_before_the_report_is_made(reported: tuple[Path, str, Path]) -> None:
+    folder, _, seen = reported
+    left = [(seen / f"left-{rank}").stat().st_mtime for rank in (0, 1)]
+    first_job = (folder / "report/data/curves.json").stat().st_mtime
+    assert left[1] < (folder / "report/index.html").stat().st_mtime < left[0]
+    assert left[1] < first_job + 5, "rank 1 does not wait for the drawing"
+
+
+def test_the_report_shows_the_very_scores_of_the_training(reported: tuple[Path, str, Path]) -> None:
+    folder = reported[0]
+    best = load(folder).description.epoch
+    row = next(row for row in read_metrics(folder) if row["epoch"] == best)
+    means = result(folder, "scores")["data"]["means"]["valid"]
+    assert {name: means[name] for name in SCORES} == {name: row[f"val_{name}"] for name in SCORES}
+
+
+def test_wandb_has_the_figures_the_tables_and_the_page(reported: tuple[Path, str, Path]) -> None:
+    folder = reported[0]
+    logged = {key: value for row in read_history(folder) for key, value in row.items() if isinstance(value, dict)}
+    figures = {f"report/{file.stem}" for file in (folder / "report/figures").glob("*.png")}
+    tables = {f"tables/{file.stem}" for file in (folder / "report/tables").glob("*.csv")}
+    assert figures
+    assert tables
+    assert figures | tables | {"report/page"} == set(logged)
+    assert logged["report/roc"]["_type"] == "image-file"
+    assert logged["tables/scores"]["_type"] == "table-file"
+
+
+def test_only_remakes_what_it_names_and_goes_on_with_the_same_wandb_run(run: Path) -> None:
+    before = {job: (run / f"report/data/{job}.json").stat().st_mtime_ns for job in JOBS}
+    (run / "report/index.html").unlink()
+    assert main([str(run), "--only", "roc", "filters", "--tracking.mode", "offline"]) == 0
+    after = {job: (run / f"report/data/{job}.json").stat().st_mtime_ns for job in JOBS}
+    assert {job for job in JOBS if after[job] != before[job]} == {"roc", "filters"}
+    assert (run / "report/index.html").exists()
+    assert len(set(run_ids(run))) == 1
+
+
+def test_options_of_the_configuration_are_taken(run: Path) -> None:
+    options = ["--explain.modules", "layer2.1.conv2", "--explain.window", "8", "--explain.fill", "blur"]
+    assert main([str(run), "--only", "activations", "occlusion", "--tracking.mode", "disabled", *options]) == 0
+    assert [each["name"] for each in result(run, "activations")["data"]["modules"]] == ["layer2.1.conv2"]
+    occlusion = result(run, "occlusion")["data"]
+    assert occlusion["window"] == [8, 8]
+    assert occlusion["fill"] == "blur"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["RUN", "--only", "rok"], ["rok", "did you mean roc"]),
+        (["RUN", "--only"], ["--only needs the names"]),
+        (["nowhere"], ["nowhere is no run"]),
+        ([], ["name the run first"]),
+        (["RUN", "--explain.modules", "layer9"], ["layer9", "layer4.1.conv2"]),
+        (["RUN", "--explain.group", "Mael"], ["Mael", "did you mean Male"]),
+        (["RUN", "--explain.photograph", "no.jpg"], ["no.jpg is not a file"]),
+        (["RUN", "--explain.window", "4", "--explain.stride", "8"], ["explain.stride 8 exceeds explain.window 4"]),
+        (["RUN", "--data.root", "nowhere"], ["nowhere", "data.root"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    run: Path, arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = (run / "report/index.html").stat().st_mtime_ns
+    assert main([str(run) if each == "RUN" else each for each in arguments]) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    for part in parts:
+        assert part in sentence
+    assert (run / "report/index.html").stat().st_mtime_ns == report
+
+
+def test_a_module_that_is_not_there_costs_no_training(faces: Path, tmp_path: Path) -> None:
+    done = launch(*settings(faces, tmp_path / "run", "--explain.filters", "layer5.0.conv1"), ranks=1)
+    assert done.returncode == 2
+    assert "layer5.0.conv1" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_test_picture_costs_neither_the_model_nor_the_other_jobs(faces: Path, tmp_path: Path) -> None:
+    root, folder = Path(shutil.copytree(faces, tmp_path / "faces")), tmp_path / "run"
+    config = read_yaml(Path("configs/demo.yaml"))
+    table = read_table(root)
+    broken = table.path(int(make_splits(table, config.data).test[3]))
+    broken.write_bytes(broken.read_bytes()[:900])
+    done = launch(*settings(root, folder, "--train.epochs", 1, "--tracking.mode", "disabled"), ranks=1)
+    assert done.returncode == 0, done.stderr
+    assert np.isfinite(load(folder).logits(np.zeros((1, 40, 32, 3), np.uint8))).all()
+    for job in ("roc", "scores", "occlusion"):
+        assert broken.name in str(result(folder, job)["error"])
+    for job in ("curves", "filters"):
+        assert result(folder, job)["error"] is None
+    assert f"distrib explain {folder} --only" in done.stdout
+    (report,) = read_events(folder, "report")
+    assert "roc" in report["failed"]
+    assert broken.name in (folder / "report/index.html").read_text()
+    # Mended, the same jobs succeed.
+    shutil.copy(faces / broken.relative_to(root), broken)
+    assert main([str(folder), "--only", "roc"]) == 0
+    assert result(folder, "roc")["error"] is None
