@@ -5,7 +5,7 @@ Legend: B pictures, H height, W width, A attributes.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -23,7 +23,9 @@ from distrib.training.model import MEAN, STD, AttributeClassifier
 # Under this key an exported ONNX file keeps its model.json.
 ONNX_KEY = "distrib"
 
-Three = tuple[float, float, float]
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Description(pydantic.BaseModel):
@@ -50,10 +52,10 @@ class Description(pydantic.BaseModel):
     attributes: tuple[str, ...] = pydantic.Field(min_length=1)
     image_size: tuple[pydantic.PositiveInt, pydantic.PositiveInt]
     crop: Literal["square", "full"]
-    mean: Three = MEAN
-    std: Three = STD
-    temperature: tuple[pydantic.PositiveFloat, ...]
-    thresholds: tuple[float, ...]
+    mean: tuple[Finite, Finite, Finite] = MEAN
+    std: tuple[Positive, Positive, Positive] = STD
+    temperature: tuple[Positive, ...]
+    thresholds: tuple[Probability, ...]
     epoch: int = 0
     validation: dict[str, float | None] = {}
     validation_by_attribute: dict[str, dict[str, float | None]] = {}
@@ -103,14 +105,17 @@ class TrainedModel:
         Raises:
             UserError: if the pictures have another shape or type.
         """
-        images = torch.as_tensor(images_BHWC)
+        if isinstance(images_BHWC, torch.Tensor):
+            images = images_BHWC
+        else:  # torch takes no array that is mirrored or read-only: such a one is copied
+            images = torch.from_numpy(np.require(images_BHWC, requirements=("C", "W")))
         if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1:] != (*self.description.image_size, 3):
             raise UserError(
                 f"the model takes uint8 pictures of shape {[None, *self.description.image_size, 3]}, found "
                 f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}: let `fit` prepare each picture"
             )
         parts = [self.net(part.to(self.device)).float().cpu() for part in torch.split(images, batch_size)]
-        return torch.cat(parts).numpy() if parts else np.empty((0, len(self.attributes)), np.float32)
+        return torch.cat(parts).numpy()
 
     def probabilities(self, logits_BA: NDArray[np.floating]) -> NDArray[np.float64]:
         """Calibrated probabilities float64 [B, A] of logits [B, A]."""
@@ -167,7 +172,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
         raise UserError(f"{file} is missing: copy the whole folder, or train again") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file} cannot be read ({error}): copy it again from where it came") from None
-    return TrainedModel(make_net(description, weights, file).to(device), description, path)
+    net = make_net(description, weights, file)
+    try:
+        return TrainedModel(net.to(device), description, path)
+    except (RuntimeError, AssertionError) as error:  # the second is what a torch without CUDA raises
+        problem = str(error).partition("\n")[0]
+        raise UserError(f"the model cannot go to the device {device} ({problem}): say cpu, or see to the GPU") from None
 
 
 def make_net(description: Description, weights: dict[str, torch.Tensor], file: Path) -> AttributeClassifier:
@@ -176,7 +186,8 @@ def make_net(description: Description, weights: dict[str, torch.Tensor], file: P
     Raises:
         UserError: if they do not fit; it names the file.
     """
-    net = AttributeClassifier(len(description.attributes))
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and the caller's draws stay as they are
+        net = AttributeClassifier(len(description.attributes))
     net.mean.copy_(torch.tensor(description.mean).view(1, 3, 1, 1))
     net.std.copy_(torch.tensor(description.std).view(1, 3, 1, 1))
     try:

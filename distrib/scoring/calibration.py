@@ -67,8 +67,9 @@ def tune_thresholds(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[n
         precision, recall, candidates = precision_recall_curve(targets, probabilities)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         lowest = candidates[np.argmax(f1[:-1])]  # the curve's last point has no threshold
-        below = probabilities[probabilities < lowest]
-        thresholds[i] = (lowest + (below.max() if len(below) else 0.0)) / 2
+        below = probabilities[probabilities < lowest].max(initial=0.0)
+        middle = (lowest + below) / 2
+        thresholds[i] = middle if middle > below else lowest  # neighbouring numbers have no middle
     return thresholds
 
 

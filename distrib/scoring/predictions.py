@@ -4,6 +4,8 @@ Legend: N images, A attributes.
 """
 
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,5 +97,5 @@ def load_predictions(file: Path) -> dict[str, Predictions]:
             }
     except FileNotFoundError:
         raise UserError(f"{file} is not there: `distrib explain RUN` makes it") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} holds no predictions ({error}): `distrib explain RUN` makes it anew") from None
