@@ -6,8 +6,8 @@ distrib explain runs/NAME --data.root /elsewhere --explain.fill blur
 """
 
 import csv
+import hashlib
 import json
-import os
 import sys
 import time
 import traceback
@@ -36,9 +36,9 @@ from distrib.errors import UserError
 from distrib.explaining.curves import read_metrics
 from distrib.explaining.study import Finding, Job, Study
 from distrib.prediction.model import TrainedModel, load
-from distrib.scoring.predictions import Predictions, save_predictions
+from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
 from distrib.training.run_folder import RunFolder, to_json
-from distrib.training.runtime import fallbacks, resolve, use_all_cores, warn
+from distrib.training.runtime import fallbacks, rank, resolve, use_all_cores, warn
 from distrib.training.tracking import Rows, Tracker, open_tracker
 
 # In the order of the page. Each is imported when it runs, so that one that cannot be imported costs the others nothing.
@@ -66,8 +66,9 @@ Say = Callable[[str], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, 1 if a job failed, or 2 for what the user can mend."""
-    if int(os.environ.get("RANK", "0")) > 0:
-        return 0  # one process does this work
+    if rank() > 0:
+        print(f"distrib: rank {rank()} leaves: one process makes the report", file=sys.stderr)
+        return 0
     try:
         run, only, options = _arguments(sys.argv[1:] if argv is None else list(argv))
         asked = _config(run, options)
@@ -218,19 +219,39 @@ def make_study(run: Path, config: Config) -> Study:
     config = config.replace("data", image_size=description.image_size, crop=description.crop)
     table = read_table(config.data.root, config.data.missing).select(description.attributes)
     splits = make_splits(table, config.data)
-    predictions: dict[str, Predictions]
     try:
-        predictions = {
-            "valid": Predictions.of(
-                "valid", table, splits.valid, _validation_logits(run, model, config, table, splits)
-            ),
-            "test": Predictions.of("test", table, splits.test, predict(model, config, table, splits.test)),
-        }
-        (run / "report").mkdir(parents=True, exist_ok=True)
-        save_predictions(run / "report/predictions.npz", list(predictions.values()))
+        predictions = _predictions(run, model, config, table, splits)
     except UserError as error:
         predictions = _Unavailable(error)
     return Study(run, config, table, splits, model, predictions)
+
+
+def _predictions(
+    run: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
+) -> dict[str, Predictions]:
+    """Those kept by an earlier report, where model, pictures and precision are the same; else made, and kept.
+
+    Raises:
+        UserError: if a picture cannot be read, or the run folder cannot be written.
+    """
+    file = run / "report/predictions.npz"
+    with (run / "best/model.safetensors").open("rb") as weights:
+        model_is = hashlib.file_digest(weights, "sha256").hexdigest()
+    made_from = f"{model_is} {digest(table, splits.valid, splits.test)} {config.train.precision}"
+    try:
+        return load_predictions(file, made_from)
+    except UserError:
+        pass  # there are none of these
+    predictions = [
+        Predictions.of("valid", table, splits.valid, _validation_logits(run, model, config, table, splits)),
+        Predictions.of("test", table, splits.test, predict(model, config, table, splits.test)),
+    ]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_predictions(file, predictions, made_from)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}): see to the disk") from None
+    return {each.split: each for each in predictions}
 
 
 class _Unavailable(dict[str, Predictions]):
@@ -276,7 +297,7 @@ def _validation_logits(
         logits: NDArray[np.float32] = safetensors.torch.load_file(run / "best/validation.safetensors")["logits"].numpy()
     except (OSError, KeyError, safetensors.SafetensorError):
         return predict(model, config, table, splits.valid)
-    known = model.description.training.get("data") == digest(table, splits)
+    known = model.description.training.get("data") == digest(table, splits.train, splits.valid)
     if known and logits.shape == (len(splits.valid), len(model.attributes)):
         return logits
     warn("the training or validation images are not those of the training: validation is scored anew")

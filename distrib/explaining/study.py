@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from distrib.config import Config
+from distrib.config import Config, nearest
 from distrib.data.splits import Splits
 from distrib.data.store import FolderStore, decode
 from distrib.data.table import Table, read_table
@@ -69,7 +69,12 @@ class Study:
         """
         if attribute not in self.table.attributes:
             whole = read_table(self.config.data.root, self.config.data.missing)
-            return whole.select([attribute]).targets[:, 0]
+            if attribute not in whole.attributes:
+                raise UserError(
+                    f"explain.group {attribute} is no attribute of {self.config.data.root}"
+                    f"{nearest(attribute, whole.attributes)}: choose one of {', '.join(whole.attributes)}"
+                )
+            return whole.targets[:, whole.attributes.index(attribute)]
         return self.table.targets[:, self.table.attributes.index(attribute)]
 
 

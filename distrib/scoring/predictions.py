@@ -57,8 +57,14 @@ class Predictions:
         )
 
 
-def save_predictions(file: Path, predictions: Sequence[Predictions]) -> None:
-    """Keep predictions of several splits in one .npz file, replaced as a whole."""
+def save_predictions(file: Path, predictions: Sequence[Predictions], made_from: str) -> None:
+    """Keep predictions of several splits in one .npz file, replaced as a whole.
+
+    Args:
+        file: to write.
+        predictions: of a split each.
+        made_from: names the model and the pictures; `load_predictions` asks for it.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     for each in predictions:
         arrays[f"{each.split}/rows"] = each.rows
@@ -66,23 +72,29 @@ def save_predictions(file: Path, predictions: Sequence[Predictions]) -> None:
         arrays[f"{each.split}/targets"] = each.targets_NA
         if each.identity_N is not None:
             arrays[f"{each.split}/identity"] = each.identity_N
-    index = {each.split: {"attributes": each.attributes, "names": each.names} for each in predictions}
-    arrays["index"] = np.array(json.dumps(index))
+    splits = {each.split: {"attributes": each.attributes, "names": each.names} for each in predictions}
+    arrays["index"] = np.array(json.dumps({"made_from": made_from, "splits": splits}))
     staged = file.with_name(f".{file.name}.staged")
     with staged.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     staged.replace(file)
 
 
-def load_predictions(file: Path) -> dict[str, Predictions]:
+def load_predictions(file: Path, made_from: str) -> dict[str, Predictions]:
     """The predictions in a file, by split.
 
+    Args:
+        file: to read.
+        made_from: as it was given to `save_predictions`.
+
     Raises:
-        UserError: if the file is not there, or holds something else.
+        UserError: if the file is not there, holds something else, or the predictions were made from something else.
     """
     try:
         with np.load(file, allow_pickle=False) as arrays:
             index = json.loads(str(arrays["index"]))
+            if index["made_from"] != made_from:
+                raise UserError(f"{file} is of another model or other pictures: `distrib explain RUN` makes it anew")
             return {
                 split: Predictions(
                     split,
@@ -93,7 +105,7 @@ def load_predictions(file: Path) -> dict[str, Predictions]:
                     arrays[f"{split}/targets"],
                     arrays.get(f"{split}/identity"),
                 )
-                for split, about in index.items()
+                for split, about in index["splits"].items()
             }
     except FileNotFoundError:
         raise UserError(f"{file} is not there: `distrib explain RUN` makes it") from None

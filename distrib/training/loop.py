@@ -51,7 +51,7 @@ class Job:
     @cached_property
     def data(self) -> str:
         """Digest of what is trained and validated on."""
-        return digest(self.table, self.splits)
+        return digest(self.table, self.splits.train, self.splits.valid)
 
 
 def train(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None) -> Progress:

@@ -9,6 +9,8 @@ from distrib.scoring.predictions import Predictions, load_predictions, save_pred
 
 NAMES = ["a.jpg", "sub folder/b.png", "Gesicht ü.jpg", "\N{GRINNING FACE}.jpg", 'quo"te\\.jpg']
 
+MADE_FROM = "these weights and these pictures"
+
 
 def example(split: str = "test", people: bool = True, images: int = 5) -> Predictions:
     generator = np.random.default_rng(2)
@@ -37,8 +39,8 @@ def assert_same(found: Predictions, wanted: Predictions) -> None:
 def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
     kept = [example("valid", people=False, images=3), example("test")]
     kept[1].logits_NA[0] = [np.nan, -np.inf]
-    save_predictions(tmp_path / "predictions.npz", kept)
-    found = load_predictions(tmp_path / "predictions.npz")
+    save_predictions(tmp_path / "predictions.npz", kept, MADE_FROM)
+    found = load_predictions(tmp_path / "predictions.npz", MADE_FROM)
     assert list(found) == ["valid", "test"]
     for each in kept:
         assert_same(found[each.split], each)
@@ -47,9 +49,9 @@ def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_saving_replaces_what_was_there(tmp_path: Path) -> None:
-    save_predictions(tmp_path / "predictions.npz", [example("valid"), example("test")])
-    save_predictions(tmp_path / "predictions.npz", [example("test", images=2)])
-    found = load_predictions(tmp_path / "predictions.npz")
+    save_predictions(tmp_path / "predictions.npz", [example("valid"), example("test")], MADE_FROM)
+    save_predictions(tmp_path / "predictions.npz", [example("test", images=2)], MADE_FROM)
+    found = load_predictions(tmp_path / "predictions.npz", MADE_FROM)
     assert list(found) == ["test"]
     assert_same(found["test"], example("test", images=2))
 
@@ -77,7 +79,7 @@ def test_a_table_without_people_gives_predictions_without(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "half", "bit rot", "array", "other arrays", "pickle"])
 def test_a_file_that_holds_no_predictions_is_refused(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "predictions.npz"
-    save_predictions(file, [example()])
+    save_predictions(file, [example()], MADE_FROM)
     content = file.read_bytes()
     if damage == "missing":
         file.unlink()
@@ -99,4 +101,10 @@ def test_a_file_that_holds_no_predictions_is_refused(tmp_path: Path, damage: str
         np.savez(file, weights=np.zeros(3))
     else:
         np.savez(file, index=np.array([{"test": {}}], dtype=object))
-    refusal(lambda: load_predictions(file), str(file), "distrib explain")
+    refusal(lambda: load_predictions(file, MADE_FROM), str(file), "distrib explain")
+
+
+def test_predictions_of_another_model_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.npz"
+    save_predictions(file, [example()], "one model")
+    refusal(lambda: load_predictions(file, "another"), str(file), "another model")
