@@ -1,0 +1,169 @@
+"""The scores of a model as people and programs read them: table, CSV, JSON; and two models side by side.
+
+Legend: A attributes.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distrib.scoring.bootstrap import Comparison, Difference
+from distrib.scoring.metrics import Scores
+
+# How the scores are called in print.
+TITLES = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+}
+# The scores that depend on the threshold.
+TUNED = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
+# The score by which attributes are said to differ: it depends on no threshold.
+DECISIVE = "roc_auc"
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """All scores of one model on some pictures.
+
+    Attributes:
+        half: deciding at sigmoid(logit) >= 1/2, as training does.
+        tuned: deciding by the threshold of each attribute; of these, `TUNED` mean something.
+        positives: int64 [A].
+        baseline: float64 [A], accuracy of always saying what most of the pictures have.
+        thresholds: A, on the calibrated probability.
+    """
+
+    half: Scores
+    tuned: Scores
+    positives: NDArray[np.int64]
+    baseline: NDArray[np.float64]
+    thresholds: tuple[float, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each attribute, and at the end the means over the attributes that have a score."""
+        half, tuned = self.half.by_attribute(), self.tuned.by_attribute()
+        rows = [
+            {
+                "attribute": name,
+                "positives": int(self.positives[i]),
+                **half[name],
+                "baseline_accuracy": float(self.baseline[i]),
+                "threshold": self.thresholds[i],
+                **{f"tuned_{score}": tuned[name][score] for score in TUNED},
+            }
+            for i, name in enumerate(self.half.attributes)
+        ]
+        means = {
+            "attribute": "mean",
+            "positives": None,
+            **self.half.mean(),
+            "baseline_accuracy": float(self.baseline.mean()),
+            "threshold": None,
+            **{f"tuned_{score}": self.tuned.mean()[score] for score in TUNED},
+        }
+        return [*rows, means]
+
+    def as_csv(self) -> str:
+        """The rows as CSV; what is undefined is empty."""
+        text, rows = io.StringIO(), self.rows()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: "" if value != value else value for name, value in row.items()})
+        return text.getvalue()
+
+    def as_json(self) -> dict[str, Any]:
+        """The rows as a tree: "mean", and "attributes" by name; the scores at the tuned thresholds are in "tuned"."""
+        *attributes, mean = (_branch(row) for row in self.rows())
+        return {
+            "mean": {
+                name: value for name, value in mean.items() if name not in ("attribute", "positives", "threshold")
+            },
+            "attributes": {row.pop("attribute"): row for row in attributes},
+        }
+
+    def as_text(self) -> str:
+        """The rows as a table for people."""
+        rows = self.rows()
+        width = max(len(row["attribute"]) for row in rows)
+        header = (
+            f"{'Attribute':<{width}} {'Positives':>9} {'Loss':>8} {'Accuracy':>9} {'Baseline':>9} {'Precision':>10}"
+            f" {'Recall':>8} {'F1':>8} {'ROC AUC':>8} {'AP':>8}  {'Threshold':>9} {'Tuned acc.':>10} {'Tuned F1':>8}"
+        )
+        return "\n".join([header, *(_line(row, width) for row in rows)])
+
+
+def _branch(row: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in row.items() if not name.startswith("tuned_")}
+    return {**plain, "tuned": {name: row[f"tuned_{name}"] for name in TUNED}}
+
+
+def _line(row: dict[str, Any], width: int) -> str:
+    positives = "" if row["positives"] is None else f"{row['positives']:,}"
+    threshold = "" if row["threshold"] is None else f"{row['threshold']:.4f}"
+    return (
+        f"{row['attribute']:<{width}} {positives:>9} {row['loss']:>8.4f} {row['accuracy']:>9.2%} "
+        f"{row['baseline_accuracy']:>9.2%} {row['precision']:>10.4f} {row['recall']:>8.4f} {row['f1']:>8.4f} "
+        f"{row['roc_auc']:>8.4f} {row['average_precision']:>8.4f}  {threshold:>9} {row['tuned_accuracy']:>10.2%} "
+        f"{row['tuned_f1']:>8.4f}"
+    )
+
+
+def comparison_json(comparison: Comparison, attributes: Sequence[str]) -> dict[str, Any]:
+    """A comparison as a tree: "mean" and "attributes" by name, each score with first, second, difference, interval.
+
+    Args:
+        comparison: of two models.
+        attributes: A names.
+    """
+    by_attribute = zip(attributes, comparison.by_attribute, strict=True)
+    return {
+        "resampled": comparison.resampled,
+        "resamples": comparison.resamples,
+        "mean": {score: asdict(each) for score, each in comparison.mean.items()},
+        "attributes": {name: {score: asdict(each) for score, each in row.items()} for name, row in by_attribute},
+    }
+
+
+def comparison_text(comparison: Comparison, attributes: Sequence[str]) -> str:
+    """A comparison for people: the difference of each mean score, and the attributes that differ clearly.
+
+    An attribute differs clearly if the 95 % interval of its difference in ROC AUC leaves out 0.
+
+    Args:
+        comparison: of two models.
+        attributes: A names.
+    """
+    header = f"{'':<20} {'this':>8} {'other':>8} {'difference':>11}   95 % interval ({comparison.resampled} resampled)"
+    lines = [header, *(_difference_line(TITLES[score], each) for score, each in comparison.mean.items())]
+    clear = [
+        (name, row[DECISIVE])
+        for name, row in zip(attributes, comparison.by_attribute, strict=True)
+        if _is_clear(row[DECISIVE])
+    ]
+    if not clear:
+        return "\n".join([*lines, "", f"no attribute differs clearly in ROC AUC, of {len(attributes)} in common"])
+    lines += ["", f"{len(clear)} of {len(attributes)} attributes in common differ clearly in ROC AUC:"]
+    clear.sort(key=lambda each: each[1].difference)
+    return "\n".join([*lines, *(_difference_line(*each) for each in clear)])
+
+
+def _is_clear(difference: Difference) -> bool:
+    interval = difference.interval
+    return interval is not None and (interval[0] > 0 or interval[1] < 0)
+
+
+def _difference_line(name: str, each: Difference) -> str:
+    interval = "undefined" if each.interval is None else f"{each.interval[0]:+.4f} … {each.interval[1]:+.4f}"
+    return f"{name:<20} {each.first:>8.4f} {each.second:>8.4f} {each.difference:>+11.4f}   {interval}"
