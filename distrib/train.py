@@ -39,50 +39,28 @@ from distrib.training.runtime import (
     describe_machine,
     fallbacks,
     from_rank_0,
-    lost_a_rank,
     on_every_rank,
-    rank,
     resolve,
+    run_program,
     say,
-    several_ranks,
     start_ranks,
     use_all_cores,
     warn,
 )
 from distrib.training.tracking import NullTracker, open_tracker, tracking_mode
 
-# Seconds that other ranks leave rank 0 to print an error that all of them have.
-SPEAK_WITHIN = 60
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
     show_log()
-    try:
-        try:
-            asked, name = load_config(sys.argv[1:] if argv is None else argv)
-            check_ranks(asked)
-            config = resolve(asked)
-            accelerator = start_ranks(config)
-        except UserError as error:  # the same configuration fails in the same way on every rank
-            raise UserError(str(error), on_all_ranks=True) from None
-        run(config, name, accelerator, fallbacks(asked, config))
-    except UserError as error:
-        if error.on_all_ranks and rank() != 0:
-            # The launcher ends every rank once one has left: rank 0 is to speak first, and that ends this one too.
-            time.sleep(SPEAK_WITHIN)
-        who = "" if error.on_all_ranks or not several_ranks() else f"rank {rank()}: "
-        print(f"distrib: error: {who}{error}", file=sys.stderr, flush=True)
-        return error.exit_status
-    except RuntimeError as error:
-        if not lost_a_rank(error):
-            raise
-        print(f"distrib: rank {rank()} stops, because another rank has left: {error}", file=sys.stderr, flush=True)
-        return 1
-    except KeyboardInterrupt:
-        say("distrib: interrupted; go on with --resume auto")
-        return 130
-    return 0
+
+    def prepare() -> tuple[Config, str, Accelerator, list[str]]:
+        asked, name = load_config(sys.argv[1:] if argv is None else argv)
+        check_ranks(asked)
+        config = resolve(asked)
+        return config, name, start_ranks(config), fallbacks(asked, config)
+
+    return run_program(prepare, lambda ready: run(*ready), "distrib: interrupted; go on with --resume auto")
 
 
 def show_log() -> None:

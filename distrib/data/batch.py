@@ -84,7 +84,7 @@ def cut(pixels_HWC: NDArray[np.uint8], request: Request, crop: str, size: tuple[
     top, left, crop_height, crop_width = region.tolist()
     pixels_HWC = pixels_HWC[top : top + crop_height, left : left + crop_width]
     if (crop_height, crop_width) != tuple(size):
-        image_BCHW = torch.from_numpy(np.ascontiguousarray(pixels_HWC))[None].permute(0, 3, 1, 2)
+        image_BCHW = torch.from_numpy(np.array(pixels_HWC))[None].permute(0, 3, 1, 2)
         resized_BCHW = F.interpolate(image_BCHW, size=size, mode="bilinear", antialias=True)
         pixels_HWC = resized_BCHW[0].permute(1, 2, 0).numpy()
     return np.ascontiguousarray(pixels_HWC[:, ::-1] if request.flip[0] else pixels_HWC)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from distrib.config import SCORES
+from distrib.config import SCORES, ExplainConfig
 from distrib.errors import UserError
 from distrib.explaining.figures import (
     BLUE,
@@ -35,7 +35,7 @@ from distrib.prediction.model import TrainedModel
 from distrib.scoring.bootstrap import Interval, Intervals, bootstrap
 from distrib.scoring.calibration import expected_calibration_error, negative_log_likelihood, reliability, sigmoid
 from distrib.scoring.fairness import GroupScores, score_groups
-from distrib.scoring.metrics import Scores, score
+from distrib.scoring.metrics import Scores, majority_accuracy, score, score_decisions
 from distrib.scoring.predictions import Predictions
 
 SPLITS = ("valid", "test")
@@ -58,7 +58,7 @@ def scores(study: Study) -> Finding:
     parts = [study.predictions[split] for split in SPLITS]
     names = parts[0].attributes
     plain = [score(names, each.logits_NA, each.targets_NA) for each in parts]
-    tuned = [tuned_scores(study.model, each) for each in parts]
+    tuned = [score_decisions(each.attributes, study.model.decisions(each.logits_NA), each.targets_NA) for each in parts]
     baseline = [majority_accuracy(each.targets_NA) for each in parts]
     positives = [each.targets_NA.sum(axis=0, dtype=np.int64) for each in parts]
     intervals = _intervals(study)
@@ -90,18 +90,6 @@ def scores(study: Study) -> Finding:
     }
     figure = _scores_figure(names, plain[1], tuned[1], baseline[1], intervals)
     return Finding(data, {"scores": figure}, {"scores": _scores_table(rows)})
-
-
-def tuned_scores(model: TrainedModel, predictions: Predictions) -> Scores:
-    """The scores of the model's decisions at its tuned thresholds; only `DECISION_SCORES` mean anything here."""
-    decided = np.where(model.decisions(predictions.logits_NA), np.float32(1), np.float32(-1))
-    return score(predictions.attributes, decided, predictions.targets_NA)
-
-
-def majority_accuracy(targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The accuracy of always saying what most of these pictures have, float64 [A]."""
-    present = targets_NA.mean(axis=0)
-    return np.asarray(np.maximum(present, 1 - present))
 
 
 def roc(study: Study) -> Finding:
@@ -269,12 +257,19 @@ def calibration(study: Study) -> Finding:
 def fairness(study: Study) -> Finding:
     """Each score within the pictures that have the attribute `explain.group` and within those that have it not.
 
+    A data set without the attribute that CelebA's users ask for has nothing to show here, which is no failure.
+
     Raises:
-        UserError: if the data set has no such attribute, or all test pictures are in one group.
+        UserError: if the data set has not the attribute that was asked for, or all test pictures are in one group.
     """
     test = study.predictions["test"]
     group = study.config.explain.group
-    has = study.group_labels(group)[test.rows]
+    try:
+        has = study.group_labels(group)[test.rows]
+    except UserError as error:
+        if group == ExplainConfig().group:
+            return Finding({"absent": str(error)})
+        raise
     groups = [words(group), f"not {words(group)}"]
     within = score_groups(test.attributes, test.logits_NA, test.targets_NA, 1 - has, len(groups))
     if not within.images.all():

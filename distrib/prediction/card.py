@@ -68,7 +68,7 @@ import numpy as np
 from PIL import Image
 
 model = distrib.load(".")  # this folder
-picture = np.asarray(Image.open("face.jpg").convert("RGB"))
+picture = np.array(Image.open("face.jpg").convert("RGB"))
 logits = model.logits(model.fit(picture)[None])
 probabilities, present = model.probabilities(logits)[0], model.decisions(logits)[0]
 for row in zip(model.attributes, probabilities, present):
@@ -242,7 +242,7 @@ def _training(description: Description) -> str:
         "global batch": _at(known, "config", "train", "batch_size"),
         "epochs": _at(known, "config", "train", "epochs"),
         "seed": _at(known, "config", "train", "seed"),
-        "precision": known.get("precision"),
+        "precision": _at(known, "config", "train", "precision"),
         "ranks": known.get("ranks"),
         "device": known.get("device"),
         "date": known.get("date"),

@@ -91,6 +91,25 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
     return Scores(attributes, values)
 
 
+def score_decisions(
+    attributes: tuple[str, ...], decisions_NA: NDArray[np.bool_], targets_NA: NDArray[np.uint8]
+) -> Scores:
+    """The scores of decisions at any threshold; those that need more than a decision (loss, areas) mean nothing here.
+
+    Args:
+        attributes: A names.
+        decisions_NA: bool [N, A].
+        targets_NA: {0, 1} [N, A].
+    """
+    return score(attributes, np.where(decisions_NA, np.float32(1), np.float32(-1)), targets_NA)
+
+
+def majority_accuracy(targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The accuracy of always saying what most of these pictures have, float64 [A]."""
+    present = targets_NA.mean(axis=0)
+    return np.asarray(np.maximum(present, 1 - present))
+
+
 def better(name: str, value: float, than: float | None) -> bool:
     """Whether a score beats the best so far; a NaN beats nothing, and anything beats None."""
     if np.isnan(value):

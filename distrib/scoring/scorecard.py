@@ -96,7 +96,7 @@ class Scorecard:
     def as_text(self) -> str:
         """The rows as a table for people."""
         rows = self.rows()
-        width = max(len(row["attribute"]) for row in rows)
+        width = max(len("Attribute"), *(len(row["attribute"]) for row in rows))
         header = (
             f"{'Attribute':<{width}} {'Positives':>9} {'Loss':>8} {'Accuracy':>9} {'Baseline':>9} {'Precision':>10}"
             f" {'Recall':>8} {'F1':>8} {'ROC AUC':>8} {'AP':>8}  {'Threshold':>9} {'Tuned acc.':>10} {'Tuned F1':>8}"

@@ -17,7 +17,7 @@ from distrib.data.plan import Plan
 from distrib.data.splits import Splits, digest
 from distrib.data.table import Table
 from distrib.errors import UserError
-from distrib.prediction.card import model_card
+from distrib.prediction.card import data_kind, model_card
 from distrib.prediction.model import Description
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.evaluation import predict_logits
@@ -179,6 +179,7 @@ def describe(job: Job, epoch: int) -> Description:
             "config": config.model_dump(mode="json"),
             "images": {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)},
             "data": job.data,
+            "data_kind": data_kind(config.data.root),
             "date": time.strftime("%Y-%m-%d"),
             **describe_machine(job.accelerator),
         },

@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,6 +27,8 @@ from distrib.errors import UserError
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Seconds that other ranks leave rank 0 to print an error that all of them have.
+SPEAK_WITHIN = 60
 # A rank may wait this long for another: rank 0 computes scores and writes checkpoints while the others wait.
 TIMEOUT = timedelta(minutes=30)
 
@@ -213,6 +216,41 @@ def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
         "device": device,
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def run_program(prepare: Callable[[], T], work: Callable[[T], None], interrupted: str) -> int:
+    """Run a program on this rank, and print whatever ends it early as one sentence.
+
+    Args:
+        prepare: everything until the ranks have met; what is wrong here is wrong on every rank.
+        work: the rest; it gets what `prepare` returns.
+        interrupted: what to say after Ctrl-C.
+
+    Returns:
+        The exit status: 0, 1 if another rank was lost, 2 for what the user can mend, 130 after Ctrl-C.
+    """
+    try:
+        try:
+            ready = prepare()
+        except UserError as error:
+            raise UserError(str(error), on_all_ranks=True) from None
+        work(ready)
+    except UserError as error:
+        if error.on_all_ranks and rank() != 0:
+            # The launcher ends every rank once one has left: rank 0 is to speak first, and that ends this one too.
+            time.sleep(SPEAK_WITHIN)
+        who = "" if error.on_all_ranks or not several_ranks() else f"rank {rank()}: "
+        print(f"distrib: error: {who}{error}", file=sys.stderr, flush=True)
+        return error.exit_status
+    except RuntimeError as error:
+        if not lost_a_rank(error):
+            raise
+        print(f"distrib: rank {rank()} stops, because another rank has left: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        say(interrupted)
+        return 130
+    return 0
 
 
 def say(line: str) -> None:

@@ -1,0 +1,394 @@
+"""Scores a trained model on a data set, every picture exactly once, on any number of ranks.
+
+distrib evaluate runs/celeba --data.root data/celeba --split test
+accelerate launch --config_file launch/one_node.yaml distrib/evaluate.py runs/celeba --json scores.json
+
+Legend: N images, A attributes.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+import tyro
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from distrib.config import Config, DataConfig, RunConfig, TrainConfig
+from distrib.data.annotations import few
+from distrib.data.batch import Batch, Request
+from distrib.data.decoders import Decoder, make_decoder
+from distrib.data.splits import make_splits
+from distrib.data.table import Table, read_table
+from distrib.errors import UserError
+from distrib.prediction.files import check_output, written_whole
+from distrib.prediction.model import OnnxClassifier, TrainedModel, load
+from distrib.scoring.bootstrap import paired_bootstrap
+from distrib.scoring.evaluation import predict_logits
+from distrib.scoring.metrics import majority_accuracy, score, score_decisions
+from distrib.scoring.predictions import Predictions
+from distrib.scoring.scorecard import Scorecard, comparison_json, comparison_text
+from distrib.training.run_folder import to_json
+from distrib.training.runtime import (
+    SPEAK_WITHIN,
+    check_ranks,
+    describe_machine,
+    from_rank_0,
+    on_every_rank,
+    rank,
+    resolve,
+    run_program,
+    say,
+    start_ranks,
+    warn,
+)
+
+# Of the bootstrap that compares two models.
+RESAMPLES, SEED = 1000, 0
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which pictures and labels; what is left out is as it was for the model's training."""
+
+    root: Path | None = None
+    """Folder of the data set; None: the one that the model was trained on."""
+    split: Literal["official", "identity", "image"] | None = None
+    """official: the data set's own split; identity: random, no identity in two splits; image: random by image."""
+    split_fractions: tuple[float, float, float] | None = None
+    """Shares of training, validation and test for the random splits; they add up to 1."""
+    split_seed: int | None = None
+    """Seed of the random splits."""
+    missing: Literal["stop", "skip"] | None = None
+    """What to do about rows whose image is missing: stop, or skip them."""
+    decoder: Literal["auto", "dali", "torch"] = "auto"
+    """dali: NVIDIA DALI, on the GPU where there is one; torch: worker threads on the CPU; auto: dali on a GPU where it
+    is installed, else torch."""
+    threads: int | None = None
+    """Decoding threads of each rank."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Scores a trained model, every picture exactly once, on any number of ranks."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder (its best epoch), a model folder, a checkpoint, or an .onnx file."""
+    data: DataOptions = field(default_factory=DataOptions)
+    split: Literal["train", "valid", "test", "all"] = "test"
+    """Which pictures: one of the three splits, or all of the data set."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one, else the CPU."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Autocast type; no: float32; auto: bf16 where the hardware computes in it, else no."""
+    batch_size: int = 64
+    """Pictures in a forward pass of each rank."""
+    flip: bool = False
+    """Average the logits of each picture and its mirror image."""
+    predictions: Path | None = None
+    """File for what the model says of each picture, by its ending .parquet or .csv."""
+    json: Path | None = None
+    """File for the scores, and for the comparison, as JSON."""
+    csv: Path | None = None
+    """File for the scores by attribute as CSV."""
+    against: Path | None = None
+    """Another model to compare with on the same pictures, by the paired bootstrap."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
+    options = read_options(argv)
+
+    def prepare() -> tuple[Config, list[TrainedModel], Accelerator]:
+        models = [load(path) for path in (options.model, options.against) if path is not None]
+        config = resolve(configuration(options, models))
+        check_ranks(config)
+        return config, models, start_ranks(config)
+
+    return run_program(prepare, lambda ready: evaluate(options, *ready), "distrib: interrupted")
+
+
+def read_options(argv: Sequence[str] | None) -> EvaluateOptions:
+    """The options of the command line.
+
+    Raises:
+        SystemExit: with status 0 after `--help`, with 2 after an error, which rank 0 prints.
+    """
+    try:
+        return tyro.cli(EvaluateOptions, prog="distrib evaluate", args=argv, console_outputs=rank() == 0)
+    except SystemExit as stop:
+        if stop.code and rank() != 0:
+            time.sleep(SPEAK_WITHIN)
+        raise
+
+
+def configuration(options: EvaluateOptions, models: Sequence[TrainedModel]) -> Config:
+    """The configuration of this evaluation: the data as for the model's training but for what the options say.
+
+    Raises:
+        UserError: if an option is out of its range, or does not fit an ONNX file.
+    """
+    device, precision = options.device, options.precision
+    for model in models:
+        if isinstance(model.net, OnnxClassifier):
+            if device == "cuda" or precision in ("bf16", "fp16"):
+                asked = "--device cuda" if device == "cuda" else f"--precision {precision}"
+                raise UserError(
+                    f"{asked} does not go with {model.source}, an ONNX file, which is computed on the CPU in float32: "
+                    "leave the option out, or name the model folder that the file was made from"
+                )
+            device, precision = "cpu", "no"
+    if options.batch_size < 1:
+        raise UserError(
+            f"--batch-size is {options.batch_size}, but a batch has at least 1 picture: choose a larger one"
+        )
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    return Config(
+        data=data_config(models[0], options.data),
+        train=TrainConfig(batch_size=options.batch_size * ranks, precision=precision),
+        run=RunConfig(device=device),
+    )
+
+
+def data_config(model: TrainedModel, options: DataOptions) -> DataConfig:
+    """Which data, and how the model takes their pictures.
+
+    Raises:
+        UserError: if an option is out of its range, or no data set is known.
+    """
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    known = dict((model.description.training.get("config") or {}).get("data") or {})
+    if "root" not in given | known:
+        raise UserError(f"{model.source} does not say which data it was trained on: name a data set by --data.root")
+    if options.root is not None:
+        known["subset"] = None  # of the training split of another data set
+    of_model = {name: getattr(model.description, name) for name in ("attributes", "image_size", "crop")}
+    return DataConfig.model_validate({**known, **given, **of_model})
+
+
+def evaluate(
+    options: EvaluateOptions, config: Config, models: Sequence[TrainedModel], accelerator: Accelerator
+) -> None:
+    """Score the first model, compare it with the second where there is one, and say and write the results.
+
+    Raises:
+        UserError: for all that the user can mend.
+    """
+    from_rank_0(accelerator, check_outputs, options)
+    table = on_every_rank(accelerator, labels, config.data, models[0])
+    rows, notes = on_every_rank(accelerator, choose_rows, table, config.data, options.split)
+    names = common_attributes(models)
+    machine = describe_machine(accelerator)
+    ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
+    say(f"model:   {models[0].source}, epoch {models[0].description.epoch}{', with flip' if options.flip else ''}")
+    say(f"data:    {config.data.root}, {options.split}: {len(rows):,} images")
+    say(f"machine: {ranks} on {machine['device']}, precision {config.train.precision}, decoder {config.data.decoder}")
+    for note in notes:
+        warn(note)
+
+    logits = [logits_of(model, table, rows, config, accelerator, options) for model in models]
+    accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 counts
+    if not accelerator.is_main_process:
+        return
+    model, found = models[0], Predictions.of(options.split, table, rows, logits[0])
+    card = Scorecard(
+        half=score(found.attributes, found.logits_NA, found.targets_NA),
+        tuned=score_decisions(found.attributes, model.decisions(found.logits_NA), found.targets_NA),
+        positives=found.targets_NA.sum(axis=0, dtype=np.int64),
+        baseline=majority_accuracy(found.targets_NA),
+        thresholds=model.description.thresholds,
+    )
+    say(f"\n{card.as_text()}")
+    result: dict[str, Any] = {
+        "model": str(model.source),
+        "epoch": model.description.epoch,
+        "data": str(config.data.root),
+        "split": options.split,
+        "images": len(found),
+        "flip": options.flip,
+        "precision": config.train.precision,
+        "decoder": config.data.decoder,
+        **machine,
+        **card.as_json(),
+    }
+    if options.against is not None:
+        mine, theirs = ([model.attributes.index(name) for name in names] for model in models)
+        targets, identity = found.targets_NA[:, mine], found.identity_N
+        comparison = paired_bootstrap(logits[0][:, mine], logits[1][:, theirs], targets, identity, RESAMPLES, SEED)
+        say(f"\nagainst {options.against}:\n{comparison_text(comparison, names)}")
+        result["against"] = {"model": str(options.against), **comparison_json(comparison, names)}
+    write_outputs(options, card, result, model, found)
+
+
+def check_outputs(options: EvaluateOptions) -> None:
+    """Refuse files that could not be written at the end.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name in ("predictions", "json", "csv"):
+        file: Path | None = getattr(options, name)
+        if file is not None:
+            check_output(file, f"--{name}")
+    if options.predictions is not None and options.predictions.suffix not in (".parquet", ".csv"):
+        raise UserError(f"--predictions {options.predictions} ends neither in .parquet nor in .csv: choose one of them")
+
+
+def labels(config: DataConfig, model: TrainedModel) -> Table:
+    """The table of the data set with the model's attributes.
+
+    Raises:
+        UserError: if it cannot be read, or lacks one of them.
+    """
+    table = read_table(config.root, config.missing)
+    lacking = [name for name in model.attributes if name not in table.attributes]
+    if lacking:
+        raise UserError(
+            f"{config.root} has no labels for {few(lacking)}, which {model.source} predicts: add a column for each, or "
+            f"name another data set by --data.root; its attributes are {', '.join(table.attributes)}"
+        )
+    return table.select(model.attributes)
+
+
+def choose_rows(table: Table, config: DataConfig, split: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The rows of a split, int64 [N], or of all pictures; and warnings.
+
+    Raises:
+        UserError: if the data set has no such split.
+    """
+    if split == "all":
+        return np.arange(len(table), dtype=np.int64), table.notes
+    splits = make_splits(table, config)
+    rows = {"train": splits.train, "valid": splits.valid, "test": splits.test}[split]
+    return rows, (*table.notes, *splits.notes)
+
+
+def common_attributes(models: Sequence[TrainedModel]) -> list[str]:
+    """The attributes that all models predict, in the order of the first.
+
+    Raises:
+        UserError: if there are none; on all ranks alike.
+    """
+    first, *others = models
+    common = [name for name in first.attributes if all(name in other.attributes for other in others)]
+    if not common:
+        known = "; ".join(f"{model.source}: {few(list(model.attributes))}" for model in models)
+        raise UserError(
+            f"--against {others[0].source} has no attribute in common with {first.source} ({known}): compare models of "
+            "the same attributes",
+            on_all_ranks=True,
+        )
+    return common
+
+
+def logits_of(
+    model: TrainedModel,
+    table: Table,
+    rows: NDArray[np.int64],
+    config: Config,
+    accelerator: Accelerator,
+    options: EvaluateOptions,
+) -> NDArray[np.float32]:
+    """Logits float32 [N, A] of the model for these rows, the same array on every rank."""
+    about = model.description
+    data = DataConfig.model_validate({**dict(config.data), "image_size": about.image_size, "crop": about.crop})
+    decoder: Decoder = make_decoder(data, table, accelerator.device, options.batch_size)
+    if accelerator.is_main_process and sys.stderr.isatty():
+        decoder = Shown(decoder, -(-len(rows) // accelerator.num_processes // options.batch_size))
+    net = MirrorMean(model.net) if options.flip else model.net
+    # For evaluation it is only moved and put under autocast: no DDP, which has no use for an ONNX file.
+    net = accelerator.prepare_model(net, evaluation_mode=True)
+    return predict_logits(accelerator, net, decoder, rows, len(about.attributes), options.batch_size)
+
+
+class MirrorMean(nn.Module):
+    """Logits averaged over each picture and its mirror image."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """Logits float [B, A] of uint8 RGB pictures [B, H, W, 3]."""
+        logits_BA: torch.Tensor = (self.net(images_BHWC).float() + self.net(images_BHWC.flip(2)).float()) / 2
+        return logits_BA
+
+
+class Shown:
+    """A decoder whose progress shows on the terminal."""
+
+    def __init__(self, decoder: Decoder, batches: int) -> None:
+        self.name = decoder.name
+        self._decoder, self._batches = decoder, batches
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """See `Decoder.batches`."""
+        console = Console(stderr=True)
+        yield from track(self._decoder.batches(requests), "scoring", self._batches, console=console, transient=True)
+
+
+def write_outputs(
+    options: EvaluateOptions, card: Scorecard, result: Mapping[str, Any], model: TrainedModel, found: Predictions
+) -> None:
+    """Write the files that are asked for; on rank 0.
+
+    Raises:
+        UserError: if one cannot be written.
+    """
+    if options.predictions is not None:
+        write_predictions(options.predictions, model, found)
+    if options.json is not None:
+        with written_whole(options.json, "--json") as staged:
+            staged.write_text(to_json(result) + "\n", encoding="utf-8")
+    if options.csv is not None:
+        with written_whole(options.csv, "--csv") as staged:
+            staged.write_text(card.as_csv(), encoding="utf-8")
+
+
+def write_predictions(file: Path, model: TrainedModel, found: Predictions) -> None:
+    """A row for each picture: file, split, identity where known, and label, probability and decision by attribute.
+
+    Args:
+        file: .parquet or .csv.
+        model: whose calibrated probabilities and decisions at its thresholds they are.
+        found: its logits.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    columns: dict[str, Any] = {"file": found.names, "split": [found.split] * len(found)}
+    if found.identity_N is not None:
+        columns["identity"] = found.identity_N
+    probabilities_NA = model.probabilities(found.logits_NA)
+    decisions_NA = model.decisions(found.logits_NA).astype(np.uint8)
+    for i, name in enumerate(found.attributes):
+        columns[f"{name}_label"] = found.targets_NA[:, i]
+        columns[f"{name}_probability"] = probabilities_NA[:, i]
+        columns[f"{name}_decision"] = decisions_NA[:, i]
+    table = pyarrow.table(columns)
+    with written_whole(file, "--predictions") as staged:
+        if file.suffix == ".parquet":
+            pyarrow.parquet.write_table(table, staged)
+        else:
+            pyarrow.csv.write_csv(table, staged)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""`distrib evaluate`, as a user runs it; on two real ranks where it is about ranks."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from accelerate.state import AcceleratorState
+from launching import launch, read_metrics
+from random_model import write_model
+
+from distrib import evaluate as program
+from distrib.config import DataConfig
+from distrib.data.splits import make_splits
+from distrib.data.store import decode
+from distrib.data.table import read_table
+from distrib.prediction.export import export_onnx
+from distrib.prediction.model import load
+
+ATTRIBUTES = ("Smiling", "Eyeglasses", "Male")
+FLOAT32 = ("--device", "cpu", "--precision", "no")
+
+
+@pytest.fixture(scope="module")
+def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs that takes seconds."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = launch(
+        "--run.folder", folder, "--run.device", "cpu", "--data.root", faces, "--data.attributes", *ATTRIBUTES,
+        "--data.image-size", 32, 32, "--train.batch-size", 16, "--train.epochs", 2, "--train.precision", "no",
+        "--explain.after-training", False, "--tracking.mode", "disabled", ranks=1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(load(run), tmp_path_factory.mktemp("exported") / "model.onnx").file
+
+
+def evaluate(folder: Path, *arguments: object) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The program in this process: its JSON, and its predictions as the rows of their CSV file."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    files = ["--json", folder / "scores.json", "--predictions", folder / "predictions.csv"]
+    assert program.main([str(each) for each in (*arguments, *FLOAT32, *files)]) == 0
+    with (folder / "predictions.csv").open(newline="") as file:
+        return json.loads((folder / "scores.json").read_text()), list(csv.DictReader(file))
+
+
+def numbers(tree: dict[str, Any]) -> dict[str, float]:
+    """The leaves of nested groups by their path, nothing left out."""
+    leaves = {}
+    for name, value in tree.items():
+        inner = numbers(value) if isinstance(value, dict) else {"": np.nan if value is None else value}
+        leaves.update({f"{name}/{rest}": leaf for rest, leaf in inner.items()})
+    return leaves
+
+
+def scores_of(result: dict[str, Any]) -> dict[str, float]:
+    return numbers({name: result[name] for name in ("mean", "attributes")})
+
+
+def test_the_validation_split_has_the_scores_of_the_best_epoch(run: Path, tmp_path: Path) -> None:
+    result, predictions = evaluate(tmp_path, run, "--split", "valid")
+    about = json.loads((run / "best/model.json").read_text())
+    row = next(row for row in read_metrics(run) if row["epoch"] == about["epoch"])
+    assert result["epoch"] == about["epoch"]
+    assert result["images"] == len(predictions) == about["validation"]["images"]
+    for name in ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision"):
+        assert result["mean"][name] == pytest.approx(row[f"val_{name}"], abs=1e-6)
+    with (run / "metrics_by_attribute.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["epoch"]) == about["epoch"]]
+    assert [row["attribute"] for row in rows] == list(result["attributes"]) == list(ATTRIBUTES)
+    for row in rows:
+        assert result["attributes"][row["attribute"]]["f1"] == pytest.approx(float(row["f1"]), abs=1e-6)
+
+
+def test_the_scores_follow_from_the_predictions(run: Path, tmp_path: Path) -> None:
+    result, predictions = evaluate(tmp_path, run, "--split", "all")
+    assert len(predictions) == result["images"] == 200
+    model = load(run)
+    for i, name in enumerate(ATTRIBUTES):
+        found = result["attributes"][name]
+        label = np.array([int(row[f"{name}_label"]) for row in predictions])
+        probability = np.array([float(row[f"{name}_probability"]) for row in predictions])
+        decision = np.array([int(row[f"{name}_decision"]) for row in predictions])
+        assert found["positives"] == label.sum()
+        assert found["baseline_accuracy"] == pytest.approx(max(label.mean(), 1 - label.mean()))
+        assert found["accuracy"] == pytest.approx(np.mean((probability >= 0.5) == label))
+        assert found["threshold"] == model.description.thresholds[i]
+        assert (decision == (probability >= found["threshold"])).all()
+        assert found["tuned"]["accuracy"] == pytest.approx(np.mean(decision == label))
+        assert found["tuned"]["recall"] == pytest.approx(np.mean(decision[label == 1]))
+    for name in ("accuracy", "f1", "baseline_accuracy"):
+        mean = np.mean([row[name] for row in result["attributes"].values()])
+        assert result["mean"][name] == pytest.approx(mean)
+
+
+def test_two_ranks_give_the_same_as_one(run: Path, tmp_path: Path) -> None:
+    alone, alone_predictions = evaluate(tmp_path, run, "--split", "all", "--batch-size", 7)
+    file, parquet = tmp_path / "two.json", tmp_path / "two.parquet"
+    done = launch(
+        run, "--split", "all", "--batch-size", 7, *FLOAT32, "--json", file, "--predictions", parquet,
+        script="distrib/evaluate.py",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    two = json.loads(file.read_text())
+    assert (alone["ranks"], two["ranks"]) == (1, 2)
+    assert scores_of(two) == pytest.approx(scores_of(alone), abs=1e-6, nan_ok=True)
+    assert done.stdout.count("Attribute ") == 1
+
+    rows = pyarrow.parquet.read_table(parquet).to_pylist()
+    assert list(rows[0]) == list(alone_predictions[0])
+    for mine, other in zip(rows, alone_predictions, strict=True):
+        for name, value in mine.items():
+            if name.endswith("_probability"):
+                assert value == pytest.approx(float(other[name]), abs=1e-6)
+            else:
+                assert str(value) == other[name]
+
+
+def test_the_table_and_the_csv_have_the_same_numbers(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, _ = evaluate(tmp_path, run, "--split", "valid", "--csv", tmp_path / "scores.csv")
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = {row["attribute"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [*ATTRIBUTES, "mean"]
+    for name, row in rows.items():
+        expected = result["mean"] if name == "mean" else result["attributes"][name]
+        assert float(row["f1"]) == expected["f1"]
+        assert float(row["tuned_f1"]) == expected["tuned"]["f1"]
+        line = next(line for line in printed if line and line[0] == name)
+        for score in ("loss", "precision", "recall", "f1"):
+            assert f"{expected[score]:.4f}" in line
+        for score in ("accuracy", "baseline_accuracy"):
+            assert f"{expected[score]:.2%}" in line
+
+
+def test_parquet_reads_back_with_types(run: Path, faces: Path, tmp_path: Path) -> None:
+    file = tmp_path / "predictions.parquet"
+    assert program.main([str(run), "--split", "valid", *FLOAT32, "--predictions", str(file)]) == 0
+    predictions = pyarrow.parquet.read_table(file)
+    assert predictions.column_names == [
+        "file", "split", "identity",
+        *(f"{name}_{kind}" for name in ATTRIBUTES for kind in ("label", "probability", "decision")),
+    ]  # fmt: skip
+    table = read_table(faces)
+    rows = make_splits(table, DataConfig()).valid
+    assert predictions["file"].to_pylist() == [table.names[row] for row in rows]
+    assert set(predictions["split"].to_pylist()) == {"valid"}
+    assert table.identity is not None
+    assert predictions["identity"].to_pylist() == table.identity[rows].tolist()
+    male = table.targets[rows, table.attributes.index("Male")]
+    assert predictions["Male_label"].to_pylist() == male.tolist()
+    assert str(predictions["Male_probability"].type) == "double"
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.parquet"}
+
+
+def test_an_onnx_file_has_the_scores_of_its_model(run: Path, exported: Path, tmp_path: Path) -> None:
+    by_torch, torch_rows = evaluate(tmp_path, run, "--split", "all")
+    by_onnx, onnx_rows = evaluate(tmp_path, exported, "--split", "all")
+    assert by_onnx["model"] == str(exported)
+    assert scores_of(by_onnx) == pytest.approx(scores_of(by_torch), abs=1e-4, nan_ok=True)
+    for mine, other in zip(torch_rows, onnx_rows, strict=True):
+        assert float(mine["Smiling_probability"]) == pytest.approx(float(other["Smiling_probability"]), abs=1e-4)
+
+
+def test_flip_is_the_mean_of_picture_and_mirror_image(run: Path, faces: Path, tmp_path: Path) -> None:
+    flipped, rows = evaluate(tmp_path, run, "--split", "valid", "--flip")
+    plain, plain_rows = evaluate(tmp_path, run, "--split", "valid")
+    assert (flipped["flip"], plain["flip"]) == (True, False)
+    model, table = load(run), read_table(faces)
+    pictures = np.stack([model.fit(decode((table.folder / row["file"]).read_bytes())) for row in rows])
+    straight, mirrored = model.logits(pictures), model.logits(np.ascontiguousarray(pictures[:, :, ::-1]))
+    expected = model.probabilities((straight + mirrored) / 2)
+    for i, name in enumerate(ATTRIBUTES):
+        found = [float(row[f"{name}_probability"]) for row in rows]
+        assert found == pytest.approx(expected[:, i].tolist(), abs=1e-5)
+    assert rows != plain_rows
+
+
+def test_a_checkpoint_can_be_scored(run: Path, tmp_path: Path) -> None:
+    last = max((run / "checkpoints").iterdir())
+    result, _ = evaluate(tmp_path, last, "--split", "valid")
+    assert result["epoch"] == 2
+    assert result["mean"]["roc_auc"] == pytest.approx(read_metrics(run)[-1]["val_roc_auc"], abs=1e-6)
+
+
+def test_a_model_against_itself_differs_by_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, _ = evaluate(tmp_path, run, "--split", "all", "--against", run / "best")
+    against = result["against"]
+    assert against["resampled"] == "identities"
+    assert list(against["attributes"]) == list(ATTRIBUTES)
+    for row in (against["mean"], *against["attributes"].values()):
+        for each in row.values():
+            assert each["difference"] == 0
+            assert each["interval"] == [0, 0]
+    assert "no attribute differs clearly in ROC AUC, of 3 in common" in capsys.readouterr().out
+
+
+def test_two_models_are_compared_on_what_both_know(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other one takes pictures of another size, and knows its attributes in another order."""
+    other = write_model(tmp_path / "other", attributes=("Bald", "Male", "Smiling"), image_size=(48, 40), crop="full")
+    mine, _ = evaluate(tmp_path, run, "--split", "all", "--against", other)
+    root = json.loads((run / "best/model.json").read_text())["training"]["config"]["data"]["root"]
+    its, _ = evaluate(tmp_path, other, "--split", "all", "--data.root", root)
+    against = mine["against"]
+    assert against["model"] == str(other)
+    assert list(against["attributes"]) == ["Smiling", "Male"]
+    for name, row in against["attributes"].items():
+        for score, each in row.items():
+            assert each["first"] == pytest.approx(mine["attributes"][name][score], abs=1e-6)
+            assert each["second"] == pytest.approx(its["attributes"][name][score], abs=1e-6)
+            assert each["difference"] == pytest.approx(each["first"] - each["second"])
+            assert each["interval"][0] <= each["interval"][1]
+    mean = np.mean([row["accuracy"]["difference"] for row in against["attributes"].values()])
+    assert against["mean"]["accuracy"]["difference"] == pytest.approx(mean)
+    printed = capsys.readouterr().out
+    assert f"against {other}:" in printed
+    assert f"{against['mean']['accuracy']['difference']:+.4f}" in printed
+
+
+def own_data(faces: Path, folder: Path, *columns: str) -> Path:
+    """Ten of the faces as a data set with a table.csv, without splits and identities."""
+    (folder / "images").mkdir(parents=True)
+    table = read_table(faces).select(columns)
+    lines = [",".join(("file", *columns))]
+    for row in range(10):
+        shutil.copy(table.path(row), folder / "images")
+        lines.append(",".join((table.names[row], *map(str, table.targets[row]))))
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_another_data_set_without_splits(run: Path, faces: Path, tmp_path: Path) -> None:
+    root = own_data(faces, tmp_path / "own", "Male", "Smiling", "Eyeglasses", "Bald")
+    result, rows = evaluate(tmp_path, run, "--data.root", root, "--split", "all")
+    assert result["images"] == 10
+    assert "identity" not in rows[0]
+    _, on_faces = evaluate(tmp_path, run, "--split", "all")
+    found, wanted = ([float(row["Smiling_probability"]) for row in each] for each in (rows, on_faces[:10]))
+    assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_splits_can_be_others_than_in_training(run: Path, faces: Path, tmp_path: Path) -> None:
+    options = ("--data.split", "image", "--data.split-seed", 3, "--data.split-fractions", 0.5, 0.3, 0.2)
+    result, rows = evaluate(tmp_path, run, "--split", "test", *options)
+    table = read_table(faces)
+    splits = make_splits(table, DataConfig(split="image", split_seed=3, split_fractions=(0.5, 0.3, 0.2)))
+    assert [row["file"] for row in rows] == [table.names[row] for row in splits.test]
+    assert result["images"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "nowhere holds no model"),
+        (["RUN", "--data.root", "nowhere"], "data.root is nowhere, which is not a folder"),
+        (["RUN", "--data.root", "OWN", "--split", "all"], "has no labels for Eyeglasses"),
+        (["RUN", "--json", "missing/scores.json"], "--json missing/scores.json cannot be written"),
+        (["RUN", "--csv", "file/scores.csv"], "--csv file/scores.csv cannot be written: file is no folder"),
+        (["RUN", "--predictions", "rows.txt"], "--predictions rows.txt ends neither in .parquet nor in .csv"),
+        (["RUN", "--against", "nowhere"], "nowhere holds no model"),
+        (["RUN", "--against", "OTHER"], "has no attribute in common"),
+        (["OTHER"], "does not say which data it was trained on"),
+        (["RUN", "--batch-size", "0"], "--batch-size is 0"),
+        (["RUN", "--data.threads", "0"], "data.threads is 0"),
+        (["RUN", "--data.split-fractions", "0.5", "0.1", "0.1"], "add up to 0.7"),
+        (["ONNX", "--precision", "bf16"], "--precision bf16 does not go with"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    run: Path,
+    exported: Path,
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    places = {"RUN": run, "ONNX": exported}
+    if "OWN" in arguments:
+        places["OWN"] = own_data(faces, tmp_path / "own", "Smiling", "Male")
+    if "OTHER" in arguments:
+        places["OTHER"] = write_model(tmp_path / "other", attributes=("Bald", "Young"))
+    status = program.main([str(places.get(each, each)) for each in arguments])
+    said = capsys.readouterr().err
+    assert status == 2
+    assert said.startswith("distrib: error: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_error_of_all_ranks_is_said_once(run: Path) -> None:
+    done = launch(run, "--json", "missing/scores.json", script="distrib/evaluate.py")
+    assert done.returncode != 0
+    assert done.stderr.count("distrib: error: ") == 1
+    assert "--json missing/scores.json cannot be written" in done.stderr
+
+
+def test_an_unknown_option_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        program.main([str(run), "--data.rot", "x"])
+    assert stop.value.code == 2
+    assert "--data.root" in capsys.readouterr().err
