@@ -48,10 +48,14 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Logits float [B, A] of uint8 RGB pictures [B, H, W, 3]."""
+        logits_BA: torch.Tensor = self.net(self.normalise(images_BHWC))
+        return logits_BA
+
+    def normalise(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """What `net` takes, float32 [B, 3, H, W], of uint8 RGB pictures [B, H, W, 3]."""
         # HWC memory seen as NCHW is channels_last memory already.
         x_BCHW = images_BHWC.permute(0, 3, 1, 2).float().contiguous(memory_format=self._format)
-        logits_BA: torch.Tensor = self.net(x_BCHW.sub(self.mean).div_(self.std))
-        return logits_BA
+        return x_BCHW.sub(self.mean).div_(self.std)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, in which frozen layers stay in evaluation mode: their BatchNorm keeps its statistics."""
