@@ -1,0 +1,49 @@
+"""`distrib compare`: several runs side by side in one page.
+
+distrib compare runs/first runs/second --out compare.html
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from distrib.errors import UserError
+from distrib.reporting.compare import render_comparison
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Put runs side by side in one HTML file: curves, scores, every attribute, and what differs in the configurations.
+
+    Scores on test pictures are there for the runs that `distrib explain` has looked at, those on validation for all.
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN …")]
+    """Run folders, two or more; differences are from the first one."""
+    out: Path = Path("compare.html")
+    """File to write."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
+    options = tyro.cli(CompareOptions, prog="distrib compare", args=argv)
+    try:
+        page = render_comparison(options.runs, options.out)
+    except UserError as error:
+        print(f"distrib: error: {error}", file=sys.stderr)
+        return error.exit_status
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a trained network has learnt: scores, figures, activations, and maps of where it looks."""

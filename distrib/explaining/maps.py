@@ -1,0 +1,334 @@
+"""The jobs on where the network looks: occlusion maps, Grad-CAM, their truth on drawn faces, and one photograph.
+
+The colours mean the same in every picture: red speaks for the attribute, blue against it.
+
+Legend: N test pictures, H height, W width, A attributes; y and x count a map's cells.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from distrib.data.faces import VISIBLE
+from distrib.data.store import FolderStore, picture_size
+from distrib.errors import UserError
+from distrib.explaining import figures
+from distrib.explaining.gradcam import LAYER, at_pixels, grad_cam
+from distrib.explaining.occlusion import OcclusionMaps, heat, occlusion_maps
+from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png, words
+from distrib.explaining.truth import Boxes, in_input, judge, read_boxes
+from distrib.prediction.photographs import Photograph, shown
+from distrib.training.model import AttributeClassifier
+
+# Pictures on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
+# over them are smooth, so they need fewer still.
+HEIGHT, HEIGHT_OF_MANY, MANY = 160, 112, 10
+HEAT_HEIGHT = 48
+# Attributes in a figure.
+DRAWN = 8
+
+_PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def occlusion(study: Study) -> Finding:
+    """Occlusion maps of the test pictures that the model is surest of and right about, for every attribute."""
+    began = time.monotonic()
+    gallery = _Gallery(study)
+    maps = _occlude(study, gallery.pictures_NHWC)
+    data = {
+        "window": list(maps.grid.window),
+        "stride": list(maps.grid.stride),
+        "fill": study.config.explain.fill,
+        "precision": study.config.train.precision,
+        "seconds": time.monotonic() - began,
+    }
+
+    def cells(place: int, attribute: int) -> torch.Tensor:
+        return maps.grid.cells(maps.drops_BAyx[place, attribute])
+
+    return gallery.finding("occlusion", "Occlusion: red speaks for the attribute, blue against it", data, cells)
+
+
+def gradcam(study: Study) -> Finding:
+    """Grad-CAM maps of the same pictures: what speaks for the decision."""
+    began = time.monotonic()
+    gallery = _Gallery(study)
+    maps_NAyx = grad_cam(_network(study), gallery.pictures_NHWC)
+    data = {"layer": LAYER, "seconds": time.monotonic() - began}
+
+    def cells(place: int, attribute: int) -> torch.Tensor:
+        map_yx = maps_NAyx[place, attribute]
+        return map_yx.clamp(min=0) if gallery.present_NA[place, attribute] else map_yx.clamp(max=0)
+
+    return gallery.finding(
+        "gradcam", f"Grad-CAM of the decision, at {LAYER}: red for the attribute, blue against it", data, cells
+    )
+
+
+def photograph(study: Study) -> Finding:
+    """One picture: what the model says of it without occlusion, how sure it is, and what that rests on."""
+    model, named = study.model, study.config.explain.photograph
+    labels: list[int | None] = [None] * len(model.attributes)
+    if named is not None:
+        file = shown(named)
+        image_HWC, aligned, note = _aligned(study, Photograph(file, named).read())
+    else:
+        first = int(study.splits.test[0])
+        file, labels = study.table.names[first], study.table.targets[first].tolist()
+        image_HWC, aligned, note = study.picture(first), False, "It is the first picture of the test split."
+    images_NHWC = torch.from_numpy(image_HWC)[None].to(model.device)
+    logits_NA = model.logits(images_NHWC)
+    probabilities, present = model.probabilities(logits_NA)[0], model.decisions(logits_NA)[0]
+    maps = _occlude(study, images_NHWC)
+    sheet = _Sheet("What the model says of the photograph: red speaks for the attribute, blue against it", columns=4)
+    drawn = _evenly(len(model.attributes), 2 * DRAWN)
+    rows: list[dict[str, Any]] = []
+    for i, name in enumerate(model.attributes):
+        overlay_HW4 = _small_heat(maps.grid.cells(maps.drops_BAyx[0, i]), maps.grid.size)
+        row: dict[str, Any] = {
+            "name": name,
+            "label": labels[i],
+            "probability": float(probabilities[i]),
+            "decision": words(name, bool(present[i])),
+            "probability_of_decision": float(probabilities[i] if present[i] else 1 - probabilities[i]),
+        }
+        rows.append(row | {"heat": data_uri_png(overlay_HW4)})
+        if i in drawn:
+            sheet.add(image_HWC, overlay_HW4, row["decision"], f"{row['probability_of_decision']:.1%}")
+    data = {"file": file, "image": data_uri_jpeg(image_HWC), "aligned": aligned, "attributes": rows, "note": note}
+    columns = ["name", "label", "probability", "decision", "probability_of_decision"]
+    table = [[row[column] for column in columns] for row in rows]
+    return Finding(data, {"photograph": sheet.figure()}, {"photograph": (columns, table)})
+
+
+def truth(study: Study) -> Finding:
+    """On drawn faces: whether the maps point where an attribute is drawn, for each that can be seen."""
+    file = study.config.data.root / "boxes.csv"
+    if not file.exists():
+        return Finding({"absent": "This data set does not say where its attributes are; drawn faces do (boxes.csv)."})
+    visible = [i for i, name in enumerate(study.model.attributes) if name in VISIBLE]
+    if not visible:
+        return Finding({"absent": "The model has learnt no attribute whose place is in boxes.csv."})
+    test = study.predictions["test"]
+    chosen = _evenly(len(test.rows), study.config.explain.truth_images)
+    parts = _parts_in_input(study, read_boxes(file), test.rows[chosen])
+    images_NHWC = study.pictures(test.rows[chosen])
+    maps, cams_NAyx = _occlude(study, images_NHWC), grad_cam(_network(study), images_NHWC)
+    present_NA = study.model.decisions(test.logits_NA[chosen])
+    right_NA = present_NA == test.targets_NA[chosen].astype(bool)
+    rows: list[dict[str, Any]] = []
+    for i in visible:
+        name = study.model.attributes[i]
+        boxes = [np.array([each[part] for part in VISIBLE[name] if part in each]).reshape(-1, 4) for each in parts]
+        maps_NHW = {
+            "occlusion": maps.grid.at_pixels(maps.drops_BAyx[:, i]),
+            "gradcam": at_pixels(cams_NAyx[:, i : i + 1], maps.grid.size)[:, 0],
+        }
+        row: dict[str, Any] = {"name": name, "parts": list(VISIBLE[name])}
+        for method, of_method in maps_NHW.items():
+            both, row[method] = judge(
+                of_method.numpy(), boxes, present_NA[:, i], right_NA[:, i], margin=maps.grid.window
+            )
+            row |= {"area": both.area, "correct": both.pictures}
+        rows.append(row)
+    methods, scores = ["occlusion", "gradcam"], ["pointing", "chance", "mass", "ratio"]
+    means = {each: {score: _mean([row[each][score] for row in rows]) for score in scores} for each in methods}
+    columns = ["attribute", "parts", "area", "correct", *(f"{each}_{score}" for each in methods for score in scores)]
+    table = [
+        [row["name"], " ".join(row["parts"]), row["area"], row["correct"]]
+        + [row[each][score] for each in methods for score in scores]
+        for row in rows
+    ]
+    data = {"images": len(chosen), "methods": methods, "attributes": rows, "means": means}
+    return Finding(data, {"truth": _truth_figure(rows, methods)}, {"truth": (columns, table)})
+
+
+class _Gallery:
+    """The test pictures that the model is surest of and right about, some with each attribute and some without.
+
+    Attributes:
+        pictures_NHWC: uint8, each once, whatever the number of attributes it is shown for.
+        present_NA: bool, what the model says of these pictures.
+    """
+
+    def __init__(self, study: Study) -> None:
+        test, model, each = study.predictions["test"], study.model, study.config.explain.images
+        probabilities_NA, present_NA = model.probabilities(test.logits_NA), model.decisions(test.logits_NA)
+        right_NA = present_NA == test.targets_NA.astype(bool)
+        surest = [
+            _surest(probabilities_NA[:, i], present_NA[:, i], right_NA[:, i], each) for i in range(len(test.attributes))
+        ]
+        chosen = sorted({n for of_attribute in surest for n in of_attribute})
+        if not chosen:
+            raise UserError("the model is right about no test picture, so there is no map to show: train it for longer")
+        self._attributes, self._columns = test.attributes, each
+        self._places = [[chosen.index(n) for n in of_attribute] for of_attribute in surest]
+        self._files = [test.names[n] for n in chosen]
+        self._targets_NA, self._probabilities_NA = test.targets_NA[chosen], probabilities_NA[chosen]
+        self.present_NA = present_NA[chosen]
+        self.pictures_NHWC = study.pictures(test.rows[chosen])
+
+    def finding(
+        self, name: str, title: str, data: dict[str, Any], cells: Callable[[int, int], torch.Tensor]
+    ) -> Finding:
+        """What a job gives back.
+
+        Args:
+            name: of the job.
+            title: of its figure.
+            data: what the page is told beside maps and pictures.
+            cells: the map [y, x] of the n-th picture and an attribute.
+        """
+        pictures_NHWC = self.pictures_NHWC.cpu().numpy()
+        height = HEIGHT if len(self._attributes) <= MANY else HEIGHT_OF_MANY
+        pictures = {
+            file: data_uri_jpeg(_thumbnail(picture, height))
+            for file, picture in zip(self._files, pictures_NHWC, strict=True)
+        }
+        sheet, drawn = _Sheet(title, self._columns), _evenly(len(self._attributes), DRAWN)
+        attributes, table = [], []
+        for i, attribute in enumerate(self._attributes):
+            maps = []
+            for place in self._places[i]:
+                map_yx = cells(place, i)
+                overlay_HW4 = _small_heat(map_yx, pictures_NHWC.shape[1:3])
+                row: dict[str, Any] = {
+                    "file": self._files[place],
+                    "label": int(self._targets_NA[place, i]),
+                    "probability": float(self._probabilities_NA[place, i]),
+                    "decision": words(attribute, bool(self.present_NA[place, i])),
+                    "maximum": float(map_yx.abs().max()),
+                }
+                table.append([attribute, *row.values()])
+                maps.append(row | {"image": self._files[place], "heat": data_uri_png(overlay_HW4)})
+                if i in drawn:
+                    sheet.add(pictures_NHWC[place], overlay_HW4, row["decision"], row["file"])
+            attributes.append({"name": attribute, "maps": maps})
+        data = data | {"attributes": attributes, "pictures": pictures}
+        columns = ["attribute", "file", "label", "probability", "decision", "maximum"]
+        return Finding(data, {name: sheet.figure()}, {name: (columns, table)})
+
+
+class _Sheet:
+    """A figure of pictures with their maps."""
+
+    def __init__(self, title: str, columns: int) -> None:
+        self._title, self._columns = title, columns
+        self._cards: list[tuple[NDArray[np.uint8], NDArray[np.uint8], str]] = []
+
+    def add(self, picture_HWC: NDArray[np.uint8], overlay_HW4: NDArray[np.uint8], decision: str, below: str) -> None:
+        self._cards.append((picture_HWC, overlay_HW4, f"{figures.label(decision)}\n{below.replace('$', '')}"))
+
+    def figure(self) -> Figure:
+        columns = min(self._columns, len(self._cards))
+        rows = -(-len(self._cards) // columns)
+        figure = figures.new(max(4.0, 1.8 * columns), 2.4 * rows + 0.4)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, (picture_HWC, overlay_HW4, caption) in zip(axes.flat, self._cards, strict=False):
+            height, width, _ = picture_HWC.shape
+            axis.imshow(picture_HWC)
+            axis.imshow(overlay_HW4, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
+            axis.set_title(caption, fontsize=8)
+        figure.suptitle(self._title, fontsize=11)
+        return figure
+
+
+def _occlude(study: Study, images_NHWC: torch.Tensor) -> OcclusionMaps:
+    """Occlusion maps by the options of the study, in the precision of its training."""
+    options = study.config.explain
+    window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
+    return occlusion_maps(
+        study.model.net,
+        images_NHWC,
+        window,
+        stride,
+        options.fill,
+        precision=_PRECISIONS[study.config.train.precision],
+        batch=64 if images_NHWC.device.type == "cpu" else 1024,
+    )
+
+
+def _network(study: Study) -> AttributeClassifier:
+    assert isinstance(study.model.net, AttributeClassifier), "a run's own model is a torch model"
+    return study.model.net
+
+
+def _surest(
+    probability_N: NDArray[np.float64], present_N: NDArray[np.bool_], right_N: NDArray[np.bool_], count: int
+) -> list[int]:
+    """The likeliest pictures with an attribute, then the unlikeliest without it, half and half."""
+    rising = np.argsort(probability_N, kind="stable")
+    present, absent = rising[(present_N & right_N)[rising]][::-1], rising[(~present_N & right_N)[rising]]
+    return [*present[: (count + 1) // 2].tolist(), *absent[: count // 2].tolist()]
+
+
+def _aligned(study: Study, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool, str]:
+    """The largest face of a photograph as the model takes it, whether one was found, and a sentence on that."""
+    from distrib.prediction.alignment import align  # OpenCV, which takes a while and which no other job needs
+
+    faces = align(pixels_HWC)
+    if not faces:
+        return study.model.fit(pixels_HWC), False, "No face was found in it, so the model was given all of it."
+    largest = max(faces, key=lambda each: 0 if each.face is None else each.face.box[2] * each.face.box[3])
+    note = f"The largest of its {len(faces)} faces." if len(faces) > 1 else ""
+    return study.model.fit(largest.pixels), largest.face is not None, note
+
+
+def _parts_in_input(study: Study, boxes: Boxes, rows: NDArray[np.int64]) -> list[dict[str, NDArray[np.float64]]]:
+    """Part -> box, in pixels of the network's input, of the pictures of some rows."""
+    store, description = FolderStore(study.table), study.model.description
+    found = []
+    for row in rows.tolist():
+        of_picture = boxes.get(study.table.names[row], {})
+        corners = np.array(list(of_picture.values())).reshape(-1, 4)
+        moved = in_input(corners, picture_size(store.read(row)), description.crop, description.image_size)
+        found.append(dict(zip(of_picture, moved, strict=True)))
+    return found
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers 0 … count - 1, evenly spread."""
+    return [int(number) for number in np.linspace(0, count - 1, min(count, most))]
+
+
+def _small_heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A map in colours, as small as the page needs it, in the shape of a picture of this height and width."""
+    return heat(cells_yx, (HEAT_HEIGHT, max(1, round(HEAT_HEIGHT * size[1] / size[0]))))
+
+
+def _thumbnail(picture_HWC: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
+    picture = Image.fromarray(picture_HWC)
+    picture.thumbnail((4 * height, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def _mean(values: list[float]) -> float:
+    """Of the numbers among them; NaN if there is none."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _truth_figure(rows: list[dict[str, Any]], methods: list[str]) -> Figure:
+    """Both measures of each attribute, one beside the other."""
+    figure = figures.new(9, figures.height_of_rows(len(rows)))
+    pointing, focus = figure.subplots(1, 2, sharey=True)
+    heights = figures.rows_of_attributes(pointing, [row["name"] for row in rows])
+    for method, colour, name in zip(methods, (figures.RED, figures.BLUE), ("occlusion", "Grad-CAM"), strict=True):
+        pointing.plot([row[method]["pointing"] for row in rows], heights, "o", color=colour, label=name)
+        focus.plot([row[method]["ratio"] for row in rows], heights, "o", color=colour, label=name)
+    chance = [row["occlusion"]["chance"] for row in rows]
+    pointing.plot(chance, heights, "|", color=figures.GREY, markersize=9, label="a place at random")
+    focus.axvline(1, color=figures.GREY, linewidth=1, label="an even map")
+    pointing.set(xlim=(-0.03, 1.03), xlabel="maximum on the part, share of the pictures")
+    focus.set(xlim=(0, None), xlabel="evidence on the part, as a multiple of its area")
+    handles = [*pointing.get_legend_handles_labels()[0], *focus.get_legend_handles_labels()[0][-1:]]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9)
+    return figure

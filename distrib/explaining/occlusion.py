@@ -1,0 +1,226 @@
+"""Occlusion maps: how far each logit drops when a window of the picture is covered (Zeiler and Fergus, ECCV 2014).
+
+    from distrib.explaining.occlusion import heat_overlay
+    heat_overlay(model: TrainedModel, image_HWC, attribute: int) -> uint8 [H, W, 4]     # to lay over the fitted picture
+
+The maps are those of captum's `Occlusion` on the same picture, window, stride and fill (`tests/explaining`); all
+attributes come from one pass, and all positions of many pictures from few.
+
+Legend: B pictures, H height, W width, A attributes; y and x count the positions of the window.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from distrib.errors import UserError
+from distrib.explaining.incremental import Places, network_for
+from distrib.prediction.model import TrainedModel
+
+Fill = Literal["mean", "blur", "black"]
+
+# Red and blue stand out from any skin, and people with any kind of colour vision can tell them apart.
+RED, BLUE = (222, 18, 52), (0, 84, 200)
+OPACITY = 0.85  # of the strongest place: the picture below stays visible
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The positions of the window, in pixels of the network's input.
+
+    As captum has them: from the top left corner on by the stride until the far edge is covered; a window that would
+    reach over the edge is cut off there.
+
+    Attributes:
+        size: height and width of the picture.
+        window: height and width.
+        stride: from one position to the next, down and to the right.
+    """
+
+    size: tuple[int, int]
+    window: tuple[int, int]
+    stride: tuple[int, int]
+
+    def spans(self, axis: int) -> list[tuple[int, int]]:
+        """First pixel, and the one after the last, of each position along the height (0) or the width (1)."""
+        size, window, stride = self.size[axis], self.window[axis], self.stride[axis]
+        count = math.ceil((size - window) / stride) + 1
+        return [(start, min(start + window, size)) for start in range(0, count * stride, stride)]
+
+    def at_pixels(self, drops_yx: torch.Tensor) -> torch.Tensor:
+        """Maps [..., H, W] of the drops [..., y, x]: the mean over the windows that cover a pixel."""
+        weights = []
+        for axis in (0, 1):
+            covers = torch.zeros(len(self.spans(axis)), self.size[axis])
+            for position, (start, end) in enumerate(self.spans(axis)):
+                covers[position, start:end] = 1
+            weights.append(covers / covers.sum(0))
+        return weights[0].T @ drops_yx @ weights[1]
+
+    def cells(self, drops_yx: torch.Tensor) -> torch.Tensor:
+        """The map of one picture and attribute at the resolution it has: a cell for each stride, [rows, columns]."""
+        rows, columns = (math.ceil(size / stride) for size, stride in zip(self.size, self.stride, strict=True))
+        return F.adaptive_avg_pool2d(self.at_pixels(drops_yx)[None], (rows, columns))[0]
+
+
+@dataclass(frozen=True)
+class OcclusionMaps:
+    """What covering parts of the pictures does.
+
+    Attributes:
+        grid: where the window stood.
+        logits_BA: float32, of the pictures as they are.
+        drops_BAyx: float32, by how much the logit drops: positive where the covered part speaks for the attribute.
+    """
+
+    grid: Grid
+    logits_BA: torch.Tensor
+    drops_BAyx: torch.Tensor
+
+    def at_pixels(self) -> torch.Tensor:
+        """The maps, float32 [B, A, H, W]; where that is much, give a part of the drops to `grid.at_pixels`."""
+        return self.grid.at_pixels(self.drops_BAyx)
+
+
+def make_grid(
+    size: tuple[int, int], window: tuple[int, int] | None = None, stride: tuple[int, int] | None = None
+) -> Grid:
+    """The positions of a window on pictures of this height and width.
+
+    Args:
+        size: height and width in pixels.
+        window: height and width in pixels; None: a square of an eighth of the picture's longer side.
+        stride: down and to the right, in pixels; None: half of the window.
+
+    Raises:
+        UserError: if the window does not fit into the picture, or the stride would leave gaps.
+    """
+    if window is None:
+        window = (min(max(2, round(max(size) / 8)), *size),) * 2
+    if stride is None:
+        stride = (max(1, window[0] // 2), max(1, window[1] // 2))
+    for side, covered, step in zip(size, window, stride, strict=True):
+        if not 1 <= covered <= side:
+            raise UserError(
+                f"the occluding window is {window[0]} x {window[1]} pixels, which does not fit into the network's "
+                f"input of {size[0]} x {size[1]}: choose a smaller explain.window, at least 1"
+            )
+        if not 1 <= step <= covered:
+            raise UserError(
+                f"the occluding window of {window[0]} x {window[1]} pixels moves by {stride[0]} x {stride[1]}, which "
+                "would leave gaps: choose explain.stride from 1 to the window's side"
+            )
+    return Grid(size, window, stride)
+
+
+@torch.inference_mode()
+def occlusion_maps(
+    net: nn.Module,
+    images_BHWC: torch.Tensor,
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    fill: Fill = "mean",
+    attributes: Sequence[int] | None = None,
+    precision: torch.dtype | None = None,
+    batch: int = 64,
+) -> OcclusionMaps:
+    """How far the logits drop when a window of each picture is covered, for every position of the window.
+
+    Args:
+        net: float logits [B, A] of uint8 RGB pictures [B, H, W, 3], in evaluation mode.
+        images_BHWC: uint8, on the device of the network.
+        window: height and width in pixels, see `make_grid`.
+        stride: down and to the right in pixels, see `make_grid`.
+        fill: what covers the window, see `covering`.
+        attributes: which of the network's attributes, in which order; None: all.
+        precision: in which the convolutions compute, such as torch.bfloat16; None: float32.
+        batch: at most this many pictures go through the network at a time.
+
+    Raises:
+        UserError: if window or stride do not fit the picture.
+    """
+    grid = make_grid((images_BHWC.shape[1], images_BHWC.shape[2]), window, stride)
+    network = network_for(net, precision)
+    chosen = slice(None) if attributes is None else list(attributes)
+    rows, columns = grid.spans(0), grid.spans(1)
+    across = [columns[start : start + batch] for start in range(0, len(columns), batch)]
+    logits, drops = [], []
+    for images in torch.split(images_BHWC, max(1, batch // len(columns))):
+        covers = covering(images, fill, grid.window)
+        logits_BA, known = network.whole(images)
+        changed = [network.changed(known, *_patches(images, covers, row, part)) for row in rows for part in across]
+        changed_yxBA = torch.cat(changed).view(len(rows), len(columns), *logits_BA.shape)
+        logits.append(logits_BA[:, chosen].cpu())
+        drops.append((logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu())
+    return OcclusionMaps(grid, torch.cat(logits), torch.cat(drops))
+
+
+def covering(images_BHWC: torch.Tensor, fill: Fill, window: tuple[int, int]) -> torch.Tensor:
+    """The pictures [B, H, W, 3] that the windows show instead of the pictures, uint8.
+
+    mean: each picture's own mean colour. blur: the picture after a Gaussian filter with the deviation of half a window,
+    so that colours stay and what is smaller than the window goes. black: 0.
+    """
+    if fill == "black":
+        return torch.zeros_like(images_BHWC)
+    if fill == "mean":
+        return images_BHWC.float().mean((1, 2), keepdim=True).round().byte().expand_as(images_BHWC)
+    sigmas = [window[1] / 2, window[0] / 2]  # torchvision names the width first
+    widths = (images_BHWC.shape[2], images_BHWC.shape[1])
+    # Odd, up to three deviations to each side, and within the picture, where it is mirrored at its edges.
+    kernel = [2 * min(math.ceil(3 * sigma), side - 1) + 1 for sigma, side in zip(sigmas, widths, strict=True)]
+    blurred_BCHW: torch.Tensor = gaussian_blur(images_BHWC.permute(0, 3, 1, 2), kernel, sigmas)
+    return blurred_BCHW.permute(0, 2, 3, 1)
+
+
+def heat_overlay(model: TrainedModel, image_HWC: NDArray[np.uint8], attribute: int) -> NDArray[np.uint8]:
+    """The occlusion map of one attribute, to lay over the picture: RGBA, uint8 [H, W, 4].
+
+    Args:
+        model: any that `distrib.load` returns.
+        image_HWC: uint8, as `model.fit` made it.
+        attribute: which of the model's.
+    """
+    images_BHWC = torch.from_numpy(image_HWC)[None].to(model.device)
+    found = occlusion_maps(model.net, images_BHWC, attributes=[attribute])
+    return heat(found.grid.cells(found.drops_BAyx[0, 0]), found.grid.size)
+
+
+def heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A map in colours: red speaks for the attribute, blue against it, and what matters little is transparent.
+
+    Args:
+        cells_yx: float, on the CPU; the cells tile the picture.
+        size: height and width of the result, interpolated smoothly.
+
+    Returns:
+        uint8 [height, width, 4]: red, green, blue, opacity; the strongest place of the map is the most opaque.
+    """
+    strongest = float(cells_yx.abs().max())
+    smooth_HW = F.interpolate(cells_yx[None, None].float(), size, mode="bicubic", align_corners=False)[0, 0].numpy()
+    strength_HW = np.clip(np.abs(smooth_HW) / strongest, 0, 1) if strongest > 0 else np.zeros(size)
+    rgb_HW3 = np.where(smooth_HW[..., None] > 0, RED, BLUE).astype(np.uint8)
+    opacity_HW = np.rint(255 * OPACITY * strength_HW).astype(np.uint8)
+    return np.dstack((rgb_HW3, opacity_HW))
+
+
+def _patches(
+    images_BHWC: torch.Tensor, covers_BHWC: torch.Tensor, row: tuple[int, int], columns: Sequence[tuple[int, int]]
+) -> tuple[torch.Tensor, Places]:
+    """The pictures within the windows of one row, patches of one width [N, h, w, 3], and where they lie."""
+    (top, bottom), widest = row, max(right - left for left, right in columns)
+    lefts = [min(left, images_BHWC.shape[2] - widest) for left, _ in columns]
+    patches = []
+    for (left, right), start in zip(columns, lefts, strict=True):
+        patch = images_BHWC[:, top:bottom, start : start + widest].clone()
+        patch[:, :, left - start : right - start] = covers_BHWC[:, top:bottom, left:right]
+        patches.append(patch)
+    return torch.cat(patches), Places(top, bottom - top, tuple(lefts), widest)

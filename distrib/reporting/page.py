@@ -1,0 +1,407 @@
+"""The report page of a run: what the jobs found out, as one HTML file that needs nothing else.
+
+Styles, script, data and pictures are all in the file, and its Content-Security-Policy forbids every request. Whatever
+comes from the data is escaped by Jinja2, or set as text by the script; should that ever fail, the policy lets no script
+run but the page's own, which it knows by its SHA-256.
+
+A section whose data are missing, or which cannot be made of them, says so and leaves the others alone.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from distrib.config import SCORES
+from distrib.errors import UserError
+
+TEMPLATES = Path(__file__).parent / "templates"
+# A page that is larger shows fewer of each attribute's mistakes, and says so.
+LARGEST_BYTES = 10_000_000
+MISTAKES = (6, 4, 2, 1)
+
+DASH, MINUS = "–", "−"  # noqa: RUF001
+SPACE = "\N{NO-BREAK SPACE}"
+# How a person reads what is in metrics.csv.
+SCORE_NAMES = {
+    "loss": "Loss", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "precision": "Precision",
+    "recall": "Recall", "f1": "F1", "roc_auc": "ROC AUC", "average_precision": "Average precision",
+    "lr": "Learning rate",
+}  # fmt: skip
+# A line in a chart of scores, and what the name of its column begins with.
+LINES = (("training", "train_"), ("validation", "val_"), ("", ""))
+SCORE_MEANINGS = {
+    "accuracy": "the share of pictures that are answered rightly",
+    "balanced_accuracy": "the mean of two shares: of pictures with the attribute that are found, and of those without "
+    "it that are left alone; guessing gets 0.5 however rare the attribute is",
+    "precision": "of the pictures that the model says have the attribute, the share that have it",
+    "recall": "of the pictures that have the attribute, the share that the model finds",
+    "f1": "precision and recall in one number, their harmonic mean",
+    "roc_auc": "how often a picture with the attribute gets a higher probability than one without it; guessing gets "
+    "0.5; no threshold is involved",
+    "average_precision": "the mean precision over all levels of recall; guessing gets the share of positives; no "
+    "threshold is involved",
+    "loss": "binary cross-entropy, what training makes small: 0 is certain and right, 0.69 is a coin",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of the page.
+
+    Attributes:
+        id: its anchor and the name of its template.
+        title: its heading.
+        jobs: whose files in report/data it is made of.
+    """
+
+    id: str
+    title: str
+    jobs: tuple[str, ...]
+
+    @property
+    def only(self) -> tuple[str, ...]:
+        """What `distrib explain` must be given to make no more than this section."""
+        jobs = tuple(job for job in self.jobs if job not in ALWAYS_MADE)
+        return ("--only", *jobs) if jobs else ()
+
+
+# `distrib explain` writes these whatever --only says.
+ALWAYS_MADE = ("overview", "operating")
+OPENING = Part("opening", "", ("overview",))
+PARTS = (
+    Part("learnt", "How it learnt", ("curves",)),
+    Part("scores", "What it scores", ("scores",)),
+    Part("decide", "Decide", ("operating", "roc", "precision_recall", "confusion")),
+    Part("sure", "How sure it is", ("calibration",)),
+    Part("fair", "Fair to whom", ("fairness",)),
+    Part("together", "What goes together", ("correlation",)),
+    Part("looks", "Where it looks", ("occlusion", "gradcam", "truth")),
+    Part("errs", "Where it errs", ("mistakes", "labels")),
+    Part("inside", "Inside", ("activations", "filters")),
+    Part("photograph", "One photograph", ("photograph",)),
+    Part("made", "How it was made", ("overview",)),
+)
+# Whose numbers the page's script moves.
+MOVING = ("curves", "scores", "operating", "calibration", "fairness", "correlation")
+JOB_NAMES = {
+    "overview": "The overview", "curves": "Learning curves", "scores": "Scores", "operating": "Operating points",
+    "roc": "ROC curves", "precision_recall": "Precision-recall curves", "confusion": "Confusion matrices",
+    "calibration": "Calibration", "fairness": "Scores within groups", "correlation": "Correlations",
+    "occlusion": "Occlusion maps", "gradcam": "Grad-CAM maps", "truth": "The check against the truth",
+    "mistakes": "Mistakes", "labels": "Likely wrong labels", "activations": "Activation maps", "filters": "Filters",
+    "photograph": "The photograph",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job left behind.
+
+    Attributes:
+        name: of the job, which is also its file's.
+        data: what it found; None where there is nothing to show.
+        problem: why there is nothing, as the end of a sentence; empty where there is something.
+        remedy: the command that makes it.
+    """
+
+    name: str
+    data: Mapping[str, Any] | None
+    problem: str
+    remedy: str
+
+    @property
+    def title(self) -> str:
+        """What it makes."""
+        return JOB_NAMES[self.name]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that the page holds once, however often it shows it.
+
+    Attributes:
+        id: of the `<image>` that `<use>` refers to.
+        uri: its data.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    id: str
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass
+class Album:
+    """The pictures of a page."""
+
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+    def __call__(self, uri: str) -> Picture:
+        """The picture of a data URI, which is added where it is new.
+
+        Raises:
+            ValueError: if it is not a picture in a data URI.
+        """
+        if uri not in self.pictures:
+            head, _, body = uri.partition(";base64,")
+            if not head.startswith("data:image/"):
+                raise ValueError(f"expected a picture as a data URI, and found {uri[:40]!r}")
+            try:
+                with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as image:
+                    width, height = image.size
+            except (binascii.Error, OSError) as error:
+                raise ValueError(f"a picture cannot be read: {error}") from None
+            self.pictures[uri] = Picture(f"picture-{len(self.pictures)}", uri, width, height)
+        return self.pictures[uri]
+
+
+def render_report(folder: Path) -> Path:
+    """Write RUN/report/index.html from RUN/report/data/*.json.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: if the run has no report data, or the page cannot be written.
+    """
+    if not (folder / "report" / "data").is_dir():
+        raise UserError(
+            f"{folder} has no report/data to make a page of: make it with `distrib explain {shlex.quote(str(folder))}`"
+        )
+    jobs = {name: read_job(folder, name) for name in JOB_NAMES}
+    for shown in MISTAKES:
+        page = report_html(folder, jobs, shown)
+        if len(page.encode()) < LARGEST_BYTES:
+            break
+    file = folder / "report" / "index.html"
+    write_page(file, page)
+    return file
+
+
+def read_job(folder: Path, name: str) -> Job:
+    """What a job left in RUN/report/data, or why there is nothing."""
+    command = f"distrib explain {shlex.quote(str(folder))}"
+    remedy = command if name in ALWAYS_MADE else f"{command} --only {name}"
+    file = folder / "report" / "data" / f"{name}.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        error, data = (None, content) if name in ALWAYS_MADE else (content["error"], content["data"])
+        if error is None and not isinstance(data, dict):
+            raise TypeError(f"expected an object, and found {type(data).__name__}")
+    except FileNotFoundError:
+        return Job(name, None, "not made yet", remedy)
+    except (OSError, ValueError, KeyError, TypeError) as failure:
+        return Job(name, None, f"report/data/{name}.json cannot be read ({failure})", remedy)
+    if error is not None:
+        return Job(name, None, str(error), remedy)
+    return Job(name, data, "", remedy)
+
+
+def report_html(folder: Path, jobs: Mapping[str, Job], mistakes: int) -> str:
+    """The whole page.
+
+    Args:
+        folder: of the run.
+        jobs: every job by its name.
+        mistakes: cards of each kind and attribute that are shown at most.
+    """
+    album = Album()
+    attributes = _attributes(jobs)
+    context = {
+        "name": folder.resolve().name,
+        "jobs": jobs,
+        "attributes": attributes,
+        "picture": album,
+        "figure": lambda name: _figure(folder, name),
+        "mistakes_shown": mistakes,
+        "command": f"distrib explain {shlex.quote(str(folder))}",
+    }
+    parts = [_render_part(part, context) for part in PARTS]
+    # The script gets the numbers it moves, not the pictures, and nothing of a section that could not be made.
+    made = {job for part, rendered in zip(PARTS, parts, strict=True) if rendered["made"] for job in part.jobs}
+    numbers = {name: jobs[name].data for name in MOVING if name in made and jobs[name].data is not None}
+    return compose(
+        "report.html.j2",
+        "report.js",
+        {"attributes": attributes, **numbers},
+        {
+            "title": context["name"],
+            "opening": _render_part(OPENING, context),
+            "parts": parts,
+            "pictures": album.pictures.values(),
+        },
+    )
+
+
+def _render_part(part: Part, context: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's anchor, title and HTML, and whether it could be made; if not, the HTML says why."""
+    try:
+        html, made = render(f"parts/{part.id}.html.j2", context), True
+    except Exception as error:
+        # The data may be of an older version or half edited; whatever is wrong with them is this section's alone.
+        problem = f"its data are not as expected ({type(error).__name__}: {error})"
+        remedy = " ".join([context["command"], *part.only])
+        html, made = render("parts/broken.html.j2", {"problem": problem, "remedy": remedy}), False
+    return {"id": part.id, "title": part.title, "html": html, "made": made}
+
+
+def _attributes(jobs: Mapping[str, Job]) -> list[str]:
+    """The names of the attributes, from the first job that has them."""
+    for name in ("scores", "operating", "calibration", "occlusion", "mistakes"):
+        data = jobs[name].data
+        if data and isinstance(data.get("attributes"), list):
+            return [str(each["name"]) for each in data["attributes"] if isinstance(each, dict) and "name" in each]
+    return []
+
+
+def _figure(folder: Path, name: str) -> str | None:
+    """RUN/report/figures/NAME.png as a data URI, for readers without scripts; None where there is none."""
+    try:
+        content = (folder / "report" / "figures" / f"{name}.png").read_bytes()
+    except OSError:
+        return None
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def compose(template: str, script: str, numbers: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """A page from its template, with styles, scripts and data inlined.
+
+    Args:
+        template: the page's file in templates/.
+        script: its own script there, beside those of all pages.
+        numbers: what the script reads as JSON.
+        context: what the template reads.
+    """
+    code = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("charts.js", "page.js", script))
+    code = f'"use strict";\n(() => {{\n{code}}})();\n'
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    style = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
+    return render(
+        template,
+        {**context, "numbers": finite(numbers), "style": style, "script": Markup(code), "script_digest": digest},
+    )
+
+
+def render(template: str, context: Mapping[str, Any]) -> Markup:
+    """The HTML of a template.
+
+    Args:
+        template: its file in templates/.
+        context: what it reads; all text in it is escaped.
+    """
+    return Markup(_environment().get_template(template).render(context))
+
+
+def write_page(file: Path, page: str) -> None:
+    """Write a page whole or not at all.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    staged = file.with_name(f".{file.name}.staged")
+    try:
+        staged.write_text(page, encoding="utf-8")
+        staged.replace(file)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise UserError(f"{file} cannot be written ({error.strerror}): choose another place, or make room") from None
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters.update(
+        words=words, number=number, signed=signed, percent=percent, whole=whole, score=score_name
+    )
+    environment.globals.update(SCORES=SCORES, SCORE_MEANINGS=SCORE_MEANINGS, curve_charts=curve_charts, DASH=DASH)
+    return environment
+
+
+def words(attribute: str) -> str:
+    """An attribute as people write it."""
+    return attribute.replace("_", " ")
+
+
+def score_name(name: str) -> str:
+    """A score as people write it."""
+    return SCORE_NAMES.get(name, words(name).capitalize())
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with this many decimals, a dash for what is none; text stays as it is."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return DASH
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: Any, digits: int = 3) -> str:
+    """A difference with its sign, a dash for what is none."""
+    text = number(value, digits)
+    return f"+{text}" if text != DASH and value > 0 else text
+
+
+def percent(value: Any, digits: int = 0) -> str:
+    """A share as a percentage, a dash for what is none; what is not 0 or 1 is not written as 0 or 100 %."""
+    if number(value) == DASH:
+        return DASH
+    text, least = f"{100 * value:.{digits}f}", 10.0**-digits
+    if value > 0 and float(text) == 0:
+        return f"<{SPACE}{least:.{digits}f}{SPACE}%"
+    if value < 1 and float(text) == 100:
+        return f">{SPACE}{100 - least:.{digits}f}{SPACE}%"
+    return f"{text}{SPACE}%"
+
+
+def whole(value: Any) -> str:
+    """A count with its thousands apart, a dash for what is none."""
+    return DASH if number(value) == DASH else f"{round(value):,}"
+
+
+def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The charts of metrics.csv: one for each score, with training and validation in it where both are known.
+
+    Args:
+        columns: the header.
+
+    Returns:
+        For each chart its id, its title, its lines with the column of each, and the decimals of its values.
+    """
+    charts = []
+    for name in (*SCORES, "lr"):
+        lines = [(line, f"{prefix}{name}") for line, prefix in LINES if f"{prefix}{name}" in columns]
+        if lines:
+            charts.append({"id": name, "title": score_name(name), "lines": lines, "digits": 5 if name == "lr" else 3})
+    return charts
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

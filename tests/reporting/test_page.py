@@ -1,0 +1,225 @@
+"""The report page as a file: what is in it, and what it says where something is missing."""
+
+import base64
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_data import EVIL_ATTRIBUTE, EVIL_FILE, JOBS, read_job, write_job, write_run
+from sentences import refusal
+
+from distrib.reporting.page import JOB_NAMES, LARGEST_BYTES, PARTS, render_report
+
+# Elements that have no end.
+VOID = {"meta", "link", "input", "img", "br"}
+
+
+class Parsed(HTMLParser):
+    """The elements of a page, and its text without scripts and styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside: list[str] = []
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID and not self.get_starttag_text().endswith("/>"):  # type: ignore[union-attr]
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._inside):
+            self.text += data
+
+
+def parsed(run: Path) -> Parsed:
+    return Parsed((run / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def copy(small_run: Path, tmp_path: Path) -> Path:
+    """A run folder of one's own."""
+    folder = tmp_path / "run"
+    (folder / "report" / "data").mkdir(parents=True)
+    for file in (small_run / "report" / "data").iterdir():
+        (folder / "report" / "data" / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_one_file_that_asks_for_nothing(large_run: Path) -> None:
+    page = parsed(large_run)
+    assert (large_run / "report" / "index.html").stat().st_size < LARGEST_BYTES
+    assert not list((large_run / "report").glob(".*"))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "data", "action", "srcset", "poster"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+    policies = [a["content"] or "" for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'; img-src data:; ")
+    assert "http" not in policies[0]
+
+
+def test_every_section_is_there_and_none_is_missing(run: Path) -> None:
+    page = parsed(run)
+    assert [a["id"] for tag, a in page.elements if tag == "section"] == [part.id for part in PARTS]
+    assert not [a for _, a in page.elements if "absent" in (a.get("class") or "").split()]
+    overview = read_job(run, "overview")
+    assert overview["headline"] in page.text
+    for label, text in overview["facts"]:
+        assert label in page.text
+        assert text in page.text
+    for card in overview["cards"]:
+        assert f"{card['value']:.3f}" in page.text
+    assert "Arched Eyebrows" in page.text
+    assert "Arched_Eyebrows" not in page.text.replace(overview["config"], "").partition("Configuration")[0]
+
+
+def test_the_table_of_epochs_is_metrics_csv(run: Path) -> None:
+    with (run / "metrics.csv").open() as stream:
+        header, *rows = csv.reader(stream)
+    html = (run / "report" / "index.html").read_text(encoding="utf-8")
+    table = html[html.index('aria-label="All epochs"') :]
+    table = table[: table.index("</table>")]
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", table) == header
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", table)
+    assert len(cells) == len(header) * len(rows)
+    for cell, value in zip(cells, (value for row in rows for value in row), strict=True):
+        decimals = len(cell.partition(".")[2])
+        assert float(cell) == pytest.approx(float(value), abs=0.51 * 10**-decimals)
+
+
+def test_names_from_the_data_are_text(suspicious_run: Path) -> None:
+    page = parsed(suspicious_run)
+    scripts = [attributes for tag, attributes in page.elements if tag == "script"]
+    assert len(scripts) == 2  # the numbers and the page's own script
+    assert not [a for tag, a in page.elements if tag == "img" and a.get("src") == "x"]
+    assert EVIL_ATTRIBUTE in page.text
+    assert EVIL_FILE in page.text
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_that_is_missing_is_named_with_its_remedy(job: str, copy: Path) -> None:
+    (copy / "report" / "data" / f"{job}.json").unlink()
+    render_report(copy)
+    page = parsed(copy)
+    assert JOB_NAMES[job] in page.text
+    remedy = f"distrib explain {copy}" + ("" if job in ("overview", "operating") else f" --only {job}")
+    assert f"not made yet. Make {'them' if JOB_NAMES[job].endswith('s') else 'it'} with {remedy}" in page.text
+    sections = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert sections == [part.id for part in PARTS]
+
+
+def test_a_job_that_failed_says_why_and_leaves_the_others(copy: Path) -> None:
+    write_job(copy, "occlusion", None, error="the window <b>exceeds</b> the picture")
+    render_report(copy)
+    page = parsed(copy)
+    assert "Occlusion maps are missing: the window <b>exceeds</b> the picture. Make them with" in page.text
+    assert "--only occlusion" in page.text
+    assert page.text.count("Grad-CAM maps are missing") == 0
+    absent = [a for _, a in page.elements if a.get("class") == "absent"]
+    assert len(absent) == 1
+
+
+def test_a_file_that_cannot_be_read_is_named(copy: Path) -> None:
+    (copy / "report" / "data" / "curves.json").write_text('{"job": "curves", "err')
+    render_report(copy)
+    assert "Learning curves are missing: report/data/curves.json cannot be read" in parsed(copy).text
+
+
+def test_data_of_another_shape_cost_their_section_alone(copy: Path) -> None:
+    write_job(copy, "calibration", {"attributes": "none"})
+    render_report(copy)
+    page = parsed(copy)
+    assert "This section could not be made: its data are not as expected" in page.text
+    assert f"distrib explain {copy} --only calibration" in page.text
+    assert len([a for _, a in page.elements if a.get("class") == "absent"]) == 1
+
+
+def test_an_overview_of_another_shape_costs_the_opening_alone(copy: Path) -> None:
+    write_job(copy, "overview", {"headline": "It learnt"})
+    render_report(copy)
+    page = parsed(copy)
+    assert page.text.count("its data are not as expected") == 2  # the opening, and how it was made
+    assert [a["id"] for tag, a in page.elements if tag == "section"] == [part.id for part in PARTS]
+
+
+def test_nothing_but_the_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "report" / "data").mkdir(parents=True)
+    page = Parsed(render_report(tmp_path).read_text(encoding="utf-8"))
+    assert len([a for _, a in page.elements if a.get("class") == "absent"]) >= len(PARTS)
+
+
+def test_undefined_values_are_dashes(copy: Path) -> None:
+    scores = read_job(copy, "scores")
+    scores["attributes"][0]["test"] = dict.fromkeys(scores["attributes"][0]["test"])
+    scores["attributes"][0]["interval"] = {"roc_auc": [None, None], "f1": None}
+    write_job(copy, "scores", scores)
+    render_report(copy)
+    html = (copy / "report" / "index.html").read_text(encoding="utf-8")
+    row = html[html.index('<tr data-name="Arched_Eyebrows">') :]
+    row = row[: row.index("</tr>")]
+    assert row.count("<span>–</span>") == len(scores["attributes"][0]["test"])  # noqa: RUF001
+    assert "nan" not in row.lower()
+    assert "None" not in row
+
+
+def test_a_page_that_would_be_too_large_shows_fewer_mistakes_and_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", attributes=("Smiling", "Male"), epochs=1, images=60)
+    random = np.random.default_rng(0)
+    mistakes = read_job(run, "mistakes")
+    for attribute in mistakes["attributes"]:
+        for kind in ("false_positives", "false_negatives"):
+            attribute[kind] = [{"file": f"{i}.png", "image": noise(random), "label": 0, "probability": 0.9}
+                               for i in range(6)]  # fmt: skip
+    write_job(run, "mistakes", mistakes)
+    page = render_report(run)
+    assert 5e6 < page.stat().st_size < LARGEST_BYTES
+    assert "at most 4 of each attribute's mistakes are shown" in Parsed(page.read_text(encoding="utf-8")).text
+
+
+def noise(random: np.random.Generator) -> str:
+    """A picture of about 0.4 MB that no compression makes smaller."""
+    stream = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (330, 330, 3), np.uint8)).save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def test_pictures_are_held_once(run: Path) -> None:
+    html = (run / "report" / "index.html").read_text(encoding="utf-8")
+    picture = next(iter(read_job(run, "occlusion")["pictures"].values()))
+    assert html.count(picture) == 1
+    numbers = html[html.index('<script type="application/json"') :]
+    assert "data:image" not in numbers
+
+
+def test_the_numbers_for_the_script_are_the_jobs_own(run: Path) -> None:
+    html = (run / "report" / "index.html").read_text(encoding="utf-8")
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert text is not None
+    numbers = json.loads(text[1])
+    for job in ("curves", "scores", "operating", "calibration", "fairness", "correlation"):
+        assert numbers[job] == read_job(run, job)
+
+
+def test_a_run_without_report_data_is_refused(tmp_path: Path) -> None:
+    refusal(lambda: render_report(tmp_path), str(tmp_path), "report/data", "distrib explain")
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(copy: Path) -> None:
+    (copy / "report" / "index.html").mkdir()
+    refusal(lambda: render_report(copy), "index.html cannot be written")
+    assert not list((copy / "report").glob(".*"))
