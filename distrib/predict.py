@@ -16,7 +16,7 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -59,9 +59,9 @@ class PredictOptions:
     failed, 2 for a wrong option or model.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """A run folder (its best epoch), a model folder, a checkpoint, or an .onnx file."""
-    photographs: tyro.conf.Positional[tuple[str, ...]]
+    photographs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTO …")]
     """Files, folders (the pictures directly inside), patterns such as '*.jpg', or - for standard input."""
     json: bool = False
     """Print JSON: an object for each face, or for each photograph that failed."""

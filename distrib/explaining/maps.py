@@ -59,12 +59,12 @@ def gradcam(study: Study) -> Finding:
     """Grad-CAM maps of the same pictures: what speaks for the decision."""
     began = time.monotonic()
     gallery = _Gallery(study)
-    maps_NAyx = grad_cam(_network(study), gallery.pictures_NHWC)
+    maps_NAHW = at_pixels(grad_cam(_network(study), gallery.pictures_NHWC), study.model.description.image_size)
     data = {"layer": LAYER, "seconds": time.monotonic() - began}
 
     def cells(place: int, attribute: int) -> torch.Tensor:
-        map_yx = maps_NAyx[place, attribute]
-        return map_yx.clamp(min=0) if gallery.present_NA[place, attribute] else map_yx.clamp(max=0)
+        map_HW = maps_NAHW[place, attribute]
+        return map_HW.clamp(min=0) if gallery.present_NA[place, attribute] else map_HW.clamp(max=0)
 
     return gallery.finding(
         "gradcam", f"Grad-CAM of the decision, at {LAYER}: red for the attribute, blue against it", data, cells

@@ -30,6 +30,7 @@ Fill = Literal["mean", "blur", "black"]
 # Red and blue stand out from any skin, and people with any kind of colour vision can tell them apart.
 RED, BLUE = (222, 18, 52), (0, 84, 200)
 OPACITY = 0.85  # of the strongest place: the picture below stays visible
+FAINT = 0.01  # a map whose strongest place is less, in logits, is shown as faint as it is: it may be rounding alone
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,9 @@ def heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     Returns:
         uint8 [height, width, 4]: red, green, blue, opacity; the strongest place of the map is the most opaque.
     """
-    strongest = float(cells_yx.abs().max())
+    full = max(FAINT, float(cells_yx.abs().max()))
     smooth_HW = F.interpolate(cells_yx[None, None].float(), size, mode="bicubic", align_corners=False)[0, 0].numpy()
-    strength_HW = np.clip(np.abs(smooth_HW) / strongest, 0, 1) if strongest > 0 else np.zeros(size)
+    strength_HW = np.clip(np.abs(smooth_HW) / full, 0, 1)
     rgb_HW3 = np.where(smooth_HW[..., None] > 0, RED, BLUE).astype(np.uint8)
     opacity_HW = np.rint(255 * OPACITY * strength_HW).astype(np.uint8)
     return np.dstack((rgb_HW3, opacity_HW))

@@ -9,6 +9,7 @@ import numpy as np
 
 from distrib.explaining.curves import read_metrics
 from distrib.explaining.study import Study, words
+from distrib.reporting.page import score_name
 
 # Scores that a card shows: label, name in the scores job, and what stands beside it.
 _CHANCE = "a guess"
@@ -73,7 +74,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
             f"{len(rows)} epochs of {int(rows[0][columns.index('step')]):,} steps, batch {config.train.batch_size}, "
             f"{config.optim.name} at {config.optim.lr:g}, {config.optim.schedule}",
         ),
-        ("Kept", f"epoch {description.epoch}, the best by validation {config.checkpoint.best_score}"),
+        ("Kept", f"epoch {description.epoch}, the best by validation {score_name(config.checkpoint.best_score)}"),
         (
             "Hardware",
             f"{ranks} rank{'s' if ranks > 1 else ''} on {start.get('device', 'an unknown device')}, precision "

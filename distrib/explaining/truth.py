@@ -36,15 +36,18 @@ def read_boxes(file: Path) -> Boxes:
     boxes: Boxes = {}
     try:
         with file.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
+            table = csv.DictReader(stream)
+            if not set(COLUMNS) <= set(table.fieldnames or ()):
+                raise ValueError("columns")
+            for row in table:
                 left, top, right, bottom = (float(row[column]) for column in COLUMNS[2:])
                 boxes.setdefault(row["image"], {})[row["part"]] = (left, top, right, bottom)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): see to its permissions") from None
-    except (KeyError, TypeError, ValueError):
+    except (TypeError, ValueError, csv.Error):
         raise UserError(
-            f"{file} is not a table of boxes: expected the columns {', '.join(COLUMNS)} with whole numbers; make the "
-            "set again with `distrib prepare faces`"
+            f"{file} is not a table of boxes: expected the columns {', '.join(COLUMNS)}, numbers in the last four; "
+            "make the set again with `distrib prepare faces`"
         ) from None
     return boxes
 

@@ -160,7 +160,7 @@ class _Candidate(NamedTuple):
 
     def face(self) -> Face:
         left, top = (self.middle - self.width / 2).round().astype(int).tolist()
-        left_eye, right_eye = (None, None) if self.eyes is None else ((x, y) for x, y in self.eyes.tolist())
+        left_eye, right_eye = (None, None) if self.eyes is None else ((x, y) for x, y in self.eyes.round(1).tolist())
         box = (left, top, round(self.width), round(self.width))
         return Face(box, left_eye, right_eye, self.score, self.transform)
 

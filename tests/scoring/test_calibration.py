@@ -52,12 +52,14 @@ def test_the_temperature_undoes_a_factor(truth: float) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.2, 8), st.integers(10, 200))
-def test_no_other_temperature_has_a_lower_likelihood_loss(seed: int, truth: float, images: int) -> None:
+def test_no_other_temperature_has_a_lower_loss_on_platts_targets(seed: int, truth: float, images: int) -> None:
     logits, targets = draw(images, truth, seed)
     fitted = fit_temperature(logits, targets)[0]
-    least = negative_log_likelihood(logits[:, 0] / fitted, targets[:, 0])
+    positives = targets.sum()
+    soft = np.where(targets[:, 0] == 1, (positives + 1) / (positives + 2), 1 / (images - positives + 2))
+    least = negative_log_likelihood(logits[:, 0] / fitted, soft)
     for other in np.geomspace(0.25, 15, 40):
-        assert least <= negative_log_likelihood(logits[:, 0] / other, targets[:, 0]) + 1e-6
+        assert least <= negative_log_likelihood(logits[:, 0] / other, soft) + 1e-6
 
 
 def test_every_attribute_has_its_own_temperature() -> None:
@@ -95,11 +97,11 @@ def test_a_logit_that_is_not_finite_costs_its_attribute_alone(bad: float) -> Non
 
 
 def test_separated_classes_have_a_temperature_that_is_a_number() -> None:
-    """Here the likelihood knows no best temperature: the colder the better."""
+    """Here the plain likelihood knows no best temperature: the colder the better."""
     logits = np.array([[-2.0], [-1.0], [1.0], [2.0]], np.float32)
     right = fit_temperature(logits, np.array([[0], [0], [1], [1]], np.uint8))[0]
     wrong = fit_temperature(logits, np.array([[1], [1], [0], [0]], np.uint8))[0]
-    assert 0.1 < right < 1 < wrong < 100
+    assert 0.1 < right < wrong < 100
     assert sigmoid(logits / right).max() < 1, "nothing is certain after four pictures"
 
 

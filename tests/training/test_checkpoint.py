@@ -92,7 +92,9 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str, me
     net, optimizer = build()
     for number in range(3):
         step(net, optimizer, number)
-    saved = save_checkpoint(tmp_path, net.state_dict(), optimizer.state_dict(), None, Progress(), "data", "", "{}", 3, 1)
+    saved = save_checkpoint(
+        tmp_path, net.state_dict(), optimizer.state_dict(), None, Progress(), "data", "", "{}", 3, 1
+    )
     for number in range(3, 6):
         step(net, optimizer, number)
 

@@ -16,6 +16,7 @@ from distrib.training.run_folder import BY_ATTRIBUTE, METRICS, RunFolder, finite
 
 SCORES_OF_TWO = Scores(("Bald", "Smiling"), {name: np.array([0.25, 0.75]) for name in SCORES})
 LOGITS = np.linspace(-3, 3, 10, dtype=np.float32).reshape(5, 2)
+BY_NAN = {"epoch": 2, "score": math.nan, "by": {"Bald": (0.5, math.inf)}}
 
 
 def row(epoch: int) -> dict[str, float]:
@@ -174,7 +175,7 @@ def test_best_is_replaced_whole(tmp_path: Path) -> None:
     folder = opened(tmp_path)
     last = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     folder.save_best({"a": torch.zeros(2), "stale": torch.ones(1)}, LOGITS, {"epoch": 1}, "# first")
-    folder.save_best({"a": last}, LOGITS + 1, {"epoch": 2, "score": math.nan, "by": {"Bald": (0.5, math.inf)}}, "# last")
+    folder.save_best({"a": last}, LOGITS + 1, BY_NAN, "# last")
     files = ["README.md", "model.json", "model.safetensors", "validation.safetensors"]
     assert sorted(path.name for path in folder.best.iterdir()) == files
     assert (folder.best / "README.md").read_text() == "# last"

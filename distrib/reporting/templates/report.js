@@ -223,7 +223,7 @@ function decide() {
       chance: (each) => [0, 1].map((x) => [x, each.positives / (each.positives + each.negatives || 1)]),
       curved: (each) => pairs(each.recall, each.precision),
     })],
-  ]; // prettier-ignore
+  ];
   const redraws = [];
   const redraw = () => redraws.forEach((each) => each());
 
@@ -276,7 +276,7 @@ function sure() {
     const { svg, toX, toY } = axes(host, width, Math.min(width, 380), {
       x: [0, 1], y: [0, 1], xTicks: five, yTicks: five, xTitle: "probability that the model gives",
       yTitle: "share that has the attribute", label: `Reliability of ${words(now.name)}`,
-    }); // prettier-ignore
+    });
     svg.append(draw("path", { class: "stroke chance", d: path([[toX(0), toY(0)], [toX(1), toY(1)]]) }));
     for (const tone of ["before", "after"]) {
       const { confidence, frequency, count } = now[tone];
@@ -302,7 +302,7 @@ function sure() {
 }
 
 function fair() {
-  if (!data.fairness) return;
+  if (!data.fairness?.attributes) return; // or the data set has no such groups
   const { attributes, groups } = data.fairness;
   const select = one("#fair-score");
   const table = one("#fair-table");
@@ -360,7 +360,7 @@ function together() {
   const svg = draw("svg", {
     viewBox: `0 0 ${side} ${side}`, width: side, height: side, tabindex: 0, role: "img",
     "aria-label": "Correlations; the arrow keys move through the cells", "aria-describedby": "matrix-now",
-  }); // prettier-ignore
+  });
   const off = [labels, predictions].flatMap((matrix) => matrix.flatMap((line, i) => line.filter((value, j) => i !== j && known(value))));
   const strongest = Math.ceil(10 * Math.max(0.1, ...off.map(Math.abs)) - 1e-9) / 10;
   one("#matrix-low").textContent = brief(-strongest);
