@@ -47,8 +47,14 @@ def read_history(run_folder: Path) -> list[dict[str, Any]]:
     for file in wandb_files(run_folder):
         for record in read_records(file):
             if record.HasField("history"):
-                items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-                rows.append({key: _value(text) for key, text in items.items() if not key.startswith("_")})
+                row: dict[str, Any] = {}
+                for item in record.history.item:
+                    name, *inner = item.nested_key or [item.key]
+                    if inner:  # a picture or a table
+                        row.setdefault(name, {})[".".join(inner)] = json.loads(item.value_json)
+                    elif not name.startswith("_"):
+                        row[name] = float(json.loads(item.value_json))  # NaN and Infinity come as such or as strings
+                rows.append(row)
     return rows
 
 
@@ -68,9 +74,3 @@ def run_ids(run_folder: Path) -> list[str]:
         next(record.run.run_id for record in read_records(file) if record.HasField("run"))
         for file in wandb_files(run_folder)
     ]
-
-
-def _value(text: str) -> Any:
-    """A number, or what describes a picture or a table."""
-    value = json.loads(text)
-    return value if isinstance(value, dict) else float(value)  # NaN and Infinity come as such or as strings
