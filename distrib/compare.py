@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from distrib.errors import UserError
+from distrib.prediction.files import check_output
 from distrib.reporting.compare import render_comparison
 
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
     options = tyro.cli(CompareOptions, prog="distrib compare", args=argv)
     try:
+        check_output(options.out, "--out")
         page = render_comparison(options.runs, options.out)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)

@@ -270,7 +270,7 @@ class ExplainConfig(Section):
     """Modules of the network whose activation maps are shown."""
     filters: tuple[str, ...] = ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1")
     """Convolutions whose filters are shown."""
-    images: int = Field(4, ge=1, le=64)
+    images: int = Field(4, ge=1, le=8)
     """Test pictures of each attribute with an occlusion and a Grad-CAM map."""
     truth_images: int = Field(100, ge=1)
     """Test pictures on which the maps are held against the boxes of synthetic faces."""

@@ -8,10 +8,11 @@ distrib explain runs/NAME --data.root /elsewhere --explain.fill blur
 import csv
 import hashlib
 import json
+import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in fallbacks(asked, config):
             warn(note)
         check_options(config, read_table(config.data.root, config.data.missing))
+        if any(option.startswith("--explain.photograph") for option in options):
+            check_photograph(config)  # one that training was given may be left on another machine: its job says so
         study = make_study(run, config)
         tracker = open_tracker(config.tracking, run, config.model_dump(mode="json"))
     except UserError as error:
@@ -85,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     try:
         failed = explain(study, only or tuple(JOBS), tracker, print)
+    except UserError as error:
+        tracker.finish(exit_code=1)
+        print(f"distrib: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        tracker.finish(exit_code=1)
+        print(f"distrib: interrupted; what is missing is made by: distrib explain {run}", file=sys.stderr)
+        return 130
     except BaseException:
         tracker.finish(exit_code=1)
         raise
@@ -100,20 +111,32 @@ def check_options(config: Config, table: Table) -> None:
         table: with all of the data set's attributes.
 
     Raises:
-        UserError: if a module, the photograph or the group is not there.
+        UserError: if a module or the group is not there, or the window does not fit the picture.
     """
     from distrib.explaining.features import check_modules
+    from distrib.explaining.occlusion import make_grid
 
     options = config.explain
     check_modules(options.modules, options.filters)
-    if options.photograph is not None and not options.photograph.is_file():
-        raise UserError(f"explain.photograph {options.photograph} is not a file: name a picture, or leave it out")
+    window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
+    make_grid(config.data.image_size, window, stride)
     if options.group != ExplainConfig().group and options.group not in table.attributes:
         hint = nearest(options.group, table.attributes)
         raise UserError(
             f"explain.group {options.group} is no attribute of {config.data.root}{hint}: choose one of "
             f"{', '.join(table.attributes)}"
         )
+
+
+def check_photograph(config: Config) -> None:
+    """Refuse a photograph that is not there.
+
+    Raises:
+        UserError: naming it.
+    """
+    photograph = config.explain.photograph
+    if photograph is not None and not photograph.is_file():
+        raise UserError(f"explain.photograph {photograph} is not a file: name a picture, or leave it out")
 
 
 def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:
@@ -128,24 +151,30 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
         say: where progress goes, a line at a time.
 
     Returns:
-        The sentence of each job that failed.
+        The sentence of each job, and of each part of the page, that failed.
     """
     from distrib.reporting.page import render_report
 
     report, events = study.folder / "report", RunFolder(study.folder)
-    for folder in ("data", "figures", "tables"):
-        (report / folder).mkdir(parents=True, exist_ok=True)
+    _prepare(report, study.folder)
     began, failed, step = time.monotonic(), {}, _last_step(study.folder)
     for number, name in enumerate(jobs, start=1):
         started = time.monotonic()
         finding, error = attempt(name, study)
         seconds = time.monotonic() - started
+        try:
+            media = keep(report, name, finding, error, seconds)
+        except Exception as trouble:  # a figure that cannot be drawn, a disk that is full
+            error = _sentence(trouble)
+            media = keep(report, name, None, error, seconds)
         if error is not None:
             failed[name] = error
-        tracker.media(*keep(report, name, finding, error, seconds), step)
+        tracker.media(*media, step)
         events.event("explain", job=name, seconds=round(seconds, 3), error=error)
         say(f"report:  {number:>2}/{len(jobs)} {name:<17} {seconds:6.1f} s{f'  failed: {error}' if error else ''}")
-    compose(study, report)
+    parts = compose(study, report)
+    for name, error in parts.items():
+        say(f"report:  the page has no {name}: {error}")
     page = render_report(study.folder)
     tracker.page(page, step)
     events.event("report", page=str(page), seconds=round(time.monotonic() - began, 3), failed=sorted(failed))
@@ -155,7 +184,7 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
             f"report:  {len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); make them again with: distrib "
             f"explain {study.folder} --only {' '.join(failed)}"
         )
-    return failed
+    return failed | parts
 
 
 def attempt(name: str, study: Study) -> tuple[Finding | None, str | None]:
@@ -166,43 +195,58 @@ def attempt(name: str, study: Study) -> tuple[Finding | None, str | None]:
     except UserError as error:
         return None, str(error)
     except Exception as error:  # whatever it is, it costs this job alone
-        traceback.print_exc()
-        return None, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return None, _sentence(error)
 
 
 def keep(
     report: Path, name: str, finding: Finding | None, error: str | None, seconds: float
 ) -> tuple[dict[str, Path], dict[str, Rows]]:
     """Write what a job found to the report's folder; returns its figures and tables for W&B."""
-    result = {"job": name, "seconds": seconds, "error": error, "data": None if finding is None else finding.data}
-    _write(report / "data" / f"{name}.json", to_json(result))
-    if finding is None:
-        return {}, {}
-    paths = {}
-    for label, figure in finding.figures.items():
-        paths[label] = report / "figures" / f"{label}.png"
-        figure.savefig(paths[label], dpi=150)
-    for label, (columns, rows) in finding.tables.items():
-        with (report / "tables" / f"{label}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([columns, *rows])
-    return paths, finding.tables
+    file = report / "data" / f"{name}.json"
+    for earlier in _read(file).get("files", []):
+        (report / earlier).unlink(missing_ok=True)  # the page must not show them beside something newer
+    paths, files = {}, []
+    if finding is not None:
+        for label, figure in finding.figures.items():
+            paths[label] = report / "figures" / f"{label}.png"
+            figure.savefig(paths[label], dpi=150)
+            files.append(f"figures/{label}.png")
+        for label, (columns, rows) in finding.tables.items():
+            with (report / "tables" / f"{label}.csv").open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream, lineterminator="\n")
+                writer.writerows([columns, *rows])
+            files.append(f"tables/{label}.csv")
+    data = None if finding is None else finding.data
+    _write(file, to_json({"job": name, "seconds": seconds, "error": error, "files": files, "data": data}))
+    return paths, {} if finding is None else finding.tables
 
 
-def compose(study: Study, report: Path) -> None:
-    """Write what the page needs beside the jobs' own findings: the head, and the counts at every threshold."""
-    from distrib.explaining.overview import overview
-    from distrib.explaining.scores import operating_points
+def compose(study: Study, report: Path) -> dict[str, str]:
+    """Write what the page needs beside the jobs' own findings; returns the sentence of each part that failed.
 
-    results: dict[str, Mapping[str, Any]] = {}
-    for name in JOBS:
+    The parts: "overview", the head of the page, and "operating", the counts at every threshold.
+    """
+
+    def head() -> dict[str, Any]:
+        from distrib.explaining.overview import overview
+
+        found = {name: _read(report / "data" / f"{name}.json") for name in JOBS}
+        return overview(study, {name: result for name, result in found.items() if result})
+
+    def counts() -> dict[str, Any]:
+        from distrib.explaining.scores import operating_points
+
+        return operating_points(study.predictions["test"], study.model)
+
+    failed = {}
+    for name, make in (("overview", head), ("operating", counts)):
         file = report / "data" / f"{name}.json"
-        if file.exists():
-            results[name] = json.loads(file.read_text(encoding="utf-8"))
-    _write(report / "data/overview.json", to_json(overview(study, results)))
-    if "test" in study.predictions:
-        points = operating_points(study.predictions["test"], study.model)
-        _write(report / "data/operating.json", to_json(points))
+        try:
+            _write(file, to_json(make()))
+        except Exception as error:
+            failed[name] = str(error) if isinstance(error, UserError) else _sentence(error)
+            file.unlink(missing_ok=True)
+    return failed
 
 
 def make_study(run: Path, config: Config) -> Study:
@@ -223,6 +267,8 @@ def make_study(run: Path, config: Config) -> Study:
         predictions = _predictions(run, model, config, table, splits)
     except UserError as error:
         predictions = _Unavailable(error)
+    except Exception as error:  # such as a GPU without room for the pictures
+        predictions = _Unavailable(UserError(f"the pictures could not be scored ({_sentence(error)})"))
     return Study(run, config, table, splits, model, predictions)
 
 
@@ -343,6 +389,34 @@ def _config(run: Path, options: Sequence[str]) -> Config:
     if config.train.precision != "no":
         config = config.replace("train", precision="auto")
     return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
+
+
+def _prepare(report: Path, run: Path) -> None:
+    """Make the folders of a report; what an earlier model left there is removed, for a report is of one model."""
+    with (run / "best/model.safetensors").open("rb") as weights:
+        model = hashlib.file_digest(weights, "sha256").hexdigest()
+    known = report / "data/model.txt"
+    if not known.exists() or known.read_text(encoding="utf-8") != model:
+        for folder in ("data", "figures", "tables"):
+            shutil.rmtree(report / folder, ignore_errors=True)
+    for folder in ("data", "figures", "tables"):
+        (report / folder).mkdir(parents=True, exist_ok=True)
+    _write(known, model)
+
+
+def _sentence(error: Exception) -> str:
+    """An error that nobody foresaw, in one line; its traceback goes to the terminal's error stream."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a job left, {} where there is nothing to read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _last_step(run: Path) -> int:

@@ -122,7 +122,8 @@ def check(options: PredictOptions) -> None:
     """
     if not options.photographs:
         raise UserError(
-            "no photograph is named: name files, folders, patterns, or - for standard input, after the model"
+            "no photograph is named: name files, folders, patterns, or - for standard input, right after the model and "
+            "before options that take several names, such as --occlusion"
         )
     if options.json and options.csv:
         raise UserError("--json and --csv were both given: choose one")

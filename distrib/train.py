@@ -22,7 +22,7 @@ from distrib.config import Config, load_config
 from distrib.data.splits import Splits, make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
-from distrib.explain import JOBS, check_options, explain, make_study
+from distrib.explain import JOBS, check_options, check_photograph, explain, make_study
 from distrib.training.checkpoint import (
     Checkpoint,
     DamagedError,
@@ -117,30 +117,39 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str]) -
     del net
     accelerator.free_memory()
     accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
-    if accelerator.is_main_process and config.explain.after_training:
-        explain_run(job)
+    report = explain_run(job) if accelerator.is_main_process and config.explain.after_training else ""
     job.tracker.finish()
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
     if early:
         say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
     say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
+    if report:
+        say(report)
 
 
-def explain_run(job: Job) -> None:
+def explain_run(job: Job) -> str:
     """Make the report of a run that has been trained; whatever happens here, the trained model is safe.
 
     On rank 0, once the others have left.
+
+    Returns:
+        A line on how it went.
     """
     if job.config.run.device == "cpu":
         use_all_cores(local_ranks=1)
     say("")
+    again = f"distrib explain {job.folder.path}"
     try:
-        explain(make_study(job.folder.path, job.config), tuple(JOBS), job.tracker, say)
+        failed = explain(make_study(job.folder.path, job.config), tuple(JOBS), job.tracker, say)
+    except KeyboardInterrupt:
+        return f"report: interrupted; the model is safe, and this makes the report: {again}"
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        warn(f"no report: {error}; the model is safe, and this makes the report: distrib explain {job.folder.path}")
+        return f"report: none ({error}); the model is safe, and this makes the report: {again}"
+    page = f"report: {job.folder.path / 'report/index.html'}"
+    return f"{page} (failed: {', '.join(failed)}; make it again with: {again})" if failed else page
 
 
 def read_data(config: Config) -> tuple[Table, Splits]:
@@ -152,6 +161,7 @@ def read_data(config: Config) -> tuple[Table, Splits]:
     whole = read_table(config.data.root, config.data.missing)
     if config.explain.after_training:
         check_options(config, whole)
+        check_photograph(config)
     table = whole.select(config.data.attributes)
     splits = make_splits(table, config.data)
     if len(splits.train) < config.train.batch_size:

@@ -56,7 +56,7 @@ def _figure(columns: list[str], rows: list[list[float]], best: int) -> Figure:
     for axes, (title, lines) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for column, label in lines.items():
             axes.plot(epochs, [row[columns.index(column)] for row in rows], marker="o", markersize=3, label=label)
-        axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch ({best})")
+        axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch ({best}), the robust fit")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()

@@ -11,6 +11,7 @@ Legend: P places, B pictures, N = P * B changed pictures, C channels, H height, 
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,14 +22,21 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from distrib.training.model import AttributeClassifier
 
+Layer = nn.Conv2d | nn.MaxPool2d
+
 
 @dataclass(frozen=True)
 class Places:
-    """P rectangles of one size with the same top edge, in cells of an activation (pixels of a picture)."""
+    """P rectangles of one size in an activation, in its cells; those of a picture are its pixels.
 
-    top: int
+    Attributes:
+        corners: top and left of each.
+        height: of all of them.
+        width: of all of them.
+    """
+
+    corners: tuple[tuple[int, int], ...]
     height: int
-    lefts: tuple[int, ...]
     width: int
 
 
@@ -135,14 +143,17 @@ class _Changed:
     patches_NCHW: torch.Tensor
     places: Places
 
-    def through(self, layer: nn.Conv2d | nn.MaxPool2d, whole_BCHW: torch.Tensor, relu: bool = False) -> "_Changed":
+    def through(self, layer: Layer, whole_BCHW: torch.Tensor, relu: bool = False) -> "_Changed":
         """The activation after a layer, given what the pictures themselves have there."""
         places = _reached(self.places, layer, *whole_BCHW.shape[2:])
         patches_NCHW = self.compute(layer, places)
         return _Changed(whole_BCHW, patches_NCHW.relu_() if relu else patches_NCHW, places)
 
-    def compute(self, layer: nn.Conv2d | nn.MaxPool2d, places: Places) -> torch.Tensor:
+    def compute(self, layer: Layer, places: Places) -> torch.Tensor:
         """A layer's output in these places, [N, C, height, width]."""
+        if self.patches_NCHW.shape[2:] == self.whole_BCHW.shape[2:]:  # the change has reached everything
+            output_NCHW: torch.Tensor = layer(self.patches_NCHW)
+            return output_NCHW
         crops_NCHW = self.crop(_seen(places, layer))
         if isinstance(layer, nn.Conv2d):
             return F.conv2d(crops_NCHW, layer.weight, layer.bias, layer.stride)
@@ -152,18 +163,23 @@ class _Changed:
     def complete(self) -> torch.Tensor:
         """The whole activation, [N, C, H, W]."""
         _, _, height, width = self.whole_BCHW.shape
-        return self.crop(Places(0, height, (0,) * len(self.places.lefts), width))
+        return self.crop(Places(((0, 0),) * len(self.places.corners), height, width))
 
     def crop(self, places: Places) -> torch.Tensor:
         """The activation in these places, [N, C, height, width], zero beyond the picture's edge."""
+        if places == self.places:
+            return self.patches_NCHW
         count, channels, _, _ = self.patches_NCHW.shape
+        _, _, height, width = self.whole_BCHW.shape
         # Channels last in memory, whatever the number of channels and pictures.
-        crops_NCHW = self.whole_BCHW.new_zeros(count, places.height, places.width, channels).permute(0, 3, 1, 2)
-        crops = crops_NCHW.chunk(len(places.lefts))
-        patches = self.patches_NCHW.chunk(len(places.lefts))
-        for crop, left, patch, patch_left in zip(crops, places.lefts, patches, self.places.lefts, strict=True):
-            _paste(self.whole_BCHW, (0, 0), crop, (places.top, left))
-            _paste(patch, (self.places.top, patch_left), crop, (places.top, left))
+        crops_NCHW = self.whole_BCHW.new_empty(count, places.height, places.width, channels).permute(0, 3, 1, 2)
+        crops = crops_NCHW.chunk(len(places.corners))
+        patches = self.patches_NCHW.chunk(len(places.corners))
+        for crop, corner, patch, patch_corner in zip(crops, places.corners, patches, self.places.corners, strict=True):
+            if min(corner) < 0 or corner[0] + places.height > height or corner[1] + places.width > width:
+                crop.zero_()
+            _paste(self.whole_BCHW, (0, 0), crop, corner)
+            _paste(patch, patch_corner, crop, corner)
         return crops_NCHW
 
 
@@ -180,34 +196,33 @@ def _paste(
     target_BCHW[:, :, cut_target[0], cut_target[1]] = source_BCHW[:, :, cut_source[0], cut_source[1]]
 
 
-def _geometry(layer: nn.Conv2d | nn.MaxPool2d) -> tuple[int, int, int]:
+def _geometry(layer: Layer) -> tuple[int, int, int]:
     """Kernel size, stride and padding in cells; they are the same for height and width in a ResNet."""
     sizes = (layer.kernel_size, layer.stride, layer.padding)
     kernel, stride, padding = (size if isinstance(size, int) else int(size[0]) for size in sizes)
     return kernel, stride, padding
 
 
-def _seen(places: Places, layer: nn.Conv2d | nn.MaxPool2d) -> Places:
+def _seen(places: Places, layer: Layer) -> Places:
     """The cells that a layer's output in these places depends on; some may lie beyond the edge."""
     kernel, stride, padding = _geometry(layer)
-
-    def size(cells: int) -> int:
-        return (cells - 1) * stride + kernel
-
-    lefts = tuple(left * stride - padding for left in places.lefts)
-    return Places(places.top * stride - padding, size(places.height), lefts, size(places.width))
+    corners = tuple((top * stride - padding, left * stride - padding) for top, left in places.corners)
+    return Places(corners, (places.height - 1) * stride + kernel, (places.width - 1) * stride + kernel)
 
 
-def _reached(places: Places, layer: nn.Conv2d | nn.MaxPool2d, height: int, width: int) -> Places:
-    """The cells of a layer's output [height, width] that depend on these places, of one width for all of them."""
+def _reached(places: Places, layer: Layer, height: int, width: int) -> Places:
+    """The cells of a layer's output [height, width] that depend on these places."""
     kernel, stride, padding = _geometry(layer)
 
-    def reach(start: int, cells: int, size: int) -> tuple[int, int]:
-        first = -(-(start + padding - kernel + 1) // stride)  # rounded up
-        last = (start + cells - 1 + padding) // stride
-        return max(0, first), min(size, last + 1)
+    def reach(starts: Iterable[int], cells: int, size: int) -> tuple[list[int], int]:
+        spans = []
+        for start in starts:
+            first = -(-(start + padding - kernel + 1) // stride)  # rounded up
+            last = (start + cells - 1 + padding) // stride
+            spans.append((max(0, first), min(size, last + 1)))
+        longest = max(end - first for first, end in spans)
+        return [min(first, size - longest) for first, _ in spans], longest
 
-    top, bottom = reach(places.top, places.height, height)
-    spans = [reach(left, places.width, width) for left in places.lefts]
-    widest = max(end - start for start, end in spans)
-    return Places(top, bottom - top, tuple(min(start, width - widest) for start, _ in spans), widest)
+    tops, tallest = reach((top for top, _ in places.corners), places.height, height)
+    lefts, widest = reach((left for _, left in places.corners), places.width, width)
+    return Places(tuple(zip(tops, lefts, strict=True)), tallest, widest)

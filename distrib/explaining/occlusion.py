@@ -30,6 +30,8 @@ Fill = Literal["mean", "blur", "black"]
 # Red and blue stand out from any skin, and people with any kind of colour vision can tell them apart.
 RED, BLUE = (222, 18, 52), (0, 84, 200)
 OPACITY = 0.85  # of the strongest place: the picture below stays visible
+# Of many pictures so many positions go through the network together; of few, more.
+NEIGHBOURS = 4
 FAINT = 0.01  # a map whose strongest place is less, in logits, is shown as faint as it is: it may be rounding alone
 
 
@@ -151,14 +153,19 @@ def occlusion_maps(
     grid = make_grid((images_BHWC.shape[1], images_BHWC.shape[2]), window, stride)
     network = network_for(net, precision)
     chosen = slice(None) if attributes is None else list(attributes)
-    rows, columns = grid.spans(0), grid.spans(1)
-    across = [columns[start : start + batch] for start in range(0, len(columns), batch)]
+    positions = [(row, column) for row in grid.spans(0) for column in grid.spans(1)]
+    # The fewer positions go together, the less the largest change among them makes all others larger than they are.
+    pictures = max(1, batch // NEIGHBOURS)
     logits, drops = [], []
-    for images in torch.split(images_BHWC, max(1, batch // len(columns))):
+    for images in torch.split(images_BHWC, pictures):
         covers = covering(images, fill, grid.window)
         logits_BA, known = network.whole(images)
-        changed = [network.changed(known, *_patches(images, covers, row, part)) for row in rows for part in across]
-        changed_yxBA = torch.cat(changed).view(len(rows), len(columns), *logits_BA.shape)
+        together = max(1, batch // len(images))
+        changed = [
+            network.changed(known, *_patches(images, covers, positions[first : first + together]))
+            for first in range(0, len(positions), together)
+        ]
+        changed_yxBA = torch.cat(changed).view(len(grid.spans(0)), len(grid.spans(1)), *logits_BA.shape)
         logits.append(logits_BA[:, chosen].cpu())
         drops.append((logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu())
     return OcclusionMaps(grid, torch.cat(logits), torch.cat(drops))
@@ -214,14 +221,19 @@ def heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _patches(
-    images_BHWC: torch.Tensor, covers_BHWC: torch.Tensor, row: tuple[int, int], columns: Sequence[tuple[int, int]]
+    images_BHWC: torch.Tensor, covers_BHWC: torch.Tensor, positions: Sequence[tuple[tuple[int, int], tuple[int, int]]]
 ) -> tuple[torch.Tensor, Places]:
-    """The pictures within the windows of one row, patches of one width [N, h, w, 3], and where they lie."""
-    (top, bottom), widest = row, max(right - left for left, right in columns)
-    lefts = [min(left, images_BHWC.shape[2] - widest) for left, _ in columns]
-    patches = []
-    for (left, right), start in zip(columns, lefts, strict=True):
-        patch = images_BHWC[:, top:bottom, start : start + widest].clone()
-        patch[:, :, left - start : right - start] = covers_BHWC[:, top:bottom, left:right]
+    """What the windows at these positions (rows, columns) show: patches of one size [N, h, w, 3], and their places.
+
+    A window that the edge has cut off lies in a patch of the full size, beside pixels of the picture.
+    """
+    height = max(bottom - top for (top, bottom), _ in positions)
+    width = max(right - left for _, (left, right) in positions)
+    patches, corners = [], []
+    for (top, bottom), (left, right) in positions:
+        y, x = min(top, images_BHWC.shape[1] - height), min(left, images_BHWC.shape[2] - width)
+        patch = images_BHWC[:, y : y + height, x : x + width].clone()
+        patch[:, top - y : bottom - y, left - x : right - x] = covers_BHWC[:, top:bottom, left:right]
         patches.append(patch)
-    return torch.cat(patches), Places(top, bottom - top, tuple(lefts), widest)
+        corners.append((y, x))
+    return torch.cat(patches), Places(tuple(corners), height, width)

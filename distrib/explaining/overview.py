@@ -28,7 +28,7 @@ def overview(study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str
         "headline": _headline(study, scores),
         "facts": [list(fact) for fact in _facts(study)],
         "notes": _start(study.folder).get("warnings", []),
-        "config": study.config.to_yaml(),
+        "config": (study.folder / "config.yaml").read_text(encoding="utf-8"),
         "best_epoch": study.model.description.epoch,
         "cards": _cards(scores, results.get("calibration", {}).get("data") or {}),
         "jobs": [

@@ -3,6 +3,8 @@
 Legend: N images, A attributes.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -18,7 +20,7 @@ def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def negative_log_likelihood(logits: NDArray[np.floating], targets: NDArray[np.generic]) -> float:
+def negative_log_likelihood(logits: NDArray[np.floating], targets: NDArray[Any]) -> float:
     """Mean binary cross-entropy in nats of logits [N] against targets [N] between 0 and 1."""
     x = logits.astype(np.float64)
     return float(np.mean(np.logaddexp(0, x) - x * targets))
