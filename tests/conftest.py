@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from accelerate.state import AcceleratorState
+from launching import launch
 
 from distrib.data.faces import write_faces
 
@@ -23,6 +24,17 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces") / "faces"
     write_faces(folder, count=200, seed=5, workers=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that `make demo` makes, in another folder; it takes minutes."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_faces(folder / "faces", count=3000, seed=0, workers=2)
+    done = launch("--config", "configs/demo.yaml", "--data.root", folder / "faces", "--run.folder", folder / "run",
+                  "--run.device", "cpu", timeout=2000)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

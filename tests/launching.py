@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def launch(
-    *arguments: object, ranks: int = 2, script: str = "distrib/train.py", **environment: str
+    *arguments: object,
+    ranks: int = 2,
+    script: str = "distrib/train.py",
+    timeout: float = 400,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program on so many CPU ranks, through `accelerate launch` where there are several."""
     command = [sys.executable]
@@ -22,7 +26,7 @@ def launch(
         command += ["--num_processes", str(ranks), "--main_process_port", str(free_port())]
     command += [script, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, env=clean_environment(**environment), capture_output=True, text=True, timeout=400
+        command, cwd=ROOT, env=clean_environment(**environment), capture_output=True, text=True, timeout=timeout
     )
 
 
