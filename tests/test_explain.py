@@ -24,7 +24,8 @@ def settings(faces: Path, folder: Path, *more: object) -> list[object]:
     return [
         "--run.folder", folder, "--run.device", "cpu", "--data.root", faces, "--data.attributes", *ATTRIBUTES,
         "--data.image-size", 40, 32, "--data.crop", "full", "--train.batch-size", 16, "--train.epochs", 2,
-        "--explain.images", 2, "--explain.truth-images", 6, "--explain.bootstrap", 50, "--explain.group", "Smiling", *more,
+        "--explain.images", 2, "--explain.truth-images", 6, "--explain.bootstrap", 50, "--explain.group", "Smiling",
+        *more,
     ]  # fmt: skip
 
 

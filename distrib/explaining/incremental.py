@@ -170,14 +170,11 @@ class _Changed:
         if places == self.places:
             return self.patches_NCHW
         count, channels, _, _ = self.patches_NCHW.shape
-        _, _, height, width = self.whole_BCHW.shape
         # Channels last in memory, whatever the number of channels and pictures.
-        crops_NCHW = self.whole_BCHW.new_empty(count, places.height, places.width, channels).permute(0, 3, 1, 2)
+        crops_NCHW = self.whole_BCHW.new_zeros(count, places.height, places.width, channels).permute(0, 3, 1, 2)
         crops = crops_NCHW.chunk(len(places.corners))
         patches = self.patches_NCHW.chunk(len(places.corners))
         for crop, corner, patch, patch_corner in zip(crops, places.corners, patches, self.places.corners, strict=True):
-            if min(corner) < 0 or corner[0] + places.height > height or corner[1] + places.width > width:
-                crop.zero_()
             _paste(self.whole_BCHW, (0, 0), crop, corner)
             _paste(patch, patch_corner, crop, corner)
         return crops_NCHW

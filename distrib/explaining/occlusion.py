@@ -30,8 +30,6 @@ Fill = Literal["mean", "blur", "black"]
 # Red and blue stand out from any skin, and people with any kind of colour vision can tell them apart.
 RED, BLUE = (222, 18, 52), (0, 84, 200)
 OPACITY = 0.85  # of the strongest place: the picture below stays visible
-# Of many pictures so many positions go through the network together; of few, more.
-NEIGHBOURS = 4
 FAINT = 0.01  # a map whose strongest place is less, in logits, is shown as faint as it is: it may be rounding alone
 
 
@@ -154,8 +152,9 @@ def occlusion_maps(
     network = network_for(net, precision)
     chosen = slice(None) if attributes is None else list(attributes)
     positions = [(row, column) for row in grid.spans(0) for column in grid.spans(1)]
-    # The fewer positions go together, the less the largest change among them makes all others larger than they are.
-    pictures = max(1, batch // NEIGHBOURS)
+    # All windows that go together are computed as if their changes reached as far as the farthest one's. In one row
+    # they differ little, so of several pictures a row at a time, and of one picture as many rows as fill the batch.
+    pictures = max(1, batch // len(grid.spans(1)))
     logits, drops = [], []
     for images in torch.split(images_BHWC, pictures):
         covers = covering(images, fill, grid.window)
