@@ -205,8 +205,10 @@ class Prediction:
         for number, face in enumerate(faces, 1):
             picture_HWC = self._model.fit(pixels_HWC if face is None else face.pixels)
             sight = Sight(photograph, number, len(faces), face, picture_HWC)
-            for attribute in self._drawn:
-                sight.heat_maps[self._model.attributes[attribute]] = self._draw(sight, pixels_HWC, attribute)
+            try:
+                self._draw(sight, pixels_HWC)
+            except UserError as error:
+                self._fail(photograph.name, error)
             self._waiting.append(sight)
 
     def _predict(self) -> None:
@@ -223,26 +225,33 @@ class Prediction:
             }
             self._report.face(describe(sight) | {"attributes": attributes})
 
-    def _draw(self, sight: Sight, pixels_HWC: NDArray[np.uint8], attribute: int) -> Path:
-        """Write the heat map of one attribute; returns its file."""
-        from distrib.explaining.occlusion import heat_overlay  # by those alone who ask for it
+    def _draw(self, sight: Sight, pixels_HWC: NDArray[np.uint8]) -> None:
+        """Write the heat maps that are asked for.
 
-        name = self._model.attributes[attribute]
+        Raises:
+            UserError: if one cannot be written.
+        """
+        if not self._drawn:
+            return
+        from distrib.explaining.occlusion import heat_overlays  # by those alone who ask for it
+
         logits_BA = self._model.logits(sight.picture_HWC[None])
-        present = bool(self._model.decisions(logits_BA)[0, attribute])
-        probability = float(self._model.probabilities(logits_BA)[0, attribute])
+        present_A, probability_A = self._model.decisions(logits_BA)[0], self._model.probabilities(logits_BA)[0]
         seen_HWC = pixels_HWC if sight.aligned is None else sight.aligned.pixels
         to_picture = fitting(self._model.description, *seen_HWC.shape[:2])
         if sight.aligned is not None:
             to_picture = compose(to_picture, sight.aligned.transform)
-        caption = f"{words(name, present)}, {percent(probability if present else 1 - probability)}"
-        key = f"red speaks for {words(name)}, blue against it"
-        heat_HW4 = heat_overlay(self._model, sight.picture_HWC, attribute)
-        file = self._free_file(sight, name)
-        with written_whole(file, "the heat map") as staged:
-            draw_heat_map(pixels_HWC, heat_HW4, to_picture, (caption, key)).save(staged, "PNG")
-        self._files.add(file.resolve())
-        return file
+        overlays = heat_overlays(self._model, sight.picture_HWC, self._drawn)
+        for attribute, heat_HW4 in zip(self._drawn, overlays, strict=True):
+            name, present = self._model.attributes[attribute], bool(present_A[attribute])
+            probability = float(probability_A[attribute])
+            caption = f"{words(name, present)}, {percent(probability if present else 1 - probability)}"
+            key = f"red speaks for {words(name)}, blue against it"
+            file = self._free_file(sight, name)
+            with written_whole(file, "the heat map") as staged:
+                draw_heat_map(pixels_HWC, heat_HW4, to_picture, (caption, key)).save(staged, "PNG")
+            self._files.add(file.resolve())
+            sight.heat_maps[name] = file
 
     def _free_file(self, sight: Sight, attribute: str) -> Path:
         """NAME.Arched_Eyebrows.png, where no photograph and no other heat map of this run lies."""

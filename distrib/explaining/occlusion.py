@@ -1,7 +1,6 @@
 """Occlusion maps: how far each logit drops when a window of the picture is covered (Zeiler and Fergus, ECCV 2014).
 
-    from distrib.explaining.occlusion import heat_overlay
-    heat_overlay(model: TrainedModel, image_HWC, attribute: int) -> uint8 [H, W, 4]     # to lay over the fitted picture
+    heat_overlays(model, image_HWC, attributes) -> a uint8 [H, W, 4] each     # to lay over the fitted picture
 
 The maps are those of captum's `Occlusion` on the same picture, window, stride and fill (`tests/explaining`); all
 attributes come from one pass, and all positions of many pictures from few.
@@ -188,17 +187,19 @@ def covering(images_BHWC: torch.Tensor, fill: Fill, window: tuple[int, int]) -> 
     return blurred_BCHW.permute(0, 2, 3, 1)
 
 
-def heat_overlay(model: TrainedModel, image_HWC: NDArray[np.uint8], attribute: int) -> NDArray[np.uint8]:
-    """The occlusion map of one attribute, to lay over the picture: RGBA, uint8 [H, W, 4].
+def heat_overlays(
+    model: TrainedModel, image_HWC: NDArray[np.uint8], attributes: Sequence[int]
+) -> list[NDArray[np.uint8]]:
+    """The occlusion maps of some attributes, to lay over the picture: RGBA, uint8 [H, W, 4] each.
 
     Args:
         model: any that `distrib.load` returns.
         image_HWC: uint8, as `model.fit` made it.
-        attribute: which of the model's.
+        attributes: which of the model's; all come from one pass.
     """
     images_BHWC = torch.from_numpy(image_HWC)[None].to(model.device)
-    found = occlusion_maps(model.net, images_BHWC, attributes=[attribute])
-    return heat(found.grid.cells(found.drops_BAyx[0, 0]), found.grid.size)
+    found = occlusion_maps(model.net, images_BHWC, attributes=attributes)
+    return [heat(found.grid.cells(drops_yx), found.grid.size) for drops_yx in found.drops_BAyx[0]]
 
 
 def heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:

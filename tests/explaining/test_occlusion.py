@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from distrib.errors import UserError
-from distrib.explaining.occlusion import Fill, covering, heat_overlay, make_grid, occlusion_maps
+from distrib.explaining.occlusion import Fill, covering, heat_overlays, make_grid, occlusion_maps
 from distrib.prediction.model import Description, TrainedModel, load
 from distrib.training.model import AttributeClassifier
 
@@ -196,7 +196,7 @@ def test_the_overlay_is_red_where_the_evidence_is_and_clear_elsewhere() -> None:
     image_HWC = np.zeros((96, 80, 3), np.uint8)
     image_HWC[:10, :10] = 255
     for attribute, channel in ((0, 0), (1, 2)):  # red for it, blue against it
-        overlay = heat_overlay(model, image_HWC, attribute)
+        overlay = heat_overlays(model, image_HWC, [attribute])[0]
         assert overlay.shape == (96, 80, 4)
         assert overlay.dtype == np.uint8
         assert overlay[4, 4, :3].argmax() == channel
@@ -211,4 +211,4 @@ def test_the_overlay_of_a_network_that_sees_nothing_is_clear(net: AttributeClass
         thresholds=(0.5, 0.5, 0.5),
     )  # fmt: skip
     flat_HWC = np.full((*SIZE, 3), 90, np.uint8)  # whose mean colour is what it has everywhere
-    assert heat_overlay(TrainedModel(nn.Sequential(net), about, Path("planted")), flat_HWC, 1)[..., 3].max() < 10
+    assert heat_overlays(TrainedModel(nn.Sequential(net), about, Path("planted")), flat_HWC, [1])[0][..., 3].max() < 10
