@@ -25,6 +25,7 @@ from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.training.model import make_model
 from distrib.training.optimizer import make_optimizer
+from distrib.training.preemption import Agreement, StopRequests
 from distrib.training.runtime import resolve, start_ranks
 from distrib.training.step import TrainStep
 
@@ -83,7 +84,7 @@ def main() -> None:
 
     net, _ = make_model(config.model, len(table.attributes), config.train.channels_last, seed=0)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
-    one_step = TrainStep(config, accelerator, model, optimizer, None)
+    one_step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))
     model.train()
 
     def in_memory() -> None:

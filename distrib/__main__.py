@@ -5,7 +5,6 @@ distrib explain runs/celeba
 distrib predict runs/celeba photo.jpg
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,6 +15,7 @@ from distrib.errors import UserError
 USAGE = """usage: distrib COMMAND …
 
   train CONFIG          train, on all GPUs of this machine, or on two ranks on its CPU
+  check CONFIG          what `train` would refuse about configuration, data and run folder, without a GPU
   explain RUN           scores, figures, explanations and the report page of a run
   evaluate MODEL        exact scores on a split of a data set
   compare RUN RUN …     a page with several runs side by side
@@ -39,23 +39,48 @@ def main() -> int:
 
 
 def train(arguments: list[str]) -> int:
-    """Check the configuration and the data, then hand over to `accelerate launch`."""
+    """Check the configuration and the data, then train on all ranks of this machine.
+
+    Returns:
+        The exit status of the ranks, as `distrib/train.py` says; 128 + N where signal N ended the launcher.
+    """
     from distrib.train import main as train_here
 
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--config", *arguments]
+    arguments = _with_config(arguments)
     try:
         command = launch_command(arguments)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
-    if command is not None:
-        os.execv(command[0], command)  # this process becomes the launcher: signals and exit status are its own
-    return train_here(arguments)
+    return train_here(arguments) if command is None else launch(command)
+
+
+def check(arguments: list[str]) -> int:
+    """Say what a training with these options would be of, or why it would be refused; nothing is written.
+
+    Before a job waits for hours in a queue, for example. The machine it will run on is not asked for.
+    """
+    from distrib.config import load_config
+    from distrib.train import read_data
+    from distrib.training.run_folder import RunFolder
+
+    try:
+        config, _ = load_config(_with_config(arguments))
+        table, splits = read_data(config)
+        if config.run.folder is not None:
+            RunFolder(config.run.folder).check(config.run.resume)
+    except UserError as error:
+        print(f"distrib: error: {error}", file=sys.stderr)
+        return error.exit_status
+    print(f"data:    {config.data.root}")
+    print(f"images:  {len(splits.train):,} train, {len(splits.valid):,} valid, {len(splits.test):,} test")
+    print(f"labels:  {', '.join(table.attributes)}")
+    print(f"folder:  {config.run.folder or 'none'}")
+    return 0
 
 
 def launch_command(arguments: Sequence[str]) -> list[str] | None:
-    """How to launch the training on this machine; None where one process is meant and needs no launcher.
+    """The arguments of `accelerate launch` for this machine; None where one process is meant and needs no launcher.
 
     Raises:
         UserError: for whatever is wrong before the first step: it is said here once, without a launcher around it.
@@ -77,13 +102,42 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
     read_data(config)
     if config.run.folder is not None:
         RunFolder(config.run.folder).check(config.run.resume)
-    if ranks == 1 and not gpus:
+    if ranks == 1:
         return None
-    kind = "cpu" if not gpus else "one_gpu" if ranks == 1 else "one_node"
     here = Path(__file__).resolve().parent
     folder = next(folder for folder in (here / "launch", here.parent / "launch") if folder.is_dir())
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / f"{kind}.yaml")]
-    return [*launcher, "--num_processes", str(ranks), str(here / "train.py"), *arguments]
+    file = folder / ("one_node.yaml" if gpus else "cpu.yaml")
+    return ["--config_file", str(file), "--num_processes", str(ranks), str(here / "train.py"), *arguments]
+
+
+def launch(command: Sequence[str]) -> int:
+    """`accelerate launch` in this process, with the ranks' own exit status and without a traceback of the launcher.
+
+    Returns:
+        0, the status of the rank that failed first, or 128 + N where signal N ended the launcher.
+    """
+    import logging
+
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.ERROR)  # what the ranks say about their own end is enough
+    try:
+        launch_command(launch_command_parser().parse_args(list(command)))
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(f"distrib: rank {number} was ended by signal {-failure.exitcode}", file=sys.stderr)
+            return 1
+        return failure.exitcode
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def _with_config(arguments: list[str]) -> list[str]:
+    return ["--config", *arguments] if arguments and not arguments[0].startswith("-") else arguments
 
 
 def program(name: str) -> Callable[[list[str]], int]:
@@ -97,7 +151,11 @@ def program(name: str) -> Callable[[list[str]], int]:
 
 
 PROGRAMS = ("explain", "evaluate", "compare", "predict", "export", "prepare")
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, **{name: program(name) for name in PROGRAMS}}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "check": check,
+    **{name: program(name) for name in PROGRAMS},
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,14 +6,15 @@ the wrong type or out of its range, and two fields that do not fit each other ar
 
 import contextlib
 import difflib
+import functools
 import io
 import os
 import re
 import reprlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
 import pydantic
 import tyro
@@ -25,6 +26,11 @@ from distrib.errors import UserError
 # The parts of ResNet18 in the order a picture meets them; `model.freeze` names the last one to freeze.
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
+
+# What would break a sentence into lines, steer the terminal, or fail to be printed at all.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Keys in one group of a YAML file: by merges of merges (`<<`) a few lines would else fill the memory.
+MAX_KEYS = 1000
 
 # What pydantic says of these types of error is about Python.
 EXPECTED = {
@@ -131,7 +137,10 @@ class DataConfig(Section):
     @pydantic.field_validator("root")
     @classmethod
     def _expand(cls, root: Path) -> Path:
-        return root.expanduser()
+        try:
+            return root.expanduser()
+        except RuntimeError:
+            raise UserError(f"data.root is {root}, and there is no such user: write the path out") from None
 
     @pydantic.field_validator("attributes", mode="before")
     @classmethod
@@ -212,6 +221,11 @@ class TrainConfig(Section):
     """Stop after this many epochs without a better checkpoint.best_score; None: never."""
     log_every: int = Field(20, ge=1)
     """Steps between two looks at the loss (progress bar, W&B, check for non-finite values)."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do about a step whose loss or gradient is not finite: stop; or skip it, which leaves the model as if that
+    batch had not been, and go on."""
+    nonfinite_limit: int = Field(10, ge=1, le=1000)
+    """Steps that may be skipped in a run before it stops all the same."""
 
 
 class CheckpointConfig(Section):
@@ -223,6 +237,11 @@ class CheckpointConfig(Section):
     """Checkpoints kept, the newest ones (best/ is kept apart)."""
     every_steps: int | None = Field(None, ge=1)
     """Checkpoint every so many steps within an epoch, beside the one at its end; None: at its end alone."""
+    every_minutes: float | None = Field(None, gt=0)
+    """Checkpoint also where the last one is so many minutes old; None: by steps and epochs alone."""
+    on_failure: Literal["stop", "continue"] = "stop"
+    """What to do where a checkpoint cannot be written, as on a full disk: stop; or warn, go on without it, and try
+    again at the next."""
     best_score: str = "roc_auc"
     """Validation score that chooses the epoch kept in best/: loss, accuracy, balanced_accuracy, precision, recall, f1,
     roc_auc or average_precision."""
@@ -307,6 +326,10 @@ class RunConfig(Section):
     """auto: the GPU where there is one, else the CPU."""
     ranks: int | None = Field(None, ge=1)
     """Stop unless exactly this many ranks take part; None: as many as the launcher started."""
+    timeout: float = Field(300.0, ge=2)
+    """Seconds without progress after which a rank is taken for lost, and the others name it and leave."""
+    start_timeout: float = Field(1800.0, ge=2)
+    """The same until the end of this process's first epoch, which reads the data for the first time."""
 
 
 class Config(Section):
@@ -360,6 +383,8 @@ class Config(Section):
              "its weights are random (model.weights is none)"),
             (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
              "tracking.mode is disabled"),
+            (self.train.on_nonfinite == "stop" and self.train.nonfinite_limit != TrainConfig().nonfinite_limit,
+             "train.nonfinite_limit", "train.on_nonfinite is stop"),
         ]  # fmt: skip
         return [f"{field} has no effect because {because}" for changed, field, because in cases if changed]
 
@@ -402,11 +427,11 @@ def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> 
         SystemExit: with status 0 after `--help`.
     """
     arguments = list(argv)
-    _refuse_unknown(arguments)
     errors = io.StringIO()
     try:
+        _refuse_unknown(arguments)
         with _wide_terminal("--help" not in arguments), contextlib.redirect_stderr(errors):
-            return tyro.cli(
+            config = tyro.cli(
                 Config,
                 default=default,
                 args=arguments,
@@ -414,10 +439,14 @@ def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> 
                 description=description,
                 config=(tyro.conf.FlagConversionOff,),
             )
+        _refuse_unusable(config)
+    except UserError as error:
+        raise UserError(printable(str(error))) from None
     except SystemExit as stop:
         if stop.code:
-            raise UserError(_first_paragraph(errors.getvalue())) from None
+            raise UserError(printable(_first_paragraph(errors.getvalue()))) from None
         raise
+    return config
 
 
 def read_yaml(file: Path) -> Config:
@@ -426,29 +455,54 @@ def read_yaml(file: Path) -> Config:
     Raises:
         UserError: if the file is missing, is not YAML, or holds what the tree does not know.
     """
+    name = printable(str(file))
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UserError(f"--config {file}: there is no such file; the ready-made ones are in configs/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {file} cannot be read: {error}") from None
+        raise UserError(f"--config {name}: there is no such file; the ready-made ones are in configs/") from None
+    except OSError as error:
+        raise UserError(f"--config {name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config {name} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
-        problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
-        raise UserError(f"--config {file}{where} is not valid YAML: {problem}") from None
+        problem = printable(str(getattr(error, "problem", None) or error).partition("\n")[0])
+        raise UserError(f"--config {name}{where} is not valid YAML: {problem}") from None
     except (ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         # PyYAML builds numbers, dates and nested lists without a look at what they hold.
-        problem = str(error).partition("\n")[0]
-        raise UserError(f"--config {file} holds a value that YAML cannot read: {problem}") from None
+        problem = printable(str(error).partition("\n")[0])
+        raise UserError(f"--config {name} holds a value that YAML cannot read: {problem}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise UserError(f"--config {file} holds a {type(values).__name__}: expected groups such as data: and optim:")
+        raise UserError(f"--config {name} holds a {type(values).__name__}: expected groups such as data: and optim:")
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
+        _refuse_unusable(config)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{name}: {printable(str(error))}") from None
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, without what a configuration has no use for."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what `<<` names into a group."""
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_KEYS:
+            raise yaml.constructor.ConstructorError(
+                problem=f"a group has more than {MAX_KEYS} keys", problem_mark=node.start_mark
+            )
+
+
+def _refuse_set(_: _Loader, node: yaml.Node) -> NoReturn:
+    # It would be another list of attributes on each rank.
+    raise yaml.constructor.ConstructorError(problem="a !!set has no order", problem_mark=node.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:set", _refuse_set)
 
 
 def keys() -> dict[str, str]:
@@ -465,6 +519,21 @@ def nearest(word: str, valid: Sequence[str] | Mapping[str, str]) -> str:
     lowered = {each.lower(): target for each, target in spellings.items()}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f" (did you mean {lowered[close[0]]}?)" if close else ""
+
+
+def printable(text: str) -> str:
+    """The same on one line of any terminal: what it would not show stands there as an escape such as \\n."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _refuse_unusable(config: Config) -> None:
+    """Refuse names that cannot be printed, and whole numbers that nothing counts to."""
+    for key in keys():
+        value = functools.reduce(getattr, key.split("."), config)
+        if isinstance(value, str | Path) and UNPRINTABLE.search(str(value)):
+            raise UserError(f"{key} is {value}, which has a character that no terminal shows: choose another name")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{key} has a value of {value.bit_length()} bits: choose one below 2**63")
 
 
 def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
@@ -487,21 +556,28 @@ def _spellings() -> dict[str, str]:
 
 def _sentence(section: str, error: Any) -> str:
     """One sentence for the first of pydantic's errors in a section."""
-    path = ".".join(map(str, error["loc"]))
+    path = ".".join(map(_shown, error["loc"]))
     if error["type"] == "extra_forbidden":
         key = ".".join(part for part in (section, path) if part)
         hint = nearest(key, _spellings()) or nearest(path, _spellings())
         return f"{key} is not a known key{hint}; `--help` lists all keys"
     # Of a field that may be one of two types, pydantic names the type it tried last.
-    path = ".".join(str(part) for part in error["loc"] if part not in ("int", "float", "none"))
+    path = ".".join(_shown(part) for part in error["loc"] if part not in ("int", "float", "none"))
     key = ".".join(part for part in (section, path) if part)
-    found = reprlib.repr(error["input"])
+    found = _shown(error["input"], reprlib.repr)
     if error["type"] in EXPECTED:
         return f"{key} is {found}, which is refused: it should be {EXPECTED[error['type']]}"
     if error["type"] == "missing":
         return f"{key.rpartition('.')[0]} is {found}, which is refused: a value is missing at the end"
     problem = str(error["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     return f"{key} is {found}, but {problem}".replace("but should be", "which is refused: it should be")
+
+
+def _shown(value: Any, show: Callable[[Any], str] = str) -> str:
+    try:
+        return show(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of very many digits"
 
 
 def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -16,6 +16,13 @@ if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
+
+if __name__ == "__main__":
+    REQUESTS = StopRequests()
+    REQUESTS.listen()  # before the imports that take seconds
+
+import psutil
 from accelerate import Accelerator
 
 from distrib.config import Config, load_config
@@ -26,33 +33,49 @@ from distrib.explain import JOBS, check_options, check_photograph, explain, make
 from distrib.training.checkpoint import (
     Checkpoint,
     DamagedError,
+    Progress,
     drop_later,
     find_checkpoint,
     load_checkpoint,
     refuse_changes,
+    sweep,
 )
-from distrib.training.loop import Job, finished, train
+from distrib.training.loop import Job, Outcome, finished, train
 from distrib.training.model import AttributeClassifier, make_model
-from distrib.training.run_folder import RunFolder
+from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
 from distrib.training.runtime import (
     check_ranks,
     describe_machine,
     fallbacks,
     from_rank_0,
+    launched_at,
     on_every_rank,
     resolve,
+    restarts,
     run_program,
     say,
     start_ranks,
+    stopped_status,
     use_all_cores,
     warn,
 )
 from distrib.training.tracking import NullTracker, open_tracker, tracking_mode
+from distrib.training.watch import Watch
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
+def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: the command line; None: this process's own.
+        requests: to stop; None: from this process's signals, while this runs.
+
+    Returns:
+        The exit status: 0; 1 if another rank was lost; 2 for what the user can mend; 75 if it was asked to stop and
+        did, after saving.
+    """
     show_log()
+    requests = requests or StopRequests()
 
     def prepare() -> tuple[Config, str, Accelerator, list[str]]:
         asked, name = load_config(sys.argv[1:] if argv is None else argv)
@@ -60,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = resolve(asked)
         return config, name, start_ranks(config), fallbacks(asked, config)
 
-    return run_program(prepare, lambda ready: run(*ready), "distrib: interrupted; go on with --resume auto")
+    with requests.listening():
+        return run_program(prepare, lambda ready: run(*ready, requests), "distrib: interrupted")
 
 
 def show_log() -> None:
@@ -73,7 +97,7 @@ def show_log() -> None:
         log.setLevel(logging.INFO)
 
 
-def run(config: Config, name: str, accelerator: Accelerator, notes: list[str]) -> None:
+def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], requests: StopRequests) -> int:
     """Prepare a run, train, and say where the results are; nothing is written before what can be checked is.
 
     Args:
@@ -81,57 +105,113 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str]) -
         name: of the run, where the configuration does not name its folder.
         accelerator: of this rank.
         notes: warnings about how the configuration was resolved.
+        requests: to stop.
+
+    Returns:
+        The exit status.
 
     Raises:
         UserError: for all that the user can mend.
+        RankLost: if another rank has died or hangs.
     """
     table, splits = on_every_rank(accelerator, read_data, config)
-    config, path = from_rank_0(accelerator, choose_folder, config, name)
+    config = from_rank_0(accelerator, name_folder, config, name)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
     job = Job(config, accelerator, table, splits, folder, NullTracker())
-    checkpoint = None
-    if path is not None:
-        checkpoint = on_every_rank(accelerator, read_checkpoint, path, job)
-        if finished(config, checkpoint.progress):
-            more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
-            say(f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on")
-            accelerator.end_training()
-            return
-    net, origin = on_every_rank(accelerator, first_model, config, len(table.attributes), checkpoint)
-    from_rank_0(accelerator, open_folder, config, checkpoint)
-    if accelerator.is_main_process:
-        introduce(job, origin, notes)
-        if checkpoint is not None:
-            progress = checkpoint.progress
-            folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
-        job = replace(job, tracker=open_tracker(config.tracking, folder.path, config.model_dump(mode="json")))
     try:
-        progress = train(job, net, checkpoint)
+        path = from_rank_0(accelerator, find_start, config, folder)
+        checkpoint = None if path is None else on_every_rank(accelerator, read_checkpoint, path, job)
+        outcome = None
+        if checkpoint is not None and finished(config, checkpoint.progress):
+            outcome = Outcome(checkpoint.progress)
+            say_finished(config, checkpoint)
+            if folder.has_event("end") and (not config.explain.after_training or folder.page.exists()):
+                accelerator.end_training()
+                return 0
+        net, origin = on_every_rank(accelerator, first_model, config, len(table.attributes), checkpoint)
+        with requests.deferred(folder.preempt):
+            from_rank_0(accelerator, open_folder, config, folder, checkpoint)
+            if accelerator.is_main_process:
+                if outcome is None:
+                    introduce(job, origin, notes, checkpoint)
+                job = replace(job, tracker=open_tracker(config.tracking, folder.path, config.model_dump(mode="json")))
+            outcome = outcome or watched(job, net, checkpoint, requests)
+            if outcome.stopped_by is not None:
+                return leave_stopped(job, outcome)
+            if accelerator.is_main_process:
+                progress = outcome.progress
+                early = progress.epoch < config.train.epochs
+                folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, stopped_early=early)
+            del net
+            accelerator.free_memory()
+            accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
+        return conclude(job, outcome, requests) if accelerator.is_main_process else 0
     except BaseException:
         job.tracker.finish(exit_code=1)
         raise
-    early = progress.epoch < config.train.epochs
-    if accelerator.is_main_process:
-        folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, stopped_early=early)
-    del net
-    accelerator.free_memory()
-    accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
-    report = explain_run(job) if accelerator.is_main_process and config.explain.after_training else ""
-    job.tracker.finish()
+    finally:
+        folder.unlock()
+
+
+def watched(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, requests: StopRequests) -> Outcome:
+    """Train, with the ranks watching each other.
+
+    Raises:
+        UserError: as `train` does.
+        RankLost: if another rank has died or hangs.
+    """
+
+    def give_up(sentence: str) -> None:
+        if job.accelerator.is_main_process:
+            job.folder.event("lost", reason=sentence)
+
+    limits = job.config.run
+    with Watch(job.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
+        return train(job, net, checkpoint, Agreement(requests, job.accelerator), watch)
+
+
+def leave_stopped(job: Job, outcome: Outcome) -> int:
+    """Say how to go on after a stop, and leave together with the other ranks; returns the exit status."""
+    progress = outcome.progress
+    job.tracker.finish(exit_code=STOPPED)
+    say(
+        f"\nstopped by {outcome.stopped_by} in epoch {progress.epoch + 1}, {progress.step} steps into it, and saved; "
+        f"go on with --config {job.folder.path / 'config.yaml'} --resume auto"
+    )
+    # A launcher ends all ranks as soon as one has left with another status than 0.
+    job.accelerator.wait_for_everyone()
+    job.accelerator.end_training()
+    return stopped_status()
+
+
+def conclude(job: Job, outcome: Outcome, requests: StopRequests) -> int:
+    """Make the report of a run that has been trained, and say where everything is; on rank 0, the others have left."""
+    config, folder, progress = job.config, job.folder, outcome.progress
+    report, status = "", 0
+    try:
+        with requests.raised(folder.preempt):
+            if config.explain.after_training:
+                report = explain_run(job)
+    except Stopped as stop:
+        again = f"--config {folder.path / 'config.yaml'} --resume auto, or distrib explain {folder.path}"
+        report = f"report: stopped by {stop}; the model is safe, and this makes the report: {again}"
+        folder.event("stop", reason=str(stop), epoch=progress.epoch, step=progress.step)
+        folder.preempt.unlink(missing_ok=True)
+        status = stopped_status()
+    job.tracker.finish(status)
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
-    if early:
+    if progress.epoch < config.train.epochs:
         say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
     say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
     if report:
         say(report)
+    return status
 
 
 def explain_run(job: Job) -> str:
     """Make the report of a run that has been trained; whatever happens here, the trained model is safe.
-
-    On rank 0, once the others have left.
 
     Returns:
         A line on how it went.
@@ -142,13 +222,11 @@ def explain_run(job: Job) -> str:
     again = f"distrib explain {job.folder.path}"
     try:
         failed = explain(make_study(job.folder.path, job.config), tuple(JOBS), job.tracker, say)
-    except KeyboardInterrupt:
-        return f"report: interrupted; the model is safe, and this makes the report: {again}"
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
         return f"report: none ({error}); the model is safe, and this makes the report: {again}"
-    page = f"report: {job.folder.path / 'report/index.html'}"
+    page = f"report: {job.folder.page}"
     return f"{page} (failed: {', '.join(failed)}; make it again with: {again})" if failed else page
 
 
@@ -172,23 +250,47 @@ def read_data(config: Config) -> tuple[Table, Splits]:
     return table, splits
 
 
-def choose_folder(config: Config, name: str) -> tuple[Config, Path | None]:
-    """The run folder and what to go on from; on rank 0.
-
-    Returns:
-        The configuration with the folder in it, and the checkpoint.
+def name_folder(config: Config, name: str) -> Config:
+    """The configuration with a run folder in it; on rank 0.
 
     Raises:
-        UserError: if the folder holds another run, no checkpoint is whole, or W&B cannot be online as asked.
+        UserError: if W&B cannot be online as asked.
     """
     tracking_mode(config.tracking)
-    if config.run.folder is None:
-        config = config.replace("run", folder=Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    assert config.run.folder is not None
-    folder, resume = RunFolder(config.run.folder), config.run.resume
+    if config.run.folder is not None:
+        return config
+    launched = time.strftime("%Y%m%d-%H%M%S", time.localtime(launched_at()))
+    return config.replace("run", folder=Path("runs") / f"{name}-{launched}")
+
+
+def find_start(config: Config, folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from, None for a new run; locks a folder that is to be taken up; on rank 0.
+
+    Raises:
+        UserError: if the folder holds or is in use by another run, or no checkpoint is whole.
+    """
+    resume = config.run.resume
+    if restarts() > 0 and (resume == "never" or folder.checkpoints.is_dir()):
+        resume = "auto"  # this run's earlier self, which the launcher has started again
     folder.check(resume)
-    checkpoint = None if resume == "never" else find_checkpoint(folder.checkpoints, resume, warn)
-    return config, None if checkpoint is None else checkpoint.folder
+    if resume == "never":
+        return None
+    if folder.path.is_dir():
+        folder.lock(patience=LEAVES_WITHIN)
+        sweep(folder.checkpoints)
+    checkpoint = find_checkpoint(folder.checkpoints, resume, warn)
+    if checkpoint is None and folder.epochs() > 1:
+        raise UserError(
+            f"--resume auto: {folder.path} has a run of {folder.epochs()} epochs and no checkpoint of it in "
+            f"{folder.checkpoints}: put one back, or start anew in another run.folder"
+        )
+    return None if checkpoint is None else checkpoint.folder
+
+
+def say_finished(config: Config, checkpoint: Checkpoint) -> None:
+    """Say that there is nothing left to train."""
+    more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
+    say(f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on")
 
 
 def read_checkpoint(path: Path, job: Job) -> Checkpoint:
@@ -220,25 +322,27 @@ def first_model(config: Config, attributes: int, checkpoint: Checkpoint | None) 
     return net, f"goes on from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps"
 
 
-def open_folder(config: Config, checkpoint: Checkpoint | None) -> None:
+def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
     """Make the run folder, or take up an earlier run's; on rank 0.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if it cannot be written, or is in use by another run.
     """
-    assert config.run.folder is not None
-    folder = RunFolder(config.run.folder)
     folder.open()
-    if checkpoint is not None:  # what came after it will be trained again
-        folder.forget_after(checkpoint.progress.epoch)
-        if folder.forget_best(checkpoint.progress.best_epoch):
-            warn(f"{folder.best} is of an epoch later than {checkpoint.folder}: the next epoch takes its place")
-        if checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
-            drop_later(checkpoint.folder)
+    folder.lock()
+    if folder.preempt.exists() and folder.preempt.stat().st_mtime < psutil.Process().create_time():
+        warn(f"{folder.preempt} is older than this run: it is removed")
+        folder.preempt.unlink()
+    progress = Progress() if checkpoint is None else checkpoint.progress
+    folder.forget_after(progress.epoch)  # what came after the checkpoint will be trained again
+    if folder.forget_best(progress.best_epoch) and checkpoint is not None:
+        warn(f"{folder.best} is of an epoch later than {checkpoint.folder}: the next epoch takes its place")
+    if checkpoint is not None and checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
+        drop_later(checkpoint.folder)
     folder.write_config(config.to_yaml())
 
 
-def introduce(job: Job, origin: str, notes: list[str]) -> None:
+def introduce(job: Job, origin: str, notes: list[str], checkpoint: Checkpoint | None) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = job.config, job.accelerator, job.table, job.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective()]
@@ -259,8 +363,12 @@ def introduce(job: Job, origin: str, notes: list[str]) -> None:
         splits=sizes,
         attributes=table.attributes,
         warnings=notes,
+        restarts=restarts(),
     )
+    if checkpoint is not None:
+        progress = checkpoint.progress
+        job.folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(requests=REQUESTS))

@@ -3,6 +3,8 @@
 Legend: N images, A attributes.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -20,6 +22,7 @@ def predict_logits(
     rows: NDArray[np.int64],
     attributes: int,
     batch_size: int,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Logits float32 [N, A] of these rows, in their order, the same array on every rank.
 
@@ -30,6 +33,7 @@ def predict_logits(
         rows: int64 [N], rows of the table, each once.
         attributes: A.
         batch_size: pictures in a forward pass of one rank.
+        before_batch: called equally often on every rank, before each batch of the rank that has the most.
     """
     # Without DDP around it: ranks may have different numbers of batches here.
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
@@ -40,10 +44,17 @@ def predict_logits(
     filled = torch.zeros(len(rows), attributes + 1, device=accelerator.device)
     mine = filled[rank::ranks]
     start = 0
-    for batch in decoder.batches(evaluation_batches(rows, batch_size, rank, ranks)):
+    batches = decoder.batches(evaluation_batches(rows, batch_size, rank, ranks))
+    rounds = -(-len(filled[::ranks]) // batch_size)  # of rank 0; others may have one batch less
+    for _ in range(rounds):
+        before_batch()
+        batch = next(batches, None)
+        if batch is None:
+            continue
         mine[start : start + len(batch), :attributes] = net(batch.images_BHWC).float()
         mine[start : start + len(batch), attributes] += 1
         start += len(batch)
+    assert next(batches, None) is None, "the rounds were too few"
     if ranks > 1:
         torch.distributed.all_reduce(filled)
     assert bool((filled[:, attributes] == 1).all()), "every image is evaluated exactly once"

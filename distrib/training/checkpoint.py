@@ -1,4 +1,7 @@
-"""Checkpoints: staged, fsynced, renamed, and only then are older ones pruned; each file's SHA-256 in a manifest."""
+"""Checkpoints: staged, fsynced, renamed, and only then are older ones pruned; each file's SHA-256 in a manifest.
+
+Rank 0 writes them in the background: a step waits for a copy of the state, and not for the disk.
+"""
 
 import hashlib
 import json
@@ -6,13 +9,15 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field, TypeAdapter
 
 from distrib.config import Config, read_yaml
 from distrib.errors import UserError
@@ -26,7 +31,10 @@ FIXED = (
 )  # fmt: skip
 
 MANIFEST = "manifest.json"
-VERSION = 2
+TRAINER = ("optimizer", "scaler", "progress", "data")  # what trainer.pt holds
+VERSION = 3
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass
@@ -40,14 +48,16 @@ class Progress:
         seconds: time spent on those steps.
         best_epoch: the epoch kept in best/, counted from 1; 0: none yet.
         best_score: its score; None: none yet.
+        skipped: the steps of the run, counted from 0, that were skipped because their loss was not finite.
     """
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    step: Count = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
-    best_epoch: int = 0
+    best_epoch: Count = 0
     best_score: float | None = None
+    skipped: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,11 @@ class Checkpoint:
 
     folder: Path
     weights: dict[str, torch.Tensor]
-    trainer: dict[str, Any]  # "optimizer", "scaler", "progress" and "data"
+    trainer: dict[str, Any]  # by the names in `TRAINER`
 
     @property
     def progress(self) -> Progress:
-        return Progress(**self.trainer["progress"])
+        return TypeAdapter(Progress).validate_python(self.trainer["progress"])
 
 
 class DamagedError(Exception):
@@ -111,6 +121,125 @@ def save_checkpoint(
     return target
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a checkpoint: the arguments of `save_checkpoint` that change from one to the next."""
+
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any] | None
+    progress: Progress
+    model_json: str
+    total_steps: int
+
+
+class CheckpointWriter:
+    """Writes checkpoints in the background, one at a time.
+
+    Args:
+        folder: of all checkpoints of a run.
+        data: digest of what is trained on.
+        config_yaml: the resolved configuration.
+        keep: how many to leave.
+        failed: called with the sentence where one could not be written and the run is to go on without it; None: the
+            error is raised from the next call instead.
+    """
+
+    def __init__(
+        self, folder: Path, data: str, config_yaml: str, keep: int, failed: Callable[[str], None] | None
+    ) -> None:
+        self._folder, self._data, self._config_yaml, self._keep = folder, data, config_yaml, keep
+        self._failed = failed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def save(self, contents: Contents) -> None:
+        """Copy the state where the training cannot reach it, and have it written; waits for an earlier one first.
+
+        Raises:
+            UserError: as `wait` does, for an earlier one.
+        """
+        self.wait()
+        copy = _Copy(contents)
+        self._pending = self._thread.submit(self._write, contents, copy)
+
+    def check(self) -> None:
+        """Hear of one that could not be written, without waiting.
+
+        Raises:
+            UserError: as `wait` does.
+        """
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last one is on the disk.
+
+        Raises:
+            UserError: if it could not be written, and the run is to stop for that.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except UserError as error:
+            if self._failed is None:
+                raise
+            self._failed(str(error))
+
+    def _write(self, contents: Contents, copy: "_Copy") -> Path:
+        weights, optimizer = copy.on_cpu()
+        return save_checkpoint(
+            self._folder,
+            weights,
+            optimizer,
+            contents.scaler,
+            contents.progress,
+            self._data,
+            self._config_yaml,
+            contents.model_json,
+            contents.total_steps,
+            self._keep,
+        )
+
+
+class _Copy:
+    """A copy of weights and optimiser on their own device, made in the order of the step's own operations.
+
+    On a GPU nobody waits for it: the host goes on, and the writer fetches it on a stream of its own.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self._state = _map_tensors(lambda tensor: tensor.detach().clone(), [contents.weights, contents.optimizer])
+        self._ready = torch.cuda.Event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        if self._ready is not None:
+            self._ready.record()
+
+    def on_cpu(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The copied weights and optimiser, in the host's memory; to be called once, from any thread."""
+        state, self._state = self._state, None
+        if self._ready is None:
+            weights, optimizer = state
+            return weights, optimizer
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            stream.wait_event(self._ready)
+            weights, optimizer = _map_tensors(lambda tensor: tensor.cpu(), state)
+        return weights, optimizer
+
+
+def _map_tensors(change: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
+    """The same dictionaries and lists with every tensor changed."""
+    if isinstance(tree, torch.Tensor):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {key: _map_tensors(change, each) for key, each in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_map_tensors(change, each) for each in tree]
+    return tree
+
+
 def drop_later(checkpoint: Path) -> None:
     """Remove the checkpoints beside this one that have more steps: they are of a past the run has gone back from."""
     for each in _newest_first(checkpoint.parent):
@@ -129,8 +258,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         version, files = manifest["version"], dict(manifest["files"])
     except FileNotFoundError:
         raise DamagedError(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{MANIFEST} cannot be read ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{MANIFEST} cannot be read ({_first_line(error)})") from None
     if version != VERSION:
         raise DamagedError(f"it is of version {version}, and this program reads version {VERSION}")
     for name in ("model.safetensors", "model.json", "trainer.pt", "config.yaml"):
@@ -142,9 +271,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise DamagedError(f"{name} cannot be read ({error.strerror})") from None
         if not same:
             raise DamagedError(f"{name} is not the file that was written (its SHA-256 differs)")
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(folder, weights, trainer)
+    try:
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+        checkpoint = Checkpoint(folder, weights, {key: trainer[key] for key in TRAINER})
+        _ = checkpoint.progress
+    except Exception as error:  # whole by its manifest, and still not a checkpoint: each library has its own for that
+        raise DamagedError(f"it does not hold what a checkpoint holds ({_first_line(error)})") from None
+    return checkpoint
 
 
 def find_checkpoint(folder: Path, resume: str, report: Callable[[str], None]) -> Checkpoint | None:
@@ -245,12 +379,21 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Undo what a crash cut off in the folder of checkpoints, so that nothing half-written is left."""
+    if folder.is_dir():
+        for leftover in folder.iterdir():
+            if match := re.fullmatch(r"\.(step-\d{8,})\.(staged|old)", leftover.name):
+                recover_folder(folder / match[1])
+
+
 def recover_folder(target: Path) -> None:
     """Undo a `replace_folder` that a crash cut off."""
     old = target.with_name(f".{target.name}.old")
     if old.exists() and not target.exists():
         old.rename(target)
-    shutil.rmtree(target.with_name(f".{target.name}.staged"), ignore_errors=True)
+    for leftover in (old, target.with_name(f".{target.name}.staged")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -267,6 +410,10 @@ def _steps(checkpoint: Path) -> int:
 def _write_manifest(folder: Path) -> None:
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps({"version": VERSION, "files": files}, indent=2), encoding="utf-8")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2]) or type(error).__name__
 
 
 def _sha256(path: Path) -> str:

@@ -1,9 +1,10 @@
 """The loop: what a run does, from the first step to the last score."""
 
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NoReturn
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,14 +23,29 @@ from distrib.prediction.model import Description
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import Scores, better, score
-from distrib.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress
 from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from distrib.training.preemption import Agreement, Stopped
 from distrib.training.run_folder import METRICS, RunFolder, to_json
-from distrib.training.runtime import describe_machine, from_rank_0
-from distrib.training.step import TrainStep
+from distrib.training.runtime import describe_machine, from_rank_0, warn
+from distrib.training.step import Reading, TrainStep
 from distrib.training.terminal import make_terminal
 from distrib.training.tracking import Tracker
+from distrib.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        progress: how far it came.
+        stopped_by: what asked it to stop; None: it came to its end.
+    """
+
+    progress: Progress
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,10 @@ class Job:
         return digest(self.table, self.splits.train, self.splits.valid)
 
 
-def train(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None) -> Progress:
-    """Train to the end of the run, from its beginning or from a checkpoint.
+def train(
+    job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, agreement: Agreement, watch: Watch
+) -> Outcome:
+    """Train to the end of the run, or until the ranks agree to stop, from its beginning or from a checkpoint.
 
     Raises:
         UserError: if a picture cannot be read, the run folder cannot be written, or the loss is not finite.
@@ -69,11 +87,17 @@ def train(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None) -> 
 
     net.to(device)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
-    one_step = TrainStep(config, accelerator, model, optimizer, positive_weight(job))
     progress = Progress() if checkpoint is None else restore(checkpoint, net, optimizer, accelerator)
+    one_step = TrainStep(config, accelerator, model, optimizer, positive_weight(job), agreement, progress.skipped)
+    saver = Saver(job, net, optimizer)
     done = progress.epoch * per_epoch + progress.step
 
-    with make_terminal(accelerator.is_main_process, per_epoch * epochs, done, epochs) as terminal:
+    def between_batches() -> None:
+        watch.progress()
+        if agreement.round():
+            raise Stopped(agreement.reason)
+
+    with make_terminal(accelerator.is_main_process, per_epoch * epochs, done, epochs) as terminal, saver:
         while not finished(config, progress):
             model.train()
             one_step.begin_epoch(progress.loss_sum)
@@ -81,36 +105,44 @@ def train(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None) -> 
             mine = plan.rank_batches(progress.epoch, progress.step, rank, ranks, accumulation)
             batches = train_decoder.batches(mine)
             for micro_batches in zip(*[batches] * accumulation, strict=True):
-                lr = learning_rate(config.optim, done, per_epoch, epochs)
-                set_learning_rate(optimizer, lr)
+                set_learning_rate(optimizer, learning_rate(config.optim, done, per_epoch, epochs))
                 one_step(micro_batches, done)
+                watch.progress()
                 done += 1
                 step = done - progress.epoch * per_epoch
-                save_now = step % (config.checkpoint.every_steps or per_epoch) == 0 and step < per_epoch
-                if not (save_now or done % config.train.log_every == 0 or step == per_epoch):
+                stopping, save_now = agreement.reached(), saver.due(step)
+                if not (stopping or save_now or done % config.train.log_every == 0 or step == per_epoch):
                     continue
                 reading, seconds = one_step.read(), time.monotonic() - began
-                if reading.first_bad >= 0:
-                    stop_non_finite(job, reading.first_bad)
+                report_non_finite(job, progress, reading)
                 metrics = {
-                    "train/loss": (reading.loss_sum - progress.loss_sum) / (step - progress.step),
-                    "train/lr": lr,
+                    "train/loss": (reading.loss_sum - progress.loss_sum) / max(1, counted(progress, reading, step)),
+                    "train/lr": learning_rate(config.optim, done - 1, per_epoch, epochs),
                     "train/gradient_norm": reading.gradient_norm,
                     "train/images_per_second": (step - progress.step) * plan.batch_size / (seconds - progress.seconds),
                 }
-                progress = replace(progress, step=step, loss_sum=reading.loss_sum, seconds=seconds)
+                progress = replace(progress, step=step, loss_sum=reading.loss_sum, seconds=seconds, skipped=reading.bad)
                 terminal.step(progress.epoch + 1, done, metrics)
                 job.tracker.step(metrics, done)
-                if save_now:
-                    save(job, net, optimizer, progress, done)
-            logits = predict_logits(
-                accelerator, model, valid_decoder, job.splits.valid, len(job.table.attributes), rank_size
-            )
+                if stopping or save_now:
+                    saver.save(progress, done)
+                if stopping:
+                    return saver.stop(progress, agreement.reason)
+            try:
+                logits = predict_logits(
+                    accelerator, model, valid_decoder, job.splits.valid, len(job.table.attributes), rank_size,
+                    between_batches,
+                )  # fmt: skip
+            except Stopped:
+                saver.save(progress, done)
+                return saver.stop(progress, agreement.reason)
+            lr = learning_rate(config.optim, done - 1, per_epoch, epochs)
             seconds = time.monotonic() - began
             row, progress = from_rank_0(accelerator, end_epoch, job, net, progress, logits, lr, seconds)
             terminal.epoch(row, best=progress.best_epoch == progress.epoch)
-            save(job, net, optimizer, progress, done)
-    return progress
+            saver.save(progress, done)
+            watch.started()
+    return Outcome(progress)
 
 
 def finished(config: Config, progress: Progress) -> bool:
@@ -137,20 +169,21 @@ def end_epoch(
         The row of metrics.csv, and the progress with which the next epoch begins.
     """
     chosen, plan, epoch = job.config.checkpoint.best_score, job.plan, progress.epoch + 1
+    skipped = sum(step // plan.steps_per_epoch == progress.epoch for step in progress.skipped)
     targets = job.table.targets[job.splits.valid]
     scores = score(job.table.attributes, logits, targets)
     means = scores.mean()
     values = {
         "epoch": epoch,
         "step": epoch * plan.steps_per_epoch,
-        "train_loss": progress.loss_sum / plan.steps_per_epoch,
+        "train_loss": progress.loss_sum / max(1, plan.steps_per_epoch - skipped),
         **{f"val_{name}": value for name, value in means.items()},
         "lr": lr,
         "images_per_second": plan.steps_per_epoch * plan.batch_size / progress.seconds,
         "seconds": seconds,
     }
     row = {name: values[name] for name in METRICS}
-    after = Progress(epoch, best_epoch=progress.best_epoch, best_score=progress.best_score)
+    after = Progress(epoch, best_epoch=progress.best_epoch, best_score=progress.best_score, skipped=progress.skipped)
     if not job.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
         after.best_epoch = epoch
         after.best_score = None if np.isnan(means[chosen]) else means[chosen]
@@ -209,22 +242,86 @@ def calibrate(
     )
 
 
-def save(job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer, progress: Progress, done: int) -> None:
-    """A checkpoint, written by rank 0; its model is everyone's, as BatchNorm's statistics are the same on all ranks."""
-    if job.accelerator.is_main_process:
-        scaler = job.accelerator.scaler
-        save_checkpoint(
+class Saver:
+    """Writes the checkpoints of a run, on rank 0; does nothing on the others.
+
+    Its model is everyone's, as BatchNorm's statistics are the same on all ranks. As a context it waits for the last
+    checkpoint at the end.
+    """
+
+    def __init__(self, job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer) -> None:
+        self._job, self._net, self._optimizer = job, net, optimizer
+        self._options = job.config.checkpoint
+        self._saved_at = time.monotonic()
+        goes_on = self._options.on_failure == "continue"
+        self._writer = CheckpointWriter(
             job.folder.checkpoints,
-            net.net.state_dict(),
-            optimizer.state_dict(),
-            None if scaler is None else scaler.state_dict(),
-            progress,
             job.data,
             job.config.to_yaml(),
-            to_json(describe(job, progress.epoch).model_dump(mode="json")),
-            done,
-            job.config.checkpoint.keep,
+            self._options.keep,
+            self._failed if goes_on else None,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the last checkpoint; where something else has gone wrong, its failure is not the news."""
+        with nullcontext() if kind is None else suppress(UserError):
+            self._writer.wait()
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step, counted from 1 in its epoch; by the clock on rank 0 alone."""
+        if not self._job.accelerator.is_main_process:
+            return False
+        self._writer.check()
+        if step == self._job.plan.steps_per_epoch:  # the end of the epoch saves
+            return False
+        every, minutes = self._options.every_steps, self._options.every_minutes
+        old = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return old or (every is not None and step % every == 0)
+
+    def save(self, progress: Progress, done: int) -> None:
+        """Have a checkpoint of this moment written.
+
+        Args:
+            progress: of the run.
+            done: steps of the run so far.
+
+        Raises:
+            UserError: if an earlier one could not be written, and checkpoint.on_failure is stop.
+        """
+        if not self._job.accelerator.is_main_process:
+            return
+        self._saved_at = time.monotonic()
+        scaler = self._job.accelerator.scaler
+        self._writer.save(
+            Contents(
+                weights=self._net.net.state_dict(),
+                optimizer=self._optimizer.state_dict(),
+                scaler=None if scaler is None else scaler.state_dict(),
+                progress=progress,
+                model_json=to_json(describe(self._job, progress.epoch).model_dump(mode="json")),
+                total_steps=done,
+            )
+        )
+
+    def stop(self, progress: Progress, reason: str) -> Outcome:
+        """Have everything on the disk, write down what stopped the run, and let the ranks leave together."""
+
+        def last_words() -> None:
+            self._writer.wait()
+            folder = self._job.folder
+            folder.event("stop", reason=reason, epoch=progress.epoch, step=progress.step)
+            folder.preempt.unlink(missing_ok=True)
+
+        from_rank_0(self._job.accelerator, last_words)
+        return Outcome(progress, stopped_by=reason)
+
+    def _failed(self, sentence: str) -> None:
+        warn(f"{sentence} (checkpoint.on_failure is continue: training goes on, and the next one is tried)")
+        with suppress(UserError):  # the same disk may be full
+            self._job.folder.event("checkpoint_failed", error=sentence)
 
 
 def restore(
@@ -251,16 +348,34 @@ def positive_weight(job: Job) -> torch.Tensor | None:
     return torch.tensor(weight, dtype=torch.float32, device=job.accelerator.device)
 
 
-def stop_non_finite(job: Job, step: int) -> NoReturn:
-    """Write down which images the step had, and stop; every rank has read the same and stops too."""
-    epoch, within = divmod(step, job.plan.steps_per_epoch)
-    ids = job.plan.batch(epoch, within).ids
-    if job.accelerator.is_main_process:
-        images = [str(job.table.names[row]) for row in ids]
-        job.folder.event("nonfinite", epoch=epoch + 1, step=step + 1, ids=ids.tolist(), images=images)
+def counted(progress: Progress, reading: Reading, step: int) -> int:
+    """How many steps since the last look count in the mean of the loss: those that were not skipped."""
+    return step - progress.step - (len(reading.bad) - len(progress.skipped))
+
+
+def report_non_finite(job: Job, progress: Progress, reading: Reading) -> None:
+    """Write down which images the steps had whose loss was not finite, and stop where there were too many of them.
+
+    Every rank that looks reads the same.
+
+    Raises:
+        UserError: if the run is to stop.
+    """
+    per_epoch = job.plan.steps_per_epoch
+    for step in reading.bad[len(progress.skipped) :]:
+        epoch, within = divmod(step, per_epoch)
+        ids = job.plan.batch(epoch, within).ids
+        if job.accelerator.is_main_process:
+            images = [str(job.table.names[row]) for row in ids]
+            job.folder.event("nonfinite", epoch=epoch + 1, step=step + 1, ids=ids.tolist(), images=images)
+        if step != reading.fatal:
+            warn(f"step {step + 1} (epoch {epoch + 1}) was skipped: its loss or gradient was not finite")
+    if reading.fatal is None:
+        return
+    seen = "" if reading.allowed == 0 else f", after {reading.allowed} that were skipped (train.nonfinite_limit)"
     raise UserError(
-        f"the loss or its gradient was not finite in step {step + 1} (epoch {epoch + 1}); no weight has moved since: "
-        "lower optim.lr, set optim.clip_norm, or train.precision no; the images of that step are in "
-        f"{job.folder.path / 'events.jsonl'}",
+        f"the loss or its gradient was not finite in step {reading.fatal + 1} (epoch {reading.fatal // per_epoch + 1})"
+        f"{seen}; no weight has moved since: lower optim.lr, set optim.clip_norm, or train.precision no; the images of "
+        f"that step are in {job.folder.path / 'events.jsonl'}",
         on_all_ranks=True,
     )

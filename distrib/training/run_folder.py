@@ -8,16 +8,21 @@
     best/                       the model of the best validation epoch, with its model card
     report/                     index.html, and the figures and tables it is made of
     wandb/                      W&B's own files
+    preempt                     made by whoever wants the run to save and leave; gone when it has
+    run.lock                    who is at work in this folder; gone when they have left
 
 Only rank 0 writes.
 """
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import math
 import os
 import shutil
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,13 +35,15 @@ from numpy.typing import NDArray
 from distrib.config import SCORES
 from distrib.errors import UserError
 from distrib.scoring.metrics import Scores
-from distrib.training.checkpoint import recover_folder, replace_folder, save_weights
+from distrib.training.checkpoint import recover_folder, replace_folder, save_weights, sweep
 
 METRICS = (
     "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_precision", "val_recall",
     "val_f1", "val_roc_auc", "val_average_precision", "lr", "images_per_second", "seconds",
 )  # fmt: skip
 BY_ATTRIBUTE = ("epoch", "attribute", *SCORES)
+# A launcher gives its ranks 30 seconds to leave: so long a run that goes on may have to wait for its earlier self.
+LEAVES_WITHIN = 30.0
 
 
 class RunFolder:
@@ -46,6 +53,58 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
+        self.page = path / "report/index.html"
+        self.preempt = path / "preempt"
+        self._lock: int | None = None
+
+    def lock(self, patience: float = 0.0) -> None:
+        """Keep other runs out of this folder until `unlock`, or until this process ends, however it does.
+
+        Args:
+            patience: seconds to wait for another run that is about to leave.
+
+        Raises:
+            UserError: if another run is at work here, or the folder cannot be written.
+        """
+        if self._lock is not None:
+            return
+        file, until = self.path / "run.lock", time.monotonic() + patience
+        while True:
+            try:
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise _cannot_use(self.path, error) from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+                os.close(descriptor)
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise UserError(
+                        f"run.folder {self.path} is on a file system without locks ({error.strerror}): choose one "
+                        "where flock works"
+                    ) from None
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"run.folder {self.path} is in use by {holder}: wait for it, stop it (touch {self.preempt}), "
+                        "or choose another folder"
+                    ) from None
+                time.sleep(0.2)
+                continue
+            # Whoever held it may have removed the file in the meantime: then this lock is on a file without a name.
+            if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+                break
+            os.close(descriptor)
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Let others into the folder."""
+        if self._lock is not None:
+            (self.path / "run.lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
 
     def check(self, resume: str) -> None:
         """Refuse a folder whose run would be lost.
@@ -74,8 +133,28 @@ class RunFolder:
             probe.touch()
             probe.unlink()
             recover_folder(self.best)
+            sweep(self.checkpoints)
+            for leftover in self.path.glob(".*.staged"):
+                if leftover.is_file():
+                    leftover.unlink()
         except OSError as error:
-            raise UserError(f"run.folder {self.path} cannot be written ({error.strerror}): choose another") from None
+            raise _cannot_use(self.path, error) from None
+
+    def epochs(self) -> int:
+        """How many epochs metrics.csv tells of."""
+        try:
+            lines = (self.path / "metrics.csv").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return 0
+        return max(0, len(lines) - 1)
+
+    def has_event(self, kind: str) -> bool:
+        """Whether events.jsonl tells of an event of this kind."""
+        try:
+            text = (self.path / "events.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        return f'"event": "{kind}"' in text
 
     def write_config(self, yaml: str) -> None:
         _write_whole(self.path / "config.yaml", yaml)
@@ -186,6 +265,10 @@ def _write_whole(file: Path, text: str) -> None:
         staged.replace(file)
     except OSError as error:
         raise _cannot_write(file, error) from None
+
+
+def _cannot_use(folder: Path, error: OSError) -> UserError:
+    return UserError(f"run.folder {folder} cannot be written ({error.strerror}): choose another")
 
 
 def _cannot_write(file: Path, error: OSError) -> UserError:

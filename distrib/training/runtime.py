@@ -10,6 +10,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, ParamSpec, TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
@@ -23,14 +24,19 @@ from accelerate.utils import (
 from distrib.config import Config
 from distrib.data.decoders import choose_decoder
 from distrib.errors import UserError
+from distrib.training.preemption import STOPPED
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 # Seconds that other ranks leave rank 0 to print an error that all of them have.
 SPEAK_WITHIN = 60
-# A rank may wait this long for another: rank 0 computes scores and writes checkpoints while the others wait.
-TIMEOUT = timedelta(minutes=30)
+# The collective operations give up this much later than the watch over the ranks, which can say more.
+LATER_THAN_WATCH = 1.5
+
+
+class RankLost(Exception):  # noqa: N818 - nothing that this rank did wrong
+    """Another rank has died or hangs; says which."""
 
 
 def rank() -> int:
@@ -140,7 +146,10 @@ def start_ranks(config: Config) -> Accelerator:
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=train.precision,
-        kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=TIMEOUT)],
+        kwargs_handlers=[
+            ddp,
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.run.start_timeout * LATER_THAN_WATCH)),
+        ],
     )
     kind = accelerator.distributed_type
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
@@ -206,6 +215,33 @@ def lost_a_rank(error: RuntimeError) -> bool:
     return several_ranks() and any(name in str(error) for name in ("gloo", "Connection closed by peer"))
 
 
+def set_timeout(seconds: float) -> None:
+    """Another timeout of the watch over the ranks: that of their collective operations follows."""
+    # torch 2.15 has a public name for it.
+    change = getattr(torch.distributed, "set_timeout", None) or torch.distributed.distributed_c10d._set_pg_timeout
+    change(timedelta(seconds=seconds * LATER_THAN_WATCH), None)
+
+
+def restarts() -> int:
+    """How often the launcher has started the ranks again after one of them failed (`--max_restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launched_at() -> float:
+    """When this run was launched, in seconds since the epoch; the same after a restart by the launcher."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return psutil.Process(os.getppid()).create_time()
+    return time.time()
+
+
+def stopped_status() -> int:
+    """The exit status of a rank that was asked to stop and did: `STOPPED`.
+
+    A launcher that restarts failed ranks would take that for a failure and start them again: there it is 0.
+    """
+    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else STOPPED
+
+
 def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
     """What a run stands on, for people: ranks, device and versions."""
     on_gpu = accelerator.device.type == "cuda"
@@ -218,23 +254,23 @@ def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def run_program(prepare: Callable[[], T], work: Callable[[T], None], interrupted: str) -> int:
+def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], interrupted: str) -> int:
     """Run a program on this rank, and print whatever ends it early as one sentence.
 
     Args:
         prepare: everything until the ranks have met; what is wrong here is wrong on every rank.
-        work: the rest; it gets what `prepare` returns.
+        work: the rest; it gets what `prepare` returns, and may return an exit status.
         interrupted: what to say after Ctrl-C.
 
     Returns:
-        The exit status: 0, 1 if another rank was lost, 2 for what the user can mend, 130 after Ctrl-C.
+        The exit status: that of `work`, 1 if another rank was lost, 2 for what the user can mend, 130 after Ctrl-C.
     """
     try:
         try:
             ready = prepare()
         except UserError as error:
             raise UserError(str(error), on_all_ranks=True) from None
-        work(ready)
+        return work(ready) or 0
     except UserError as error:
         if error.on_all_ranks and rank() != 0:
             # The launcher ends every rank once one has left: rank 0 is to speak first, and that ends this one too.
@@ -242,15 +278,17 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], None], interrupted
         who = "" if error.on_all_ranks or not several_ranks() else f"rank {rank()}: "
         print(f"distrib: error: {who}{error}", file=sys.stderr, flush=True)
         return error.exit_status
+    except RankLost as error:
+        print(f"distrib: rank {rank()} leaves: {error}", file=sys.stderr, flush=True)
+        return 1
     except RuntimeError as error:
         if not lost_a_rank(error):
             raise
-        print(f"distrib: rank {rank()} stops, because another rank has left: {error}", file=sys.stderr, flush=True)
+        print(f"distrib: rank {rank()} leaves, because another rank has left: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         say(interrupted)
         return 130
-    return 0
 
 
 def say(line: str) -> None:

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from distrib.config import Config
 from distrib.data.batch import Batch
+from distrib.training.preemption import Agreement
 
 
 def attribute_loss(
@@ -39,22 +40,30 @@ class Reading:
     """What the host learns when it looks: one synchronisation.
 
     Attributes:
-        loss_sum: sum of the global batches' losses since the epoch began.
+        loss_sum: sum of the global batches' losses since the epoch began, without those that were not finite.
         gradient_norm: of the last step.
-        first_bad: the first step, counted over the run, whose loss or gradient was not finite; -1: none.
+        bad: the steps, counted over the run, whose loss or gradient was not finite; the first `allowed` + 1 of them.
+        allowed: how many there may be; after one more no weight moves.
     """
 
     loss_sum: float
     gradient_norm: float
-    first_bad: int
+    bad: tuple[int, ...]
+    allowed: int
+
+    @property
+    def fatal(self) -> int | None:
+        """The step after which no weight has moved; None: they all have."""
+        return self.bad[self.allowed] if len(self.bad) > self.allowed else None
 
 
 class TrainStep:
     """Forward, backward, agreement of the ranks, update.
 
-    A step whose loss or gradient is not finite on any rank moves no weight on any rank, nor does a later one: the
-    optimiser is told on the device, and the host finds out at its next `read`. (In fp16 gradients overflow in ordinary
-    life and the scaler skips such steps; there the loss alone counts.)
+    A step whose loss or gradient is not finite on any rank moves no weight and no statistic on any rank: the optimiser
+    is told on the device, and the host finds out at its next `read`. After one more than `train.on_nonfinite` allows
+    nothing moves again. (In fp16 gradients overflow in ordinary life and the scaler skips such steps; there the loss
+    alone counts.)
 
     Args:
         config: resolved.
@@ -62,6 +71,8 @@ class TrainStep:
         model: gives logits [B, A] of uint8 pictures.
         optimizer: a fused one.
         positive_weight_A: float [A], or None.
+        agreement: by which the ranks learn, in the same all-reduce, that one of them has been asked to stop.
+        skipped: the bad steps of this run's earlier parts.
     """
 
     def __init__(
@@ -71,7 +82,10 @@ class TrainStep:
         model: nn.Module,
         optimizer: AcceleratedOptimizer,
         positive_weight_A: torch.Tensor | None,
+        agreement: Agreement,
+        skipped: Sequence[int] = (),
     ) -> None:
+        self._agreement = agreement
         self._train, self._clip_norm = config.train, config.optim.clip_norm
         self._accelerator = accelerator
         self._model, self._optimizer = model, optimizer
@@ -82,7 +96,11 @@ class TrainStep:
         # float64 and one addition a step: the sum is the same wherever a run was interrupted.
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._gradient_norm = torch.zeros((), device=device)
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self._allowed = config.train.nonfinite_limit if config.train.on_nonfinite == "skip" else 0
+        places = max(self._allowed + 1, len(skipped))
+        self._bad_count = torch.tensor(len(skipped), device=device)
+        self._bad_steps = torch.tensor([*skipped, *[-1] * (places - len(skipped))], dtype=torch.int64, device=device)
+        self._places = torch.arange(places, device=device)
 
     def begin_epoch(self, loss_sum: float) -> None:
         """Start the sum of the losses at what a resumed epoch has already seen, or at 0."""
@@ -91,6 +109,8 @@ class TrainStep:
     def __call__(self, micro_batches: Sequence[Batch], step: int) -> None:
         """Train on this rank's share of a global batch; `step` counts from 0 over the run."""
         loss = torch.zeros((), device=self._accelerator.device)
+        # A forward pass that is not finite leaves BatchNorm's statistics so.
+        before = [tensor.clone() for tensor in self._statistics()] if self._allowed else []
         for batch in micro_batches:
             with nullcontext() if batch is micro_batches[-1] else self._accelerator.no_sync(self._model):
                 logits_BA = self._model(batch.images_BHWC)
@@ -98,61 +118,76 @@ class TrainStep:
                 self._accelerator.backward(part)
             loss += part.detach()
         loss = self._agree(loss)
-        self._loss_sum += loss
-        self._update(loss, step)
+        bad = self._update(loss, step)
+        self._loss_sum += torch.where(bad, 0.0, loss)
+        if before:
+            for tensor, earlier in zip(self._statistics(), before, strict=True):
+                tensor.copy_(torch.where(bad, earlier, tensor))
 
     def read(self) -> Reading:
         """Wait for the device and look."""
-        values = torch.stack([self._loss_sum, self._gradient_norm.double(), self._first_bad.double()])
-        loss_sum, gradient_norm, first_bad = values.tolist()
-        return Reading(loss_sum, gradient_norm, int(first_bad))
+        values = [self._loss_sum.view(1), self._gradient_norm.double().view(1), self._bad_count.double().view(1)]
+        loss_sum, gradient_norm, count, *steps = torch.cat([*values, self._bad_steps.double()]).tolist()
+        return Reading(loss_sum, gradient_norm, tuple(int(step) for step in steps[: int(count)]), self._allowed)
 
     def _loss(self, logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
         return attribute_loss(logits_BA, targets_BA, self._train.label_smoothing, self._positive_weight)
 
-    def _update(self, loss: torch.Tensor, step: int) -> None:
+    def _update(self, loss: torch.Tensor, step: int) -> torch.Tensor:
+        """Move the weights unless something is not finite; whether it is, as bool [] on the device."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         scaled = self._accelerator.scaler is not None  # fp16
         if scaled:
-            self._note_bad(~loss.isfinite(), step)
+            bad = ~loss.isfinite()
+            halt = self._note(bad, step)
             # The scaler skips a step for an infinite gradient, and for nothing else.
-            torch._foreach_mul_(gradients, torch.where(self._first_bad >= 0, torch.inf, 1.0))
+            torch._foreach_mul_(gradients, torch.where(halt, torch.inf, 1.0))
             self._accelerator.unscale_gradients(self._optimizer)
         norm = get_total_norm(gradients)
         if self._clip_norm is not None:
             clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
         if not scaled:
-            self._note_bad(~(loss.isfinite() & norm.isfinite()), step)
+            bad = ~(loss.isfinite() & norm.isfinite())
             # torch's fused optimisers leave everything as it is where this says 1.
-            self._optimizer.optimizer.found_inf = (self._first_bad >= 0).float()
+            self._optimizer.optimizer.found_inf = self._note(bad, step).float()
         self._gradient_norm = norm
         self._optimizer.step()
         self._optimizer.zero_grad()
+        return bad
 
-    def _note_bad(self, bad: torch.Tensor, step: int) -> None:
-        self._first_bad = torch.where(bad & (self._first_bad < 0), step, self._first_bad)
+    def _note(self, bad: torch.Tensor, step: int) -> torch.Tensor:
+        """Write a bad step down; whether the weights are to stay as they are, bool [] on the device."""
+        self._bad_steps = torch.where(bad & (self._places == self._bad_count), step, self._bad_steps)
+        self._bad_count = self._bad_count + bad
+        return bad | (self._bad_count > self._allowed)
 
-    def _agree(self, loss: torch.Tensor) -> torch.Tensor:
-        """The loss of the global batch; and BatchNorm's running statistics become the mean over the ranks.
-
-        Averaging them (40 kB beside 45 MB of gradients, in the same all-reduce as the loss) uses every rank's pictures
-        and leaves all ranks with the same state, so that a checkpoint is one model. The loss carries a NaN of any rank
-        to all.
-        """
-        ranks = self._accelerator.num_processes
-        if ranks == 1:
-            return loss
-        statistics = [
+    def _statistics(self) -> list[torch.Tensor]:
+        """BatchNorm's running means and variances, of the layers that are not frozen."""
+        return [
             tensor
             for module in self._norms
             if module.training
             for tensor in (module.running_mean, module.running_var)
             if tensor is not None
         ]
-        flat = torch.cat([loss.view(1), *statistics])
+
+    def _agree(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss of the global batch; and BatchNorm's running statistics become the mean over the ranks.
+
+        Averaging them (40 kB beside 45 MB of gradients, in the same all-reduce as the loss) uses every rank's pictures
+        and leaves all ranks with the same state, so that a checkpoint is one model. The loss carries a NaN of any rank
+        to all. A request to stop goes with them.
+        """
+        ranks, wish = self._accelerator.num_processes, self._agreement.wish()
+        if ranks == 1:
+            self._agreement.hear(wish)
+            return loss
+        statistics = self._statistics()
+        flat = torch.cat([loss.view(1), wish, *statistics])
         torch.distributed.all_reduce(flat)
         flat /= ranks
-        mean_loss, *means = torch.split(flat, [1, *(len(tensor) for tensor in statistics)])
+        mean_loss, wishes, *means = torch.split(flat, [1, 1, *(len(tensor) for tensor in statistics)])
+        self._agreement.hear(wishes)
         if means:
             torch._foreach_copy_(statistics, means)
         return mean_loss[0]

@@ -15,6 +15,7 @@ import logging
 import netrc
 import os
 import queue
+import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -50,6 +51,9 @@ ENVIRONMENT_MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 
+# W&B writes every SLURM_ variable to the run folder and uploads it. SLURM_JWT is a key to the whole cluster.
+SLURM_SECRETS = re.compile("SLURM_.*(JWT|TOKEN|SECRET|PASS|CREDENTIAL|KEY)", re.IGNORECASE)
+
 Job = Callable[["Run"], None]
 Rows = tuple[list[str], list[list[Any]]]  # columns and rows
 
@@ -83,7 +87,7 @@ class NullTracker(Tracker):
 
 
 def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, Any]) -> Tracker:
-    """The tracker of a run; to be called on rank 0 alone.
+    """The tracker of a run; to be called on rank 0 alone. Slurm's keys leave the environment of this process.
 
     Args:
         config: Where to log; `auto` follows WANDB_MODE, else is online where a W&B key is configured, else offline.
@@ -97,6 +101,8 @@ def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, An
     mode = tracking_mode(config)
     if mode == "disabled":
         return NullTracker()
+    for name in filter(SLURM_SECRETS.match, list(os.environ)):
+        del os.environ[name]
     folder = folder.resolve()
     try:
         identity = run_id(folder)

@@ -10,18 +10,22 @@ from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer
+from distrib.training.preemption import Agreement, StopRequests
 from distrib.training.runtime import resolve, start_ranks
 from distrib.training.step import TrainStep, attribute_loss
 
 
-def make_step(**optim: object) -> tuple[TrainStep, AttributeClassifier, Accelerator]:
-    config = Config().replace("run", device="cpu").replace("optim", **optim).replace("train", precision="no")
-    config = resolve(config)
+def make_step(
+    train: dict[str, object] | None = None, **optim: object
+) -> tuple[TrainStep, AttributeClassifier, Accelerator]:
+    config = Config().replace("run", device="cpu").replace("optim", **optim)
+    config = resolve(config.replace("train", precision="no", **(train or {})))
     accelerator = start_ranks(config)
     torch.manual_seed(0)
     net = AttributeClassifier(2)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
-    return TrainStep(config, accelerator, model, optimizer, None), net, accelerator
+    agreement = Agreement(StopRequests(), accelerator)
+    return TrainStep(config, accelerator, model, optimizer, None, agreement), net, accelerator
 
 
 def batch(target: float = 1.0) -> Batch:
@@ -39,12 +43,53 @@ def test_after_a_loss_that_is_not_finite_nothing_moves(name: str, good_steps: in
     one_step, net, _ = make_step(name=name)
     for step in range(good_steps):
         one_step([batch()], step)
-    assert one_step.read().first_bad == -1
+    assert one_step.read().fatal is None
     before = parameters(net)
     one_step([batch(target=math.nan)], 7)
     one_step([batch()], 8)
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(net), strict=True))
-    assert one_step.read().first_bad == 7
+    assert one_step.read().fatal == 7
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_skipped_step_is_as_if_it_had_not_been(name: str) -> None:
+    with_it, net, _ = make_step({"on_nonfinite": "skip"}, name=name)
+    without, other, _ = make_step({"on_nonfinite": "skip"}, name=name)
+    other.load_state_dict(net.state_dict())
+    for target in (1.0, math.nan, 0.0, math.inf, 1.0):
+        with_it([batch(target)], 3)
+        if math.isfinite(target):
+            without([batch(target)], 3)
+    for key, tensor in net.state_dict().items():
+        if not key.endswith("num_batches_tracked"):  # which nothing reads
+            assert torch.equal(tensor, other.state_dict()[key]), key
+    assert with_it.read().loss_sum == without.read().loss_sum
+    assert len(with_it.read().bad) == 2
+
+
+def test_a_picture_that_is_not_finite_leaves_batchnorm_alone() -> None:
+    one_step, net, _ = make_step({"on_nonfinite": "skip"})
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        net.std.zero_()  # x / 0: every activation is infinite or NaN
+    one_step([batch()], 0)
+    for key, tensor in net.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(tensor, before[key]), key
+    assert one_step.read().bad == (0,)
+
+
+def test_more_bad_steps_than_allowed_are_fatal() -> None:
+    one_step, net, _ = make_step({"on_nonfinite": "skip", "nonfinite_limit": 2})
+    for step, target in enumerate([math.nan, 1.0, math.nan, 1.0]):
+        one_step([batch(target)], step)
+    assert one_step.read().bad == (0, 2)
+    assert one_step.read().fatal is None
+    before = parameters(net)
+    one_step([batch(math.nan)], 4)
+    one_step([batch()], 5)
+    one_step([batch(math.nan)], 6)
+    assert one_step.read().fatal == 4
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(net), strict=True))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

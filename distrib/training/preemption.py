@@ -1,0 +1,232 @@
+"""Stopping on request: signals, a file in the run folder, a launcher that has gone.
+
+A rank that is asked to stop only notes it. The ranks agree in the all-reduce that every step has anyway
+(`Agreement`), so that all of them stop after the same step, and what has been trained is saved. Before the training
+there is nothing to save, and the process leaves at once; after it, the report is interrupted.
+
+Nothing here imports torch before it is needed, so that a process can listen from its first moment.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+# A rank that has stopped as it was asked to, leaves with this: EX_TEMPFAIL of sysexits.h, "try again later".
+STOPPED = 75
+# A second Ctrl-C within this many seconds is the first one's echo: launchers pass on what the terminal has sent too.
+ECHO = 0.5
+# Seconds between two looks for the file and the launcher.
+LOOK_EVERY = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Stopped(BaseException):
+    """A request to stop where it ends what is under way; says what asked. Like KeyboardInterrupt it is no error."""
+
+
+class StopRequests:
+    """Notes requests to stop.
+
+    Signals are taken by a thread of their own, since the main thread may be deep in a collective operation.
+
+    Attributes:
+        reason: what asked this rank to stop; None: nothing has.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._mode = "leave"
+        self._asked_at = 0.0
+        self._interrupted = False
+        self._file: Path | None = None
+        self._next_look = 0.0
+        self._launcher: int | None = None
+        self._bell: socket.socket | None = None
+
+    def listen(self) -> None:
+        """Take the signals of this process from here on; in the main thread."""
+        if {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
+            self._launcher = os.getppid()
+        self._bell, answers = socket.socketpair()
+        self._bell.setblocking(False)
+        for number in SIGNALS:
+            signal.signal(number, self._in_main_thread)
+        signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._take, args=(answers,), name="stop-requests", daemon=True).start()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals are taken while this is on, and afterwards again by whom they were before."""
+        if self._bell is not None:  # since the process began, and to its end
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            assert self._bell is not None
+            self._bell.close()  # which ends the thread
+
+    @contextmanager
+    def deferred(self, file: Path | None) -> Iterator[None]:
+        """While this is on, requests wait for `wanted` to be asked.
+
+        Args:
+            file: that asks to stop by being there; None: no file does.
+        """
+        self._mode, self._file = "defer", file
+        try:
+            yield
+        finally:
+            self._mode, self._file = "leave", None
+
+    @contextmanager
+    def raised(self, file: Path) -> Iterator[None]:
+        """While this is on, a request raises `Stopped` in the main thread.
+
+        Args:
+            file: that asks to stop by being there.
+
+        Raises:
+            Stopped: if there has been a request already.
+        """
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(LOOK_EVERY):
+                if self.wanted():
+                    os.kill(os.getpid(), signal.SIGUSR1)  # which the main thread hears of at once
+                    return
+
+        self._mode, self._file = "raise", file
+        try:
+            if self.wanted():
+                raise Stopped(self.reason)
+            threading.Thread(target=look, name="stop-file", daemon=True).start()
+            yield
+        finally:
+            over.set()
+            self._mode, self._file = "leave", None
+
+    def wanted(self) -> bool:
+        """Whether this rank has been asked to stop; cheap enough for every step."""
+        now = time.monotonic()
+        if self.reason is None and now >= self._next_look:
+            self._next_look = now + LOOK_EVERY
+            if self._file is not None and self._file.exists():
+                self.reason = f"the file {self._file}"
+            elif self._launcher is not None and os.getppid() != self._launcher:
+                self.reason = "the end of the launcher"
+        return self.reason is not None
+
+    def _take(self, answers: socket.socket) -> None:
+        with answers:
+            while numbers := answers.recv(64):
+                for number in numbers:
+                    if number in SIGNALS:
+                        self._request(signal.Signals(number))
+
+    def _request(self, number: signal.Signals) -> None:
+        now, interrupts = time.monotonic(), number is not signal.SIGUSR1
+        # After Ctrl-C, which is a person's, launchers send SIGTERM for the second one.
+        if self._interrupted and interrupts and now - self._asked_at > ECHO:
+            self._leave(128 + number, f"distrib: left at once by a second {number.name}")
+        if self.reason is None:
+            self.reason, self._asked_at = number.name, now
+            if self._mode == "defer":
+                again = "; Ctrl-C again leaves at once" if number is signal.SIGINT else ""
+                _say(f"\ndistrib: {number.name}: stopping after this step{again}")
+        self._interrupted |= number is signal.SIGINT
+        if self._mode == "leave":
+            self._leave(STOPPED, f"distrib: stopped by {number.name}; nothing is under way that would be lost")
+
+    def _leave(self, status: int, line: str) -> None:
+        _say(line)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _in_main_thread(self, number: int, _frame: FrameType | None) -> None:
+        if self._mode == "raise":
+            self.reason = self.reason or signal.Signals(number).name
+            raise Stopped(self.reason)
+
+
+class Agreement:
+    """Whether any rank has been asked to stop, as all ranks know it at the same step.
+
+    Each rank adds its `wish` to an all-reduce that is made anyway, and hands the sum to `hear`. On a GPU the host reads
+    a sum `LAG` rounds later, when the device has long passed it, so that it never waits.
+    """
+
+    LAG = 2
+
+    def __init__(self, requests: StopRequests, accelerator: "Accelerator") -> None:
+        self._requests = requests
+        self._accelerator = accelerator
+        self._heard: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._agreed = False
+
+    @property
+    def reason(self) -> str:
+        """What asked to stop."""
+        return self._requests.reason or "a request to another rank"
+
+    def wish(self) -> "torch.Tensor":
+        """1 where this rank has been asked to stop, else 0; float [1] on the device."""
+        import torch
+
+        return torch.full((1,), float(self._requests.wanted()), device=self._accelerator.device)
+
+    def hear(self, wishes: "torch.Tensor") -> None:
+        """Take the sum of all ranks' wishes, float [1] on the device, the same on all of them."""
+        import torch
+
+        if wishes.device.type == "cpu":
+            self._heard.append((wishes.clone(), None))
+            return
+        host = torch.empty_like(wishes, device="cpu", pin_memory=True).copy_(wishes, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+        self._heard.append((host, copied))
+
+    def reached(self) -> bool:
+        """Whether the ranks have agreed to stop; the same answer on all of them after the same number of rounds."""
+        while self._heard and (self._heard[0][1] is None or len(self._heard) > self.LAG):
+            wishes, copied = self._heard.popleft()
+            if copied is not None:
+                copied.synchronize()
+            self._agreed |= bool(wishes > 0)
+        return self._agreed
+
+    def round(self) -> bool:
+        """A round of its own, for where there is no all-reduce to go with; every rank makes it."""
+        import torch
+
+        wish = self.wish()
+        if self._accelerator.num_processes > 1:
+            torch.distributed.all_reduce(wish)
+        self.hear(wish)
+        return self.reached()
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
