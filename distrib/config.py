@@ -29,6 +29,8 @@ SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", 
 
 # What would break a sentence into lines, steer the terminal, or fail to be printed at all.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What file systems take: bytes in one name, characters in a path.
+MAX_NAME, MAX_PATH = 255, 1000
 # Keys in one group of a YAML file: by merges of merges (`<<`) a few lines would else fill the memory.
 MAX_KEYS = 1000
 
@@ -530,8 +532,12 @@ def _refuse_unusable(config: Config) -> None:
     """Refuse names that cannot be printed, and whole numbers that nothing counts to."""
     for key in keys():
         value = functools.reduce(getattr, key.split("."), config)
-        if isinstance(value, str | Path) and UNPRINTABLE.search(str(value)):
-            raise UserError(f"{key} is {value}, which has a character that no terminal shows: choose another name")
+        names = value if isinstance(value, tuple) and key != "data.attributes" else (value,)  # the table knows those
+        for name in map(str, (each for each in names if isinstance(each, str | Path))):
+            if UNPRINTABLE.search(name):
+                raise UserError(f"{key} is {name}, which has a character that no terminal shows: choose another name")
+            if len(name) > MAX_PATH or max(len(part.encode()) for part in name.split("/")) > MAX_NAME:
+                raise UserError(f"{key} is {name[:40]}..., which is too long for a file system: choose another name")
         if isinstance(value, int) and abs(value) >= 2**63:
             raise UserError(f"{key} has a value of {value.bit_length()} bits: choose one below 2**63")
 

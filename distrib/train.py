@@ -15,12 +15,10 @@ from pathlib import Path
 if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from distrib.training.preemption import StopRequests
 
-from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
-
-if __name__ == "__main__":
     REQUESTS = StopRequests()
-    REQUESTS.listen()  # before the imports that take seconds
+    REQUESTS.listen()  # the imports below take seconds
 
 import psutil
 from accelerate import Accelerator
@@ -42,6 +40,7 @@ from distrib.training.checkpoint import (
 )
 from distrib.training.loop import Job, Outcome, finished, train
 from distrib.training.model import AttributeClassifier, make_model
+from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
 from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
 from distrib.training.runtime import (
     check_ranks,

@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 from accelerate.state import AcceleratorState
 from launching import launch
+from small_run import settings
 
 from distrib.data.faces import write_faces
 
@@ -24,6 +25,15 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces") / "faces"
     write_faces(folder, count=200, seed=5, workers=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
+    """A finished run on two ranks: its folder, what it printed, and where its observers wrote."""
+    folder, seen = tmp_path_factory.mktemp("finished") / "run", tmp_path_factory.mktemp("seen")
+    done = launch(*settings(faces, folder), script="tests/observer.py", OBSERVE=str(seen))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, seen
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def launch(
     *arguments: object,
     ranks: int = 2,
+    restarts: int = 0,
     script: str = "distrib/train.py",
     timeout: float = 400,
     **environment: str,
@@ -23,7 +24,8 @@ def launch(
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "accelerate.commands.launch", "--config_file", "launch/cpu.yaml"]
-        command += ["--num_processes", str(ranks), "--main_process_port", str(free_port())]
+        command += ["--num_processes", str(ranks), "--main_process_port", str(free_port()),
+                    "--max_restarts", str(restarts)]  # fmt: skip
     command += [script, *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, env=clean_environment(**environment), capture_output=True, text=True, timeout=timeout

@@ -15,50 +15,13 @@ import yaml
 from accelerate.state import AcceleratorState
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
 from safetensors.torch import load_file
+from small_run import BATCH, EPOCHS, EVERY, assert_same_training, observed, settings, the_plan
 from wandb_log import read_history
 
 from distrib import train as program
 from distrib.config import Config, read_yaml
-from distrib.data.plan import Plan
-from distrib.data.splits import make_splits
-from distrib.data.table import read_table
 from distrib.training.run_folder import METRICS
 from distrib.training.runtime import fallbacks
-
-EPOCHS, BATCH, EVERY = 3, 16, 2
-
-
-def settings(faces: Path, folder: Path, *more: object) -> list[object]:
-    """A run that takes seconds: three attributes at 32 x 32 pixels."""
-    return [
-        "--run.folder", folder, "--run.device", "cpu", "--data.root", faces,
-        "--data.attributes", "Smiling", "Eyeglasses", "Male", "--data.image-size", 32, 32, "--data.min-zoom", 0.8,
-        "--train.batch-size", BATCH, "--train.epochs", EPOCHS, "--train.log-every", 3, "--optim.schedule", "one-cycle",
-        "--checkpoint.every-steps", EVERY, "--checkpoint.keep", 3, "--explain.after-training", False, *more,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
-    """A finished run on two ranks: its folder, what it printed, and where its observers wrote."""
-    folder, seen = tmp_path_factory.mktemp("finished") / "run", tmp_path_factory.mktemp("seen")
-    done = launch(*settings(faces, folder), script="tests/observer.py", OBSERVE=str(seen))
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout, seen
-
-
-def the_plan(faces: Path, folder: Path) -> Plan:
-    config = read_yaml(folder / "config.yaml")
-    return Plan(make_splits(read_table(faces), config.data).train, config.train.seed, BATCH, config.data.min_zoom)
-
-
-def observed(seen: Path) -> dict[int, list[int]]:
-    """step -> the sorted ids of its global batch, as the ranks trained on them."""
-    steps: dict[int, list[int]] = {}
-    for file in seen.glob("rank-*.jsonl"):
-        for step, ids in map(json.loads, file.read_text().splitlines()):
-            steps.setdefault(step, []).extend(ids)
-    return {step: sorted(ids) for step, ids in steps.items()}
 
 
 def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, Path]) -> None:
@@ -123,37 +86,15 @@ def test_wandb_has_the_numbers_of_metrics_csv(finished: tuple[Path, str, Path]) 
     assert any("train/images_per_second" in row for row in read_history(folder))
 
 
-def assert_same_training(one: Path, other: Path) -> None:
-    """Weights, optimiser, progress and metrics, bit for bit; only clocks may differ."""
-    newest = [max((folder / "checkpoints").iterdir()) for folder in (one, other)]
-    assert newest[0].name == newest[1].name
-    weights = [load_file(folder / "model.safetensors") for folder in newest]
-    assert weights[0].keys() == weights[1].keys()
-    for name in weights[0]:
-        assert torch.equal(weights[0][name], weights[1][name]), name
-    trainers = [torch.load(folder / "trainer.pt", weights_only=True) for folder in newest]
-    states = [trainer["optimizer"]["state"] for trainer in trainers]
-    assert states[0].keys() == states[1].keys()
-    assert states[0]
-    for number, state in states[0].items():
-        for name, value in state.items():
-            assert torch.equal(value, states[1][number][name]), (number, name)
-    assert trainers[0]["progress"] == trainers[1]["progress"]
-    clocks = ("images_per_second", "seconds")
-    rows = [
-        [{k: v for k, v in row.items() if k not in clocks} for row in read_metrics(folder)] for folder in (one, other)
-    ]
-    assert rows[0] == rows[1]
-    by_attribute = [(folder / "metrics_by_attribute.csv").read_text() for folder in (one, other)]
-    assert by_attribute[0] == by_attribute[1]
-
-
 def test_a_killed_run_resumes_exactly(faces: Path, finished: tuple[Path, str, Path], tmp_path: Path) -> None:
     undisturbed, _, _ = finished
     per_epoch = the_plan(faces, undisturbed).steps_per_epoch
     folder = tmp_path / "run"
     # In the middle of epoch 2, one step after the checkpoint in it.
-    killed = launch(*settings(faces, folder), script="tests/observer.py", DIE_AT=str(per_epoch + EVERY + 1))
+    killed = launch(
+        *settings(faces, folder), script="tests/observer.py", DISTURB=f"{per_epoch + EVERY + 1} 1 self:SIGKILL",
+        DISTURB_AFTER=str(folder / f"checkpoints/step-{per_epoch + EVERY:08d}"),
+    )  # fmt: skip
     assert killed.returncode != 0
     assert [row["epoch"] for row in read_metrics(folder)] == [1]
     resumed = launch(*settings(faces, folder, "--resume", "auto"))
@@ -171,9 +112,11 @@ def test_stopped_on_two_ranks_it_goes_on_with_one(
     folder, first, second = tmp_path / "run", tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
-    # In the middle of epoch 2: no rank gets here before rank 0 has written the checkpoint that lies one step back.
-    stop = per_epoch + EVERY + 1
-    launch(*settings(faces, folder), script="tests/observer.py", DIE_AT=str(stop), OBSERVE=str(first))
+    stop = per_epoch + EVERY + 1  # in the middle of epoch 2, one step after the checkpoint in it
+    launch(
+        *settings(faces, folder), script="tests/observer.py", OBSERVE=str(first), DISTURB=f"{stop} 0 self:SIGKILL",
+        DISTURB_AFTER=str(folder / f"checkpoints/step-{stop - 1:08d}"),
+    )  # fmt: skip
     resumed = launch(
         *settings(faces, folder, "--resume", "auto"), ranks=1, script="tests/observer.py", OBSERVE=str(second)
     )

@@ -105,6 +105,7 @@ def train(
             mine = plan.rank_batches(progress.epoch, progress.step, rank, ranks, accumulation)
             batches = train_decoder.batches(mine)
             for micro_batches in zip(*[batches] * accumulation, strict=True):
+                watch.progress()  # a rank that waits for its pictures is behind those that wait for the rank
                 set_learning_rate(optimizer, learning_rate(config.optim, done, per_epoch, epochs))
                 one_step(micro_batches, done)
                 watch.progress()

@@ -148,13 +148,14 @@ class StopRequests:
         # After Ctrl-C, which is a person's, launchers send SIGTERM for the second one.
         if self._interrupted and interrupts and now - self._asked_at > ECHO:
             self._leave(128 + number, f"distrib: left at once by a second {number.name}")
-        if self.reason is None:
+        first = self.reason is None  # not so where the main thread, in "raise", has been faster
+        if first:
             self.reason, self._asked_at = number.name, now
             if self._mode == "defer":
                 again = "; Ctrl-C again leaves at once" if number is signal.SIGINT else ""
                 _say(f"\ndistrib: {number.name}: stopping after this step{again}")
         self._interrupted |= number is signal.SIGINT
-        if self._mode == "leave":
+        if first and self._mode == "leave":
             self._leave(STOPPED, f"distrib: stopped by {number.name}; nothing is under way that would be lost")
 
     def _leave(self, status: int, line: str) -> None:

@@ -143,13 +143,13 @@ def start_ranks(config: Config) -> Accelerator:
     )
     # torch 2.15 has a new name for broadcast_buffers, which accelerate and older torch do not know yet.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+    timeout = timedelta(seconds=config.run.start_timeout * LATER_THAN_WATCH)
+    if restarts() > 0 and ranks > 1:
+        _meet_again(on_cpu, timeout)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=train.precision,
-        kwargs_handlers=[
-            ddp,
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.run.start_timeout * LATER_THAN_WATCH)),
-        ],
+        kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timeout)],
     )
     kind = accelerator.distributed_type
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
@@ -167,6 +167,35 @@ def start_ranks(config: Config) -> Accelerator:
     if accelerator.num_processes != ranks:
         raise UserError(f"the launcher started {ranks} ranks, but only {accelerator.num_processes} met: check its log")
     return accelerator
+
+
+def _meet_again(on_cpu: bool, timeout: timedelta) -> None:
+    """Let the ranks meet after a restart by the launcher, before accelerate does.
+
+    The launcher's static rendezvous keeps its store, and in it the addresses of the ranks of the attempt before, to
+    which some would try to connect: under a prefix of its own each attempt begins with an empty one.
+    """
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if not on_cpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group(
+        "gloo" if on_cpu else "nccl", store=own_store("ranks", timeout), rank=rank, world_size=ranks, timeout=timeout
+    )
+
+
+def own_store(purpose: str, timeout: timedelta) -> Any:
+    """A connection of one's own to the launcher's key-value store (a `torch.distributed.Store`), for one purpose and
+    this attempt of the launcher alone; none of its calls takes longer than `timeout`."""
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timeout,
+        wait_for_workers=False,
+    )
+    return torch.distributed.PrefixStore(  # type: ignore[attr-defined]
+        f"distrib/{purpose}/{restarts()}", store
+    )
 
 
 def from_rank_0(accelerator: Accelerator, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from distrib.errors import UserError
-from distrib.training.runtime import RankLost, lost_a_rank, set_timeout
+from distrib.training.runtime import RankLost, lost_a_rank, own_store, set_timeout
 
 # Seconds between two signs of life. A dead rank is known by its silence over three of them.
 BEAT = 1.0
@@ -106,16 +106,7 @@ class Watch:
                 self._leave(sentence)
 
     def _connect(self) -> Any:
-        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=ANSWER_WITHIN),
-            wait_for_workers=False,
-        )
-        return torch.distributed.PrefixStore(  # type: ignore[attr-defined]
-            f"distrib/watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
-        )
+        return own_store("watch", timedelta(seconds=ANSWER_WITHIN))
 
     def _word(self) -> str:
         return f"{time.monotonic()} {self._progress}"

@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import pytest
 import safetensors.torch
 import torch
 
+import distrib.training.checkpoint
 from distrib.config import Config, OptimConfig, read_yaml
 from distrib.errors import UserError
 from distrib.training.checkpoint import (
     Checkpoint,
+    CheckpointWriter,
+    Contents,
     DamagedError,
     Progress,
     find_checkpoint,
@@ -392,3 +396,58 @@ def test_recovering_where_nothing_happened(tmp_path: Path) -> None:
     recover_folder(tmp_path / "best")
     recover_folder(tmp_path / "nowhere/best")
     assert names(tmp_path) == []
+
+
+# --- in the background
+
+
+def contents(state: dict[str, torch.Tensor], step: int) -> Contents:
+    optimizer = {"state": {0: {"momentum_buffer": state["bias"]}}, "param_groups": []}
+    return Contents(state, optimizer, None, Progress(step=step), "{}", step)
+
+
+def writer(folder: Path, failed: Callable[[str], None] | None = None) -> CheckpointWriter:
+    return CheckpointWriter(folder, "data", Config().to_yaml(), keep=2, failed=failed)
+
+
+def test_what_is_written_is_the_moment_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training goes on and changes the weights while the disk is busy."""
+    go_on = threading.Event()
+    save = distrib.training.checkpoint.save_checkpoint
+    monkeypatch.setattr(distrib.training.checkpoint, "save_checkpoint", lambda *args: go_on.wait(20) and save(*args))
+    state = weights(1)
+    background = writer(tmp_path)
+    background.save(contents(state, 1))
+    for tensor in state.values():
+        tensor.zero_()
+    background.check()
+    assert not list(tmp_path.iterdir())  # it is not there yet, and nobody has waited for it
+    go_on.set()
+    background.wait()
+    found = load_checkpoint(tmp_path / "step-00000001")
+    for name, tensor in weights(1).items():
+        assert same_bits(found.weights[name], tensor), name
+    assert same_bits(found.trainer["optimizer"]["state"][0]["momentum_buffer"], weights(1)["bias"])
+
+
+def test_one_is_written_after_the_other(tmp_path: Path) -> None:
+    background = writer(tmp_path)
+    for step in (1, 2, 3):
+        background.save(contents(weights(step), step))
+    background.wait()
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
+
+
+def test_one_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    stops, told = writer(tmp_path / "file"), []
+    stops.save(contents(weights(), 1))
+    with pytest.raises(UserError, match="cannot be written"):
+        stops.wait()
+    stops.wait()  # it has been said
+    goes_on = writer(tmp_path / "file", told.append)
+    goes_on.save(contents(weights(), 1))
+    goes_on.save(contents(weights(), 2))
+    goes_on.wait()
+    assert len(told) == 2
+    assert all("cannot be written" in sentence for sentence in told)

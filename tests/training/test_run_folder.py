@@ -1,6 +1,11 @@
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +223,73 @@ def test_best_survives_a_crash_between_the_renames(tmp_path: Path) -> None:
 )
 def test_finite(value: Any, wanted: Any) -> None:
     assert finite(value) == wanted
+
+
+# --- one run a folder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from distrib.training.run_folder import RunFolder
+RunFolder(Path(sys.argv[1])).lock()
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of the folder."""
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    yield other
+    other.kill()
+    other.wait()
+
+
+def test_a_folder_in_use_is_refused_and_its_user_is_named(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(UserError, match=f"in use by process {holder.pid} on "):
+        RunFolder(tmp_path).lock()
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "run.lock").exists()
+    folder = RunFolder(tmp_path)
+    folder.lock()
+    assert str(os.getpid()) in (tmp_path / "run.lock").read_text()
+    folder.unlock()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_waits_for_its_earlier_self(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    threading.Timer(1, holder.kill).start()
+    folder = RunFolder(tmp_path)
+    folder.lock(patience=20)
+    folder.unlock()
+
+
+def test_who_unlocks_does_not_take_the_lock_of_who_came_after(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.lock()
+    first.unlock()
+    second.lock()
+    first.unlock()
+    with pytest.raises(UserError, match="in use"):
+        first.lock()
+    second.unlock()
+
+
+def test_what_a_crash_left_half_written_is_swept(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for name in (".step-00000004.staged", ".step-00000002.old", "step-00000002", ".step-00000001.old"):
+        (checkpoints / name).mkdir(parents=True)
+        (checkpoints / name / "file").write_text(name)
+    (tmp_path / ".metrics.csv.staged").write_text("half")
+    opened(tmp_path, resuming=True)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000001", "step-00000002"]
+    assert (checkpoints / "step-00000001/file").read_text() == ".step-00000001.old"
+    assert (checkpoints / "step-00000002/file").read_text() == "step-00000002"
+    assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,295 @@
+"""Runs that are asked to stop, killed, stopped in their tracks and started again; through the real launcher."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from launching import ROOT, clean_environment, free_port, launch, read_events, read_metrics
+from small_run import BATCH, EVERY, assert_same_training, settings, the_plan
+
+from distrib import train as program
+from distrib.training.preemption import STOPPED
+
+
+def newest(folder: Path) -> str:
+    return max(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What should be gone once a run has left."""
+    hidden = [path.name for path in folder.rglob(".*")]
+    return hidden + [name for name in ("preempt", "run.lock") if (folder / name).exists()]
+
+
+@pytest.mark.slow
+def test_asked_to_stop_wherever_it_is_it_ends_as_if_it_had_not_been(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    """One run, stopped again and again, each time in another way and at another moment."""
+    undisturbed, _, _ = finished
+    per_epoch = the_plan(faces, undisturbed).steps_per_epoch
+    folder = tmp_path / "run"
+    disturbances = [
+        ("2 0 preempt", 3, "the file "),
+        ("5 1 self:SIGUSR1", 6, "a request to another rank"),
+        ("evaluation 1 launcher:SIGTERM", per_epoch, "SIGTERM"),
+        ("write 0 launcher:SIGTERM", None, "SIGTERM"),
+        (f"{per_epoch + 5} 0 launcher:SIGINT", per_epoch + 6, "SIGINT"),
+    ]
+    for disturbance, saved, reason in disturbances:
+        done = launch(*settings(faces, folder, "--resume", "auto"), script="tests/observer.py", DISTURB=disturbance)
+        assert done.returncode == 1, done.stderr  # the launcher's own; the ranks' is in the next test
+        assert "and saved; go on with --config" in done.stdout, done.stdout + done.stderr
+        stop = read_events(folder)[-1]
+        assert stop["event"] == "stop"
+        assert stop["reason"].startswith(reason)
+        if saved is not None:
+            assert newest(folder) == f"step-{saved:08d}", disturbance
+        assert leftovers(folder) == []
+    done = launch(*settings(faces, folder, "--resume", "auto"))
+    assert done.returncode == 0, done.stderr
+    assert len(read_events(folder, "stop")) == len(disturbances)
+    assert_same_training(undisturbed, folder)
+    assert leftovers(folder) == []
+
+
+def test_distrib_train_leaves_with_the_ranks_own_status(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = [*settings(faces, folder, "--tracking.mode", "disabled"), "--run.ranks", 2]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "distrib", "train", *map(str, options)],
+        cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: list((folder / "checkpoints").glob("step-*")))
+    (folder / "preempt").touch()
+    said, errors = running.communicate(timeout=60)
+    assert running.returncode == STOPPED, errors
+    assert f"go on with --config {folder / 'config.yaml'} --resume auto" in said
+    assert "Traceback" not in errors
+
+
+def test_a_launcher_that_is_killed_leaves_no_orphans(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    launch(*settings(faces, folder), script="tests/observer.py", DISTURB="4 0 launcher:SIGKILL", OBSERVE=str(tmp_path))
+    until(lambda: all((tmp_path / f"left-{rank}").exists() for rank in (0, 1)))
+    assert read_events(folder)[-1]["reason"] == "the end of the launcher"
+    assert leftovers(folder) == []
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_started_again_by_the_launcher(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    undisturbed, _, _ = finished
+    folder = tmp_path / "run"
+    disturbance = f"{the_plan(faces, undisturbed).steps_per_epoch + EVERY + 1} 1 self:SIGKILL"
+    done = launch(
+        *settings(faces, folder), script="tests/observer.py", restarts=1, DISTURB=disturbance
+    )  # and nobody said --resume
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"distrib: rank 0 leaves: rank 1 \(process \d+ on .+\) has gone", done.stderr)
+    assert [event["restarts"] for event in read_events(folder, "start")] == [0, 1]
+    assert len(read_events(folder, "resume")) == 1
+    assert_same_training(undisturbed, folder)
+
+
+@pytest.mark.slow
+def test_a_stop_is_not_undone_by_a_launcher_that_restarts(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = launch(*settings(faces, folder), script="tests/observer.py", restarts=3, DISTURB="3 0 preempt")
+    assert done.returncode == 0, done.stderr
+    assert [event["event"] for event in read_events(folder)] == ["start", "stop"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("disturbance", "what"),
+    [
+        ("20 1 self:SIGSTOP", "gives no sign of life for 4 s"),  # in the second epoch
+        ("read 1 hang", "has come no further for 10 s"),
+    ],
+)
+def test_a_rank_that_hangs_is_named(disturbance: str, what: str, faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/cpu.yaml"]
+    command += ["--main_process_port", str(free_port()), "tests/observer.py"]
+    options = settings(faces, folder, "--run.timeout", 4, "--run.start-timeout", 10, "--tracking.mode", "disabled")
+    running = subprocess.Popen(
+        [*command, *map(str, options)], cwd=ROOT, env=clean_environment(DISTURB=disturbance),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: (folder / "events.jsonl").exists() and read_events(folder, "lost"))
+    (lost,) = read_events(folder, "lost")
+    hanging = re.fullmatch(rf"rank 1 \(process (\d+) on .+\) {what}", lost["reason"])
+    assert hanging, lost
+    os.kill(int(hanging[1]), signal.SIGKILL)  # the launcher does that after 30 seconds
+    _, errors = running.communicate(timeout=60)
+    assert f"distrib: rank 0 leaves: {lost['reason']}" in errors
+
+
+def alone(
+    faces: Path, folder: Path, *more: object, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """One process, without a launcher, watched by the observer."""
+    options = settings(faces, folder, "--tracking.mode", "disabled", *more)
+    return launch(*options, ranks=1, script="tests/observer.py", timeout=timeout, **environment)
+
+
+def test_a_second_ctrl_c_leaves_at_once(faces: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = alone(faces, tmp_path / "run", DISTURB="3 0 twice:SIGINT")
+    assert done.returncode == 128 + signal.SIGINT
+    assert "Ctrl-C again leaves at once" in done.stderr
+    assert "left at once by a second SIGINT" in done.stderr
+    assert time.monotonic() - began < 30  # the step it was in would have taken so long
+    assert not read_events(tmp_path / "run", "stop")
+
+
+def test_before_there_is_anything_to_save_it_leaves_at_once(faces: Path, tmp_path: Path) -> None:
+    options = [str(each) for each in settings(faces, tmp_path / "run")]
+    running = subprocess.Popen(
+        [sys.executable, "distrib/train.py", *options], cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE
+    )
+    # Its imports take seconds; it listens before them.
+    until(lambda: catches(running.pid, signal.SIGUSR1))
+    running.send_signal(signal.SIGUSR1)
+    assert running.wait(20) == STOPPED
+    assert b"stopped by SIGUSR1" in running.stderr.read()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_stopped_in_the_report_it_is_made_when_the_run_goes_on(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    report = ["--train.epochs", 1, "--explain.after-training", True, "--explain.images", 1, "--explain.truth-images", 1]
+    done = alone(faces, folder, *report, DISTURB="report 0 self:SIGTERM")
+    assert done.returncode == STOPPED, done.stderr
+    assert "report: stopped by SIGTERM; the model is safe" in done.stdout
+    assert read_events(folder)[-1]["event"] == "stop"
+    assert not (folder / "report/index.html").exists()
+    done = alone(faces, folder, *report, "--resume", "auto", DISTURB="report 0 preempt")
+    assert done.returncode == STOPPED, done.stderr
+    assert f"report: stopped by the file {folder / 'preempt'}" in done.stdout
+    assert not (folder / "preempt").exists()
+    done = alone(faces, folder, *report, "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "is finished: 1 epochs" in done.stdout
+    assert (folder / "report/index.html").exists()
+    assert [row["epoch"] for row in read_metrics(folder)] == [1]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_on_the_disk_need_not_end_the_run(faces: Path, tmp_path: Path) -> None:
+    """No file may grow past 60 MB: weights fit, the optimiser does not."""
+    folder = tmp_path / "run"
+    options = settings(faces, folder, "--tracking.mode", "disabled", "--train.epochs", 1)
+    command = shlex.join([sys.executable, "distrib/train.py", *map(str, options)])
+
+    def limited(more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", f"ulimit -f 60000; trap '' XFSZ; {command} {more}"],
+            cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    done = limited("--checkpoint.on-failure continue")
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in read_metrics(folder)] == [1]
+    assert "cannot be written" in done.stderr
+    assert "training goes on" in done.stderr
+    assert len(read_events(folder, "checkpoint_failed")) > 1
+    assert list((folder / "checkpoints").iterdir()) == []
+    done = limited(f"--run.folder {tmp_path / 'other'}")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_runs_do_not_share_a_folder(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    options = [*map(str, settings(faces, folder, "--tracking.mode", "disabled", "--train.epochs", 50))]
+    first = subprocess.Popen([sys.executable, "distrib/train.py", *options], cwd=ROOT, env=clean_environment())
+    try:
+        until(lambda: list((folder / "checkpoints").glob("step-*")))
+        monkeypatch.setattr(program, "LEAVES_WITHIN", 0.5)
+        assert program.main([*options, "--resume", "auto"]) == 2
+        assert f"is in use by process {first.pid} on " in capsys.readouterr().err
+    finally:
+        first.kill()
+        first.wait()
+    # A killed run leaves the file, and no lock.
+    assert (folder / "run.lock").exists()
+    assert program.main([*options[:-1], "1", "--resume", "auto"]) == 0
+    assert leftovers(folder) == []
+
+
+def test_the_clock_asks_for_checkpoints_too(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = settings(faces, folder, "--checkpoint.every-minutes", 1e-6, "--checkpoint.every-steps", 1000,
+                         "--train.epochs", 1, "--tracking.mode", "disabled")  # fmt: skip
+    assert program.main([str(each) for each in arguments]) == 0
+    last = the_plan(faces, folder).steps_per_epoch
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in (last - 2, last - 1, last)]
+
+
+def test_steps_that_are_not_finite_are_skipped_up_to_a_limit(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    arguments = settings(faces, folder, "--optim.lr", "1e30", "--optim.schedule", "constant", "--tracking.mode",
+                         "disabled", "--train.on-nonfinite", "skip", "--train.nonfinite-limit", 2)  # fmt: skip
+    assert program.main([str(each) for each in arguments]) == 2
+    said = capsys.readouterr().err
+    assert len(re.findall(r"step \d+ \(epoch 1\) was skipped", said)) == 2
+    assert "after 2 that were skipped (train.nonfinite_limit)" in said
+    events = read_events(folder, "nonfinite")
+    assert len(events) == 3
+    plan = the_plan(faces, folder)
+    for event in events:
+        assert event["ids"] == plan.batch(0, event["step"] - 1).ids.tolist()
+        assert len(event["images"]) == BATCH
+
+
+def test_a_run_without_its_checkpoints_does_not_start_over(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,7\n2,14\n")
+    status = program.main([str(each) for each in settings(faces, tmp_path, "--resume", "auto")])
+    assert status == 2
+    assert "has a run of 2 epochs and no checkpoint of it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def until(happened: Callable[[], object], seconds: float = 90) -> None:
+    """Wait for something that happens in another process."""
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < limit, "it does not happen"
+        time.sleep(0.05)
+
+
+def catches(process: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{process}/status")
+    if not status.exists():
+        pytest.skip("needs /proc, to see when a process is listening")
+    caught = re.search(r"^SigCgt:\s+([0-9a-f]+)$", status.read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+def test_what_may_change_on_resume_is_listed() -> None:
+    """docs/reliability.md names every field of the configuration that a resumed run may not change, and no other."""
+    from distrib.training.checkpoint import FIXED
+
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    listed = text.partition("<!-- fixed -->")[2].partition("<!-- /fixed -->")[0]
+    assert set(re.findall(r"`([\w.]+)`", listed)) == set(FIXED)
