@@ -21,14 +21,12 @@ import tyro
 import yaml
 from pydantic import Field
 
-from distrib.errors import UserError
+from distrib.errors import UNPRINTABLE, UserError
 
 # The parts of ResNet18 in the order a picture meets them; `model.freeze` names the last one to freeze.
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
 
-# What would break a sentence into lines, steer the terminal, or fail to be printed at all.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # What file systems take: bytes in one name, characters in a path.
 MAX_NAME, MAX_PATH = 255, 1000
 # Keys in one group of a YAML file: by merges of merges (`<<`) a few lines would else fill the memory.
@@ -443,10 +441,10 @@ def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> 
             )
         _refuse_unusable(config)
     except UserError as error:
-        raise UserError(printable(str(error))) from None
+        raise UserError(str(error)) from None
     except SystemExit as stop:
         if stop.code:
-            raise UserError(printable(_first_paragraph(errors.getvalue()))) from None
+            raise UserError(_first_paragraph(errors.getvalue())) from None
         raise
     return config
 
@@ -457,33 +455,32 @@ def read_yaml(file: Path) -> Config:
     Raises:
         UserError: if the file is missing, is not YAML, or holds what the tree does not know.
     """
-    name = printable(str(file))
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UserError(f"--config {name}: there is no such file; the ready-made ones are in configs/") from None
+        raise UserError(f"--config {file}: there is no such file; the ready-made ones are in configs/") from None
     except OSError as error:
-        raise UserError(f"--config {name} cannot be read: {error.strerror}") from None
+        raise UserError(f"--config {file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"--config {name} cannot be read: {error}") from None
+        raise UserError(f"--config {file} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
-        problem = printable(str(getattr(error, "problem", None) or error).partition("\n")[0])
-        raise UserError(f"--config {name}{where} is not valid YAML: {problem}") from None
+        problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
+        raise UserError(f"--config {file}{where} is not valid YAML: {problem}") from None
     except (ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         # PyYAML builds numbers, dates and nested lists without a look at what they hold.
-        problem = printable(str(error).partition("\n")[0])
-        raise UserError(f"--config {name} holds a value that YAML cannot read: {problem}") from None
+        problem = str(error).partition("\n")[0]
+        raise UserError(f"--config {file} holds a value that YAML cannot read: {problem}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise UserError(f"--config {name} holds a {type(values).__name__}: expected groups such as data: and optim:")
+        raise UserError(f"--config {file} holds a {type(values).__name__}: expected groups such as data: and optim:")
     try:
         config = Config.model_validate(values)
         _refuse_unusable(config)
     except UserError as error:
-        raise UserError(f"{name}: {printable(str(error))}") from None
+        raise UserError(f"{file}: {error}") from None
     return config
 
 
@@ -521,11 +518,6 @@ def nearest(word: str, valid: Sequence[str] | Mapping[str, str]) -> str:
     lowered = {each.lower(): target for each, target in spellings.items()}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f" (did you mean {lowered[close[0]]}?)" if close else ""
-
-
-def printable(text: str) -> str:
-    """The same on one line of any terminal: what it would not show stands there as an escape such as \\n."""
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _refuse_unusable(config: Config) -> None:

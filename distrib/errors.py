@@ -1,10 +1,21 @@
 """The one exception that is the user's to mend."""
 
+import re
+
+# What would break a sentence into lines, steer the terminal, or fail to be printed at all.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The same on one line of any terminal: what it would not show stands there as an escape such as \\n."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class UserError(Exception):
     """A wrong setting, file or picture: one sentence with what, where, found, expected and the remedy.
 
-    Every program in this package prints it without a traceback and leaves with exit status 2.
+    Every program in this package prints it without a traceback and leaves with exit status 2. Whatever stands in a file
+    or a name that it quotes, it is one line.
 
     Attributes:
         on_all_ranks: whether every rank raises the same, so that rank 0 alone prints it.
@@ -13,5 +24,5 @@ class UserError(Exception):
     exit_status = 2
 
     def __init__(self, sentence: str, on_all_ranks: bool = False) -> None:
-        super().__init__(sentence)
+        super().__init__(printable(sentence))
         self.on_all_ranks = on_all_ranks

@@ -38,7 +38,8 @@ from distrib.training.checkpoint import (
     refuse_changes,
     sweep,
 )
-from distrib.training.loop import Job, Outcome, finished, train
+from distrib.training.job import Job, Outcome
+from distrib.training.loop import finished, train
 from distrib.training.model import AttributeClassifier, make_model
 from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
 from distrib.training.run_folder import LEAVES_WITHIN, RunFolder

@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distrib.errors import UserError
+from distrib.errors import UserError, printable
 
 # CelebA's own files write "absent" as -1, many copies of them as 0; no file gives the two a different meaning.
 _VALUES = {"-1": 0, "0": 0, "1": 1}
 _SPLITS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "val": 1, "validation": 1, "test": 2}
 _EXPECTED_SPLIT = "train, valid or test, or 0, 1 or 2"
 _FILE_COLUMNS = ("image", "file", "image_id")
+# No table has these: where one stands, the file is damaged, or is to look other than it is.
+_CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r")) + b"\x7f"
+_CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def read_attributes(file: Path) -> Annotations:
         names, targets, _ = _parse_rows(file, lines, start, header, 0, range(1, len(header)))
     else:
         names, targets = quick
+    _check_names(file, names)
     return Annotations(names, tuple(header[1:]), targets)
 
 
@@ -83,6 +87,7 @@ def read_table_csv(file: Path) -> Annotations:
     if len(lines) == 1:
         raise UserError(f"{file} has a header but no rows: add a row per image")
     names, targets, rows = _parse_rows(file, lines, 1, header, name, attributes)
+    _check_names(file, names)
     split = identity = None
     if "split" in header:
         column = header.index("split")
@@ -123,8 +128,8 @@ def read_identity(file: Path, names: list[str]) -> tuple[NDArray[np.int64], list
 
 def few(names: Sequence[str]) -> str:
     """The first three of these names for a sentence."""
-    # Names on disk may hold bytes that are no text; a note has to be printable all the same.
-    shown = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in names[:3])
+    # Names on disk may hold line ends and bytes that are no text.
+    shown = ", ".join(printable(name) for name in names[:3])
     return shown + (", ..." if len(names) > 3 else "")
 
 
@@ -260,12 +265,17 @@ def _read_lines(file: Path) -> list[str]:
         raise UserError(f"{file} cannot be read ({error.strerror}): check the file and its permissions") from None
     try:
         text = raw.decode("utf-8-sig")  # spreadsheets put a byte-order mark in front of their CSV files
-        flaw = text.find("\0")
     except UnicodeDecodeError as error:
-        flaw = error.start
-    if flaw >= 0:
-        line = raw.count(b"\n", 0, flaw) + 1
-        raise UserError(f"{file}, line {line} is not UTF-8 text: save the file as UTF-8, or get it again")
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}, line {line} is not UTF-8 text: save the file as UTF-8, or get it again") from None
+    if not raw.isascii() or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
+        flaw = _CONTROL_CHARACTERS.search(text)
+        if flaw is not None:
+            line = text.count("\n", 0, flaw.start()) + 1
+            raise UserError(
+                f"{file}, line {line} is not UTF-8 text, but has the control character {flaw[0]!r}: save the file as "
+                f"UTF-8, or get it again"
+            )
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -314,6 +324,18 @@ def _check_header(file: Path, line: int, header: Sequence[str], attributes: Sequ
     twice = next((column for i, column in enumerate(header) if column in header[:i]), None)
     if twice is not None:
         raise UserError(f"{file}, line {line} names {_shown(twice)} twice: give every column a name of its own")
+
+
+def _check_names(file: Path, names: Sequence[str]) -> None:
+    """Refuse names that lead out of the folder of the images."""
+    if "/" not in "\n".join(names):
+        return
+    out = next((name for name in names if name.startswith("/") or ".." in name.split("/")), None)
+    if out is not None:
+        raise UserError(
+            f"{file} names {_shown(out)}, which lies outside of the folder of the images: name it from that folder on "
+            f"(a link in the folder may lead to it)"
+        )
 
 
 def _shown(text: str) -> str:

@@ -1,6 +1,7 @@
 """Encoded pictures by row of the table."""
 
 import io
+import warnings
 
 import numpy as np
 import simplejpeg
@@ -12,6 +13,7 @@ from distrib.errors import UserError
 
 # A 65,000 x 65,000 header in a file of 1 kB would allocate 12 GB. Pillow's own limit.
 MAX_PIXELS = 89_478_485
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of what is refused here
 
 
 class FolderStore:
@@ -79,7 +81,9 @@ def _open(data: bytes) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF"))
     except UnidentifiedImageError:
         raise ValueError("it is not a JPEG, PNG, WebP, BMP or TIFF picture") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ValueError(f"its header says more than {MAX_PIXELS:,} pixels") from None
+    except (OSError, SyntaxError) as error:
         raise ValueError(str(error)) from None
     if picture.mode.startswith(("I", "F")):
         raise ValueError(f"it has more than eight bits a channel (Pillow's mode {picture.mode})")

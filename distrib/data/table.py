@@ -64,9 +64,10 @@ class Table:
             return self
         for name in attributes:
             if name not in self.attributes:
+                hint = nearest(name, self.attributes)
                 raise UserError(
-                    f"data.attributes names {name}, which is no column of the table{nearest(name, self.attributes)}: "
-                    f"its attributes are {', '.join(self.attributes)}"
+                    f"data.attributes names {name}, which is no column of the table{hint}: its attributes "
+                    f"are {', '.join(self.attributes)}"
                 )
         columns = [self.attributes.index(name) for name in attributes]
         return dataclasses.replace(self, attributes=tuple(attributes), targets=self.targets[:, columns])
@@ -99,6 +100,10 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop") -> Table:
         return _with_images(*_read_celeba(root), missing)
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read: check its permissions") from None
+    except OSError as error:  # such as a name too long for the file system
+        raise UserError(
+            f"data.root {root} cannot be read ({error.strerror}): set it to the folder of the data set"
+        ) from None
 
 
 def _read_celeba(root: Path) -> tuple[Annotations, list[str], list[Path]]:

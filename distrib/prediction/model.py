@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from distrib.config import Side
 from distrib.data.batch import Request, cut
-from distrib.errors import UserError
+from distrib.errors import UNPRINTABLE, UserError
 from distrib.scoring.calibration import sigmoid
 from distrib.training.model import MEAN, STD, AttributeClassifier
 
@@ -50,7 +51,7 @@ class Description(pydantic.BaseModel):
 
     architecture: Literal["resnet18"]
     attributes: tuple[str, ...] = pydantic.Field(min_length=1)
-    image_size: tuple[pydantic.PositiveInt, pydantic.PositiveInt]
+    image_size: tuple[Side, Side]
     crop: Literal["square", "full"]
     mean: tuple[Finite, Finite, Finite] = MEAN
     std: tuple[Positive, Positive, Positive] = STD
@@ -66,6 +67,8 @@ class Description(pydantic.BaseModel):
         for name in ("temperature", "thresholds"):
             if len(getattr(self, name)) != len(self.attributes):
                 raise ValueError(f"{name} has {len(getattr(self, name))} values for {len(self.attributes)} attributes")
+        if len(set(self.attributes)) < len(self.attributes):
+            raise ValueError("attributes has the same name twice")
         return self
 
 
@@ -134,15 +137,27 @@ class OnnxClassifier(nn.Module):
         import onnxruntime  # by those alone who have such a file: it takes a while
 
         super().__init__()
+        self._file = file
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised as well
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [B, A] of uint8 RGB pictures [B, H, W, 3]."""
-        (logits_BA,) = self._session.run(["logits"], {"pictures": images_BHWC.cpu().numpy()})
-        return torch.from_numpy(np.asarray(logits_BA))
+        """Logits float32 [B, A] of uint8 RGB pictures [B, H, W, 3].
+
+        Raises:
+            UserError: if the file computes something else.
+        """
+        try:
+            (logits_BA,) = self._session.run(["logits"], {"pictures": images_BHWC.cpu().numpy()})
+            if logits_BA.shape[0] != len(images_BHWC) or logits_BA.ndim != 2:
+                raise ValueError(f"it gives {list(logits_BA.shape)} for {list(images_BHWC.shape)}")
+            return torch.from_numpy(logits_BA)
+        except Exception as error:  # onnxruntime has one for each kind of failure, without a common base
+            raise UserError(
+                f"{self._file} does not compute logits of pictures ({_problem(error)}): export it again"
+            ) from None
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
@@ -155,14 +170,17 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
     Raises:
         UserError: if there is no model, or it is damaged.
     """
-    path = Path(path).expanduser()
-    if path.is_file() and path.suffix == ".onnx":
-        return _load_onnx(path)
-    folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
+    try:
+        path = Path(path).expanduser()
+        if path.is_file() and path.suffix == ".onnx":
+            return _load_onnx(path)
+        folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
+    except (OSError, RuntimeError) as error:  # such as a name too long for the file system, or ~ and no such user
+        raise UserError(f"{path} cannot be read ({_problem(error)}): check the name") from None
     if folder is None:
         raise UserError(
-            f"{path} holds no model: expected a run with best/, a folder with model.json and model.safetensors, or an "
-            ".onnx file"
+            f"{path} holds no model: expected a run with best/, a folder with model.json and "
+            "model.safetensors, or an .onnx file"
         )
     description = read_description(folder / "model.json")
     file = folder / "model.safetensors"
@@ -171,12 +189,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
     except FileNotFoundError:
         raise UserError(f"{file} is missing: copy the whole folder, or train again") from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({error}): copy it again from where it came") from None
+        raise UserError(f"{file} cannot be read ({_problem(error)}): copy it again from where it came") from None
     net = make_net(description, weights, file)
     try:
         return TrainedModel(net.to(device), description, path)
     except (RuntimeError, AssertionError) as error:  # the second is what a torch without CUDA raises
-        problem = str(error).partition("\n")[0]
+        problem = _problem(error)
         raise UserError(f"the model cannot go to the device {device} ({problem}): say cpu, or see to the GPU") from None
 
 
@@ -217,19 +235,34 @@ def _load_onnx(file: Path) -> TrainedModel:
     try:
         net = OnnxClassifier(file)
     except Exception as error:  # onnxruntime has one for each kind of damage, without a common base
-        raise UserError(f"{file} cannot be read as ONNX ({str(error)[:120]}): export it again") from None
+        raise UserError(f"{file} cannot be read as ONNX ({_problem(error)}): export it again") from None
     if ONNX_KEY not in net.metadata:
         raise UserError(f"{file} was not made by `distrib export`: it lacks the description of its input and output")
-    return TrainedModel(net.eval(), _parse(net.metadata[ONNX_KEY], file), file)
+    model = TrainedModel(net.eval(), _parse(net.metadata[ONNX_KEY], file), file)
+    found = model.logits(np.zeros((1, *model.description.image_size, 3), np.uint8)).shape[1]
+    if found != len(model.attributes):
+        raise UserError(f"{file} gives {found} logits for its {len(model.attributes)} attributes: export it again")
+    return model
 
 
 def _parse(text: str, file: Path) -> Description:
     try:
-        return Description.model_validate_json(text)
+        description = Description.model_validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"]))[:160]
         raise UserError(
             f"{file} is no description of a model ({where + ': ' if where else ''}{first['msg']}): copy it again from "
             "where it came, or train again"
         ) from None
+    wrong = next((name for name in description.attributes if not name or UNPRINTABLE.search(name)), None)
+    if wrong is not None:  # it would be printed with every prediction, and do to the terminal what it says
+        raise UserError(
+            f"{file} names an attribute {wrong!r}, which no table has: copy it again from where it came, or train again"
+        )
+    return description
+
+
+def _problem(error: Exception) -> str:
+    """The first line of what a library says."""
+    return str(error).partition("\n")[0][:160] or type(error).__name__

@@ -76,23 +76,28 @@ def expand(argument: str) -> list[Photograph]:
     if argument == "-":
         return [Photograph("stdin", None)]
     path = Path(argument)
+    try:
+        return [Photograph(shown(file), file) for file in _files(argument, path)]
+    except OSError as error:  # such as a name too long for the file system
+        raise UserError(f"{shown(path)} cannot be read ({error.strerror}): check the name and the rights") from None
+
+
+def _files(argument: str, path: Path) -> list[Path]:
+    """Those that an argument means, which is this path where it is no pattern."""
     if path.is_dir():
-        try:
-            files = _pictures(list(path.iterdir()))
-        except OSError as error:
-            raise UserError(f"{shown(path)} cannot be read ({error.strerror}): check the folder's rights") from None
+        files = _pictures(list(path.iterdir()))
         if not files:
             raise UserError(f"the folder {shown(path)} has no pictures directly inside: name one that has, or files")
-    elif glob.has_magic(argument) and not path.exists():
+        return files
+    if glob.has_magic(argument) and not path.exists():
         # Path.glob takes no absolute pattern.
         files = _pictures([Path(match) for match in glob.glob(argument, recursive=True)])  # noqa: PTH207
         if not files:
             raise UserError(f"the pattern {shown(path)} matches no picture: check it, or name files")
-    elif not os.path.lexists(path):
+        return files
+    if not os.path.lexists(path):
         raise UserError(f"{shown(path)} does not exist: check the name")
-    else:
-        files = [path]
-    return [Photograph(shown(file), file) for file in files]
+    return [path]
 
 
 def decode_photograph(data: bytes) -> NDArray[np.uint8]:

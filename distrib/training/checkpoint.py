@@ -6,8 +6,11 @@ Rank 0 writes them in the background: a step waits for a copy of the state, and 
 import hashlib
 import json
 import os
+import pickle
 import re
+import reprlib
 import shutil
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,7 +23,7 @@ import torch
 from pydantic import Field, TypeAdapter
 
 from distrib.config import Config, read_yaml
-from distrib.errors import UserError
+from distrib.errors import UserError, printable
 
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
 # epochs, learning rate and schedule, precision, decoder, accumulation, ranks, logging …
@@ -74,7 +77,10 @@ class Checkpoint:
 
 
 class DamagedError(Exception):
-    """A checkpoint that is not whole; says what is wrong with it."""
+    """A checkpoint that is not whole; says what is wrong with it, on one line."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(printable(problem))
 
 
 def save_checkpoint(
@@ -261,7 +267,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} cannot be read ({_first_line(error)})") from None
     if version != VERSION:
-        raise DamagedError(f"it is of version {version}, and this program reads version {VERSION}")
+        raise DamagedError(f"it is of version {reprlib.repr(version)}, and this program reads version {VERSION}")
     for name in ("model.safetensors", "model.json", "trainer.pt", "config.yaml"):
         if not (folder / name).is_file():
             raise DamagedError(f"{name} is missing")
@@ -273,7 +279,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise DamagedError(f"{name} is not the file that was written (its SHA-256 differs)")
     try:
         weights = safetensors.torch.load_file(folder / "model.safetensors")
-        trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own about odd files
+            trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(folder, weights, {key: trainer[key] for key in TRAINER})
         _ = checkpoint.progress
     except Exception as error:  # whole by its manifest, and still not a checkpoint: each library has its own for that
@@ -342,7 +350,9 @@ def refuse_changes(checkpoint: Checkpoint, config: Config, data: str) -> None:
 
 def save_weights(weights: dict[str, torch.Tensor], file: Path) -> None:
     """Weights as safetensors, which knows neither devices nor channels_last."""
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, file)
+    # `save_file` makes files that the owner alone may read, whatever the umask says.
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    file.write_bytes(safetensors.torch.save(tensors))
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -413,7 +423,9 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[:2]) or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to read it all the same
+        return "trainer.pt has more in it than tensors and plain values"
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def _sha256(path: Path) -> str:

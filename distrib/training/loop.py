@@ -1,73 +1,31 @@
 """The loop: what a run does, from the first step to the last score."""
 
 import time
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Self
+from dataclasses import replace
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from numpy.typing import NDArray
 
 from distrib.config import Config
 from distrib.data.decoders import make_decoder
-from distrib.data.plan import Plan
-from distrib.data.splits import Splits, digest
-from distrib.data.table import Table
 from distrib.errors import UserError
-from distrib.prediction.card import data_kind, model_card
+from distrib.prediction.card import model_card
 from distrib.prediction.model import Description
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import Scores, better, score
-from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress
+from distrib.training.checkpoint import Checkpoint, Progress
+from distrib.training.job import Job, Outcome, describe
 from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from distrib.training.preemption import Agreement, Stopped
-from distrib.training.run_folder import METRICS, RunFolder, to_json
-from distrib.training.runtime import describe_machine, from_rank_0, warn
+from distrib.training.run_folder import METRICS
+from distrib.training.runtime import from_rank_0, warn
+from distrib.training.saving import Saver, restore
 from distrib.training.step import Reading, TrainStep
 from distrib.training.terminal import make_terminal
-from distrib.training.tracking import Tracker
 from distrib.training.watch import Watch
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        progress: how far it came.
-        stopped_by: what asked it to stop; None: it came to its end.
-    """
-
-    progress: Progress
-    stopped_by: str | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes."""
-
-    config: Config
-    accelerator: Accelerator
-    table: Table
-    splits: Splits
-    folder: RunFolder
-    tracker: Tracker
-
-    @cached_property
-    def plan(self) -> Plan:
-        data, train = self.config.data, self.config.train
-        return Plan(self.splits.train, train.seed, train.batch_size, data.min_zoom, data.flip)
-
-    @cached_property
-    def data(self) -> str:
-        """Digest of what is trained and validated on."""
-        return digest(self.table, self.splits.train, self.splits.valid)
 
 
 def train(
@@ -90,6 +48,12 @@ def train(
     progress = Progress() if checkpoint is None else restore(checkpoint, net, optimizer, accelerator)
     one_step = TrainStep(config, accelerator, model, optimizer, positive_weight(job), agreement, progress.skipped)
     saver = Saver(job, net, optimizer)
+    if progress.step > per_epoch:
+        assert checkpoint is not None
+        raise UserError(
+            f"{checkpoint.folder} is at step {progress.step} of an epoch of {per_epoch} steps: name another, or start "
+            "anew in another run.folder"
+        )
     done = progress.epoch * per_epoch + progress.step
 
     def between_batches() -> None:
@@ -197,29 +161,6 @@ def end_epoch(
     return row, after
 
 
-def describe(job: Job, epoch: int) -> Description:
-    """What prediction needs to know of the network, before it is calibrated."""
-    config, splits = job.config, job.splits
-    count = len(job.table.attributes)
-    return Description(
-        architecture=config.model.name,
-        attributes=job.table.attributes,
-        image_size=config.data.image_size,
-        crop=config.data.crop,
-        temperature=(1.0,) * count,
-        thresholds=(0.5,) * count,
-        epoch=epoch,
-        training={
-            "config": config.model_dump(mode="json"),
-            "images": {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)},
-            "data": job.data,
-            "data_kind": data_kind(config.data.root),
-            "date": time.strftime("%Y-%m-%d"),
-            **describe_machine(job.accelerator),
-        },
-    )
-
-
 def calibrate(
     description: Description, scores: Scores, logits: NDArray[np.float32], targets: NDArray[np.uint8]
 ) -> Description:
@@ -241,103 +182,6 @@ def calibrate(
             "validation_by_attribute": scores.by_attribute(),
         }
     )
-
-
-class Saver:
-    """Writes the checkpoints of a run, on rank 0; does nothing on the others.
-
-    Its model is everyone's, as BatchNorm's statistics are the same on all ranks. As a context it waits for the last
-    checkpoint at the end.
-    """
-
-    def __init__(self, job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer) -> None:
-        self._job, self._net, self._optimizer = job, net, optimizer
-        self._options = job.config.checkpoint
-        self._saved_at = time.monotonic()
-        goes_on = self._options.on_failure == "continue"
-        self._writer = CheckpointWriter(
-            job.folder.checkpoints,
-            job.data,
-            job.config.to_yaml(),
-            self._options.keep,
-            self._failed if goes_on else None,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for the last checkpoint; where something else has gone wrong, its failure is not the news."""
-        with nullcontext() if kind is None else suppress(UserError):
-            self._writer.wait()
-
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step, counted from 1 in its epoch; by the clock on rank 0 alone."""
-        if not self._job.accelerator.is_main_process:
-            return False
-        self._writer.check()
-        if step == self._job.plan.steps_per_epoch:  # the end of the epoch saves
-            return False
-        every, minutes = self._options.every_steps, self._options.every_minutes
-        old = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-        return old or (every is not None and step % every == 0)
-
-    def save(self, progress: Progress, done: int) -> None:
-        """Have a checkpoint of this moment written.
-
-        Args:
-            progress: of the run.
-            done: steps of the run so far.
-
-        Raises:
-            UserError: if an earlier one could not be written, and checkpoint.on_failure is stop.
-        """
-        if not self._job.accelerator.is_main_process:
-            return
-        self._saved_at = time.monotonic()
-        scaler = self._job.accelerator.scaler
-        self._writer.save(
-            Contents(
-                weights=self._net.net.state_dict(),
-                optimizer=self._optimizer.state_dict(),
-                scaler=None if scaler is None else scaler.state_dict(),
-                progress=progress,
-                model_json=to_json(describe(self._job, progress.epoch).model_dump(mode="json")),
-                total_steps=done,
-            )
-        )
-
-    def stop(self, progress: Progress, reason: str) -> Outcome:
-        """Have everything on the disk, write down what stopped the run, and let the ranks leave together."""
-
-        def last_words() -> None:
-            self._writer.wait()
-            folder = self._job.folder
-            folder.event("stop", reason=reason, epoch=progress.epoch, step=progress.step)
-            folder.preempt.unlink(missing_ok=True)
-
-        from_rank_0(self._job.accelerator, last_words)
-        return Outcome(progress, stopped_by=reason)
-
-    def _failed(self, sentence: str) -> None:
-        warn(f"{sentence} (checkpoint.on_failure is continue: training goes on, and the next one is tried)")
-        with suppress(UserError):  # the same disk may be full
-            self._job.folder.event("checkpoint_failed", error=sentence)
-
-
-def restore(
-    checkpoint: Checkpoint, net: AttributeClassifier, optimizer: AcceleratedOptimizer, accelerator: Accelerator
-) -> Progress:
-    """Put a checkpoint's state into the model, the optimiser and the scaler; returns how far it had come."""
-    net.net.load_state_dict(checkpoint.weights)
-    # The state is the checkpoint's, but the settings (weight decay, momentum) are those of today's configuration.
-    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(checkpoint.trainer["optimizer"])
-    for group, today in zip(optimizer.param_groups, settings, strict=True):
-        group.update(today)
-    if accelerator.scaler is not None and checkpoint.trainer["scaler"] is not None:
-        accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
-    return checkpoint.progress
 
 
 def positive_weight(job: Job) -> torch.Tensor | None:

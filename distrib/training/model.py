@@ -105,13 +105,12 @@ def _read_weights(weights: str) -> tuple[Mapping[str, torch.Tensor] | dict[str, 
     if weights == "imagenet":
         source = ResNet18_Weights.IMAGENET1K_V1
         try:
-            return source.get_state_dict(progress=False, check_hash=True), f"torchvision {source}"
+            return source.get_state_dict(progress=False, check_hash=True, weights_only=True), f"torchvision {source}"
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             file = Path(torch.hub.get_dir()) / "checkpoints" / source.url.rpartition("/")[2]
-            reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(
-                f"model.weights imagenet could not be downloaded or read ({reason[:120]}): put {source.url} at {file}, "
-                "in place of what may be there, or name such a file in model.weights"
+                f"model.weights imagenet could not be downloaded or read ({_reason(error)}): put {source.url} at "
+                f"{file}, in place of what may be there, or name such a file in model.weights"
             ) from None
     file = Path(weights)
     if not file.is_file():
@@ -123,10 +122,16 @@ def _read_weights(weights: str) -> tuple[Mapping[str, torch.Tensor] | dict[str, 
             warnings.simplefilter("ignore")
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle, zip and torch each have their own for a damaged file
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"model.weights {file} cannot be read as .safetensors or as torch weights ({first_line})"
+            f"model.weights {file} cannot be read as .safetensors or as torch weights ({_reason(error)}): name a file "
+            "of tensors alone"
         ) from None
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"model.weights {file} is not a plain state dict: expected names with their tensors")
     return loaded, str(file)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to read the file all the same
+        return "it has more in it than tensors, or is damaged"
+    return str(error).partition("\n")[0][:120] or type(error).__name__

@@ -132,13 +132,26 @@ class StopRequests:
             self._next_look = now + LOOK_EVERY
             if self._file is not None and self._file.exists():
                 self.reason = f"the file {self._file}"
-            elif self._launcher is not None and os.getppid() != self._launcher:
+            elif self._launcher_is_gone():
                 self.reason = "the end of the launcher"
         return self.reason is not None
 
+    def _launcher_is_gone(self) -> bool:
+        return self._launcher is not None and os.getppid() != self._launcher
+
     def _take(self, answers: socket.socket) -> None:
+        answers.settimeout(LOOK_EVERY)
         with answers:
-            while numbers := answers.recv(64):
+            while True:
+                try:
+                    numbers = answers.recv(64)
+                except TimeoutError:
+                    # Where nobody asks `wanted`: ranks that have not met yet would wait for the launcher's store.
+                    if self._mode == "leave" and self.reason is None and self._launcher_is_gone():
+                        self._leave(STOPPED, "distrib: stopped by the end of the launcher; nothing would be lost")
+                    continue
+                if not numbers:
+                    return
                 for number in numbers:
                     if number in SIGNALS:
                         self._request(signal.Signals(number))

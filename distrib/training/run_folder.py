@@ -176,11 +176,16 @@ class RunFolder:
         for name in ("metrics.csv", "metrics_by_attribute.csv"):
             file = self.path / name
             if file.exists():
-                header, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+                header, *rows = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) or [""]
                 if not header.endswith("\n"):  # cut off by a full disk or a kill
                     file.unlink()
                     continue
-                kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= epoch]
+                epochs = [row.partition(",")[0] for row in rows]
+                kept = [
+                    row
+                    for row, number in zip(rows, epochs, strict=True)
+                    if row.endswith("\n") and number.isdecimal() and int(number) <= epoch
+                ]
                 _write_whole(file, "".join([header, *kept]))
 
     def forget_best(self, epoch: int) -> bool:

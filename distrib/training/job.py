@@ -1,0 +1,76 @@
+"""What a run is about: the same for its whole length, and on every rank."""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+from accelerate import Accelerator
+
+from distrib.config import Config
+from distrib.data.plan import Plan
+from distrib.data.splits import Splits, digest
+from distrib.data.table import Table
+from distrib.prediction.card import data_kind
+from distrib.prediction.model import Description
+from distrib.training.checkpoint import Progress
+from distrib.training.run_folder import RunFolder
+from distrib.training.runtime import describe_machine
+from distrib.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes."""
+
+    config: Config
+    accelerator: Accelerator
+    table: Table
+    splits: Splits
+    folder: RunFolder
+    tracker: Tracker
+
+    @cached_property
+    def plan(self) -> Plan:
+        data, train = self.config.data, self.config.train
+        return Plan(self.splits.train, train.seed, train.batch_size, data.min_zoom, data.flip)
+
+    @cached_property
+    def data(self) -> str:
+        """Digest of what is trained and validated on."""
+        return digest(self.table, self.splits.train, self.splits.valid)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        progress: how far it came.
+        stopped_by: what asked it to stop; None: it came to its end.
+    """
+
+    progress: Progress
+    stopped_by: str | None = None
+
+
+def describe(job: Job, epoch: int) -> Description:
+    """What prediction needs to know of the network, before it is calibrated."""
+    config, splits = job.config, job.splits
+    count = len(job.table.attributes)
+    return Description(
+        architecture=config.model.name,
+        attributes=job.table.attributes,
+        image_size=config.data.image_size,
+        crop=config.data.crop,
+        temperature=(1.0,) * count,
+        thresholds=(0.5,) * count,
+        epoch=epoch,
+        training={
+            "config": config.model_dump(mode="json"),
+            "images": {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)},
+            "data": job.data,
+            "data_kind": data_kind(config.data.root),
+            "date": time.strftime("%Y-%m-%d"),
+            **describe_machine(job.accelerator),
+        },
+    )

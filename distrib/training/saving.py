@@ -1,0 +1,145 @@
+"""The state of a training: into checkpoints as it goes, and back out of one when it goes on."""
+
+import time
+from contextlib import nullcontext, suppress
+from typing import Self
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+
+from distrib.errors import UserError
+from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress
+from distrib.training.job import Job, Outcome, describe
+from distrib.training.model import AttributeClassifier
+from distrib.training.run_folder import to_json
+from distrib.training.runtime import from_rank_0, warn
+
+
+class Saver:
+    """Writes the checkpoints of a run, on rank 0; does nothing on the others.
+
+    Its model is everyone's, as BatchNorm's statistics are the same on all ranks. As a context it waits for the last
+    checkpoint at the end.
+    """
+
+    def __init__(self, job: Job, net: AttributeClassifier, optimizer: AcceleratedOptimizer) -> None:
+        self._job, self._net, self._optimizer = job, net, optimizer
+        self._options = job.config.checkpoint
+        self._saved_at = time.monotonic()
+        goes_on = self._options.on_failure == "continue"
+        self._writer = CheckpointWriter(
+            job.folder.checkpoints,
+            job.data,
+            job.config.to_yaml(),
+            self._options.keep,
+            self._failed if goes_on else None,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the last checkpoint; where something else has gone wrong, its failure is not the news."""
+        with nullcontext() if kind is None else suppress(UserError):
+            self._writer.wait()
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step, counted from 1 in its epoch; by the clock on rank 0 alone."""
+        if not self._job.accelerator.is_main_process:
+            return False
+        self._writer.check()
+        if step == self._job.plan.steps_per_epoch:  # the end of the epoch saves
+            return False
+        every, minutes = self._options.every_steps, self._options.every_minutes
+        old = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return old or (every is not None and step % every == 0)
+
+    def save(self, progress: Progress, done: int) -> None:
+        """Have a checkpoint of this moment written.
+
+        Args:
+            progress: of the run.
+            done: steps of the run so far.
+
+        Raises:
+            UserError: if an earlier one could not be written, and checkpoint.on_failure is stop.
+        """
+        if not self._job.accelerator.is_main_process:
+            return
+        self._saved_at = time.monotonic()
+        scaler = self._job.accelerator.scaler
+        self._writer.save(
+            Contents(
+                weights=self._net.net.state_dict(),
+                optimizer=self._optimizer.state_dict(),
+                scaler=None if scaler is None else scaler.state_dict(),
+                progress=progress,
+                model_json=to_json(describe(self._job, progress.epoch).model_dump(mode="json")),
+                total_steps=done,
+            )
+        )
+
+    def stop(self, progress: Progress, reason: str) -> Outcome:
+        """Have everything on the disk, write down what stopped the run, and let the ranks leave together."""
+
+        def last_words() -> None:
+            self._writer.wait()
+            folder = self._job.folder
+            folder.event("stop", reason=reason, epoch=progress.epoch, step=progress.step)
+            folder.preempt.unlink(missing_ok=True)
+
+        from_rank_0(self._job.accelerator, last_words)
+        return Outcome(progress, stopped_by=reason)
+
+    def _failed(self, sentence: str) -> None:
+        warn(f"{sentence} (checkpoint.on_failure is continue: training goes on, and the next one is tried)")
+        with suppress(UserError):  # the same disk may be full
+            self._job.folder.event("checkpoint_failed", error=sentence)
+
+
+def restore(
+    checkpoint: Checkpoint, net: AttributeClassifier, optimizer: AcceleratedOptimizer, accelerator: Accelerator
+) -> Progress:
+    """Put a checkpoint's state into the model, the optimiser and the scaler; returns how far it had come.
+
+    Raises:
+        UserError: if it is not the state of this network and this optimiser.
+    """
+    try:
+        net.net.load_state_dict(checkpoint.weights)
+        # The state is the checkpoint's, but the settings (weight decay, momentum) are those of today's configuration.
+        settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+        optimizer.load_state_dict(checkpoint.trainer["optimizer"])
+        for group, today in zip(optimizer.param_groups, settings, strict=True):
+            group.update(today)
+        refuse_misfit(optimizer)
+        if accelerator.scaler is not None and checkpoint.trainer["scaler"] is not None:
+            accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch has another for each kind of state that does not fit
+        problem = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{checkpoint.folder} does not fit this training ({problem}): name another checkpoint, or start anew in "
+            "another run.folder"
+        ) from None
+    return checkpoint.progress
+
+
+def refuse_misfit(optimizer: AcceleratedOptimizer) -> None:
+    """Refuse a state that is not of the optimiser's own parameters: its fused kernels would write where it is not.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    for group in optimizer.param_groups:
+        names = {"momentum_buffer"} if "momentum" in group else {"step", "exp_avg", "exp_avg_sq"}
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if set(state) != (names if optimizer.state else set()):
+                raise ValueError(f"the optimiser's state has {sorted(state)}, expected {sorted(names)}")
+            for name, value in state.items():
+                wanted = torch.Size() if name == "step" else parameter.shape
+                if not torch.is_tensor(value) or value.shape != wanted or not value.is_floating_point():
+                    raise ValueError(f"the optimiser's {name} does not have the shape {list(wanted)}")
