@@ -61,14 +61,11 @@ def check(arguments: list[str]) -> int:
     Before a job waits for hours in a queue, for example. The machine it will run on is not asked for.
     """
     from distrib.config import load_config
-    from distrib.train import read_data
-    from distrib.training.run_folder import RunFolder
+    from distrib.train import check_start
 
     try:
         config, _ = load_config(_with_config(arguments))
-        table, splits = read_data(config)
-        if config.run.folder is not None:
-            RunFolder(config.run.folder).check(config.run.resume)
+        table, splits = check_start(config, config.run.ranks or 1)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
@@ -88,9 +85,8 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
     import torch
 
     from distrib.config import load_config
-    from distrib.train import read_data
-    from distrib.training.run_folder import RunFolder
-    from distrib.training.runtime import check_batch, resolve
+    from distrib.train import check_start
+    from distrib.training.runtime import resolve
 
     config, _ = load_config(arguments)
     config = resolve(config)
@@ -98,10 +94,7 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
     ranks = config.run.ranks or gpus or 2
     if gpus and ranks > gpus:
         raise UserError(f"run.ranks is {ranks}, and this machine has {gpus} GPUs: ask for at most {gpus}")
-    check_batch(config, ranks)
-    read_data(config)
-    if config.run.folder is not None:
-        RunFolder(config.run.folder).check(config.run.resume)
+    check_start(config, ranks)
     if ranks == 1:
         return None
     here = Path(__file__).resolve().parent

@@ -24,7 +24,7 @@ import psutil
 from accelerate import Accelerator
 
 from distrib.config import Config, load_config
-from distrib.data.splits import Splits, make_splits
+from distrib.data.splits import Splits, digest, make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
 from distrib.explain import JOBS, check_options, check_photograph, explain, make_study
@@ -44,11 +44,12 @@ from distrib.training.model import AttributeClassifier, make_model
 from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
 from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
 from distrib.training.runtime import (
+    check_batch,
     check_ranks,
     describe_machine,
     fallbacks,
     from_rank_0,
-    launched_at,
+    launcher,
     on_every_rank,
     resolve,
     restarts,
@@ -250,6 +251,24 @@ def read_data(config: Config) -> tuple[Table, Splits]:
     return table, splits
 
 
+def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
+    """What can be known before the ranks are started; nothing is written.
+
+    Raises:
+        UserError: if the batch cannot be shared out, the data set is not as the configuration says, the run folder
+            holds another run, or what there is to go on from is damaged or of another training.
+    """
+    check_batch(config, ranks)
+    table, splits = read_data(config)
+    if config.run.folder is not None:
+        folder, resume = RunFolder(config.run.folder), config.run.resume
+        folder.check(resume)
+        checkpoint = None if resume == "never" else find_checkpoint(folder.checkpoints, resume, warn)
+        if checkpoint is not None:
+            refuse_changes(checkpoint, config, digest(table, splits.train, splits.valid))
+    return table, splits
+
+
 def name_folder(config: Config, name: str) -> Config:
     """The configuration with a run folder in it; on rank 0.
 
@@ -259,7 +278,9 @@ def name_folder(config: Config, name: str) -> Config:
     tracking_mode(config.tracking)
     if config.run.folder is not None:
         return config
-    launched = time.strftime("%Y%m%d-%H%M%S", time.localtime(launched_at()))
+    launched_by = launcher()  # and not now, so that a restart by it comes to the same folder
+    began = time.localtime(time.time() if launched_by is None else launched_by.create_time())
+    launched = time.strftime("%Y%m%d-%H%M%S", began)
     return config.replace("run", folder=Path("runs") / f"{name}-{launched}")
 
 
@@ -330,7 +351,8 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     """
     folder.open()
     folder.lock()
-    if folder.preempt.exists() and folder.preempt.stat().st_mtime < psutil.Process().create_time():
+    began = (launcher() or psutil.Process()).create_time()
+    if folder.preempt.exists() and folder.preempt.stat().st_mtime < began:
         warn(f"{folder.preempt} is older than this run: it is removed")
         folder.preempt.unlink()
     progress = Progress() if checkpoint is None else checkpoint.progress

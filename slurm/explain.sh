@@ -3,6 +3,7 @@
 #
 #   sbatch slurm/explain.sh runs/NAME                                  # a run that is there
 #   sbatch --dependency=afterany:$TRAIN slurm/explain.sh runs/NAME     # as soon as job $TRAIN has ended, well or not
+#   sbatch --dependency=afterok:$TRAIN --kill-on-invalid-dep=yes slurm/explain.sh runs/NAME      # only if it went well
 #   sbatch slurm/explain.sh runs/NAME --only roc occlusion             # whatever `distrib explain` understands
 #   sbatch --gpus-per-node=0 slurm/explain.sh runs/NAME                # on a CPU
 #

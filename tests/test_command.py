@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
+from small_run import settings
 
+from distrib.__main__ import check
 from distrib.config import keys
 
 
@@ -60,6 +62,38 @@ def test_train_checks_ranks_and_folder_before_it_launches(
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert sentence in done.stderr
+
+
+def test_check_tells_what_would_be_trained_and_writes_nothing(faces: Path, tmp_path: Path) -> None:
+    done = distrib("check", "configs/arched_eyebrows.yaml", "--data.root", faces, "--run.folder", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert f"data:    {faces}\n" in done.stdout
+    assert "labels:  Arched_Eyebrows\n" in done.stdout
+    assert f"folder:  {tmp_path / 'run'}\n" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--run.ranks", 3], "train.batch_size 16 cannot be shared out evenly over 3 ranks"),
+        (["--train.seed", 1, "--resume", "auto"], "train.seed is 1, and "),
+        ([], "holds a run already"),
+    ],
+)
+def test_check_refuses_what_train_would(
+    options: list[object],
+    sentence: str,
+    faces: Path,
+    finished: tuple[Path, str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")}
+    assert check([str(each) for each in settings(faces, finished[0], *options)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")} == before
 
 
 def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:

@@ -1,121 +1,176 @@
-"""The job scripts, run by hand and, where a cluster answers, by Slurm.
-
-The programs they start are stood in for by one that writes down how it was called.
-"""
+"""The job scripts, run by hand, with programs that write down how they were called; tests/cluster/ has a real Slurm."""
 
 import os
 import shutil
-import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from launching import ROOT, clean_environment
 
-EXPLAIN = ROOT / "slurm/explain.sh"
+EXPLAIN, TRAIN, SYNC = (ROOT / "slurm" / name for name in ("explain.sh", "train.sh", "wandb_sync.sh"))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder as the repository is on a cluster: an environment with a `distrib`, and a run."""
+    """A folder as the repository is on a cluster: an environment with the programs, and a run."""
     place = tmp_path / "my repository"
-    (place / "runs/a run").mkdir(parents=True)
-    program = place / ".venv/bin/distrib"
-    program.parent.mkdir(parents=True)
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$OMP_NUM_THREADS" "$@" >called\nexit "${STATUS:-0}"\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    for folder in ("runs/a run", "distrib", ".venv/bin"):
+        (place / folder).mkdir(parents=True)
+    (place / "distrib/train.py").touch()
+    for name in ("distrib", "accelerate", "wandb"):
+        program = place / ".venv/bin" / name
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$OMP_NUM_THREADS" "$@" >called\nexit "${STATUS:-0}"\n')
+        program.chmod(0o755)
     return place
 
 
-def by_hand(place: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def by_hand(script: Path, place: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(EXPLAIN), *arguments], cwd=place, env=clean_environment(**environment), capture_output=True, text=True
+        [str(script), *arguments], cwd=place, env=clean_environment(**environment), capture_output=True, text=True
     )
 
 
+def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """The script ended with one sentence that has these parts."""
+    assert done.returncode == 2
+    assert done.stderr.startswith("distrib: error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert all(part in done.stderr for part in parts), done.stderr
+
+
 def calls(place: Path) -> list[str]:
-    """The folder, the number of threads and the arguments with which `distrib` was called."""
+    """The folder, the number of threads and the arguments with which a program was called."""
     return (place / "called").read_text().splitlines()
 
 
+# --- explain.sh
+
+
 def test_explain_hands_its_arguments_on_as_they_are(place: Path) -> None:
-    done = by_hand(place, "runs/a run", "--only", "roc", "--explain.group", "*$(id)", SLURM_CPUS_PER_TASK="3")
+    arguments = ("runs/a run", "--only", "roc", "--explain.group", "*$(id)")
+    done = by_hand(EXPLAIN, place, *arguments, SLURM_CPUS_PER_TASK="3")
     assert (done.returncode, done.stderr) == (0, "")
-    wanted = [str(place), "3", "explain", "runs/a run", "--only", "roc", "--explain.group", "*$(id)"]
-    assert calls(place) == wanted
+    assert calls(place) == [str(place), "3", "explain", *arguments]
 
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_explain_ends_as_the_program_ends(place: Path, status: int) -> None:
-    assert by_hand(place, "runs/a run", STATUS=str(status)).returncode == status
+    assert by_hand(EXPLAIN, place, "runs/a run", STATUS=str(status)).returncode == status
 
 
 @pytest.mark.parametrize("arguments", [[], ["runs/other run"]])
 def test_explain_refuses_a_run_that_is_not_there(place: Path, arguments: list[str]) -> None:
-    done = by_hand(place, *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("distrib: error: ")
-    assert len(done.stderr.splitlines()) == 1
-    assert all(argument in done.stderr for argument in arguments)
+    refused(by_hand(EXPLAIN, place, *arguments), *arguments)
     assert not (place / "called").exists()
 
 
-def test_explain_says_so_where_distrib_is_not_installed(place: Path) -> None:
+# --- train.sh
+
+
+ON_A_NODE = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "node1"}
+
+
+@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "7"}])
+def test_train_is_a_job_and_says_so(place: Path, environment: dict[str, str]) -> None:
+    refused(by_hand(TRAIN, place, "--config", "a.yaml", **environment), "sbatch slurm/train.sh", "distrib train")
+
+
+@pytest.mark.parametrize(
+    ("environment", "parts"),
+    [
+        ({"MAX_RESTARTS": "many"}, ["MAX_RESTARTS is 'many'", "from 0 on"]),
+        ({"MAX_RESTARTS": "-1"}, ["MAX_RESTARTS is '-1'"]),
+        ({"RANKS_PER_NODE": "0"}, ["RANKS_PER_NODE is '0'", "from 1 on"]),
+        ({"RANKS_PER_NODE": "08"}, ["RANKS_PER_NODE is '08'"]),
+        ({"STAGE": "scratch"}, ["STAGE is 'scratch'", "such as /tmp"]),
+    ],
+)
+def test_train_refuses_what_it_cannot_use(place: Path, environment: dict[str, str], parts: list[str]) -> None:
+    refused(by_hand(TRAIN, place, "--config", "a.yaml", **ON_A_NODE, **environment), *parts)
+    assert not (place / "called").exists()
+
+
+def test_train_needs_a_configuration_and_the_repository(place: Path) -> None:
+    refused(by_hand(TRAIN, place, **ON_A_NODE), "--config configs/celeba.yaml")
+    (place / "distrib/train.py").unlink()
+    refused(by_hand(TRAIN, place, "--config", "a.yaml", **ON_A_NODE), str(place), "submit in the repository")
+
+
+# --- wandb_sync.sh
+
+
+def offline_part(run: Path, name: str, uploaded: bool = False) -> str:
+    """A folder as W&B makes it for an offline run, or for a part of one; as the script names it."""
+    part = run / "wandb" / f"offline-run-{name}"
+    part.mkdir(parents=True)
+    (part / "run-id.wandb").touch()
+    if uploaded:
+        (part / "run-id.wandb.synced").touch()
+        os.utime(part / "run-id.wandb", (0, 0))
+    return str(part.relative_to(run.parents[1]))
+
+
+def test_sync_uploads_what_is_not_uploaded_yet(place: Path) -> None:
+    runs = place / "runs"
+    first, second = offline_part(runs / "a run", "1"), offline_part(runs / "a run", "2")
+    offline_part(runs / "a run", "0", uploaded=True)
+    grown = offline_part(runs / "a run", "3", uploaded=True)
+    os.utime(place / grown / "run-id.wandb")
+    os.utime(place / grown / "run-id.wandb.synced", (0, 0))
+    other = offline_part(runs / "other", "1")
+    (runs / "other/wandb/run-online").mkdir()
+    assert by_hand(SYNC, place).returncode == 0
+    assert calls(place)[2:] == ["sync", "--include-synced", first, second, grown, other]
+    assert by_hand(SYNC, place, "--dry-run", "runs/other/").returncode == 0
+    assert calls(place)[2:] == ["sync", "--include-synced", "--dry-run", other]
+    assert by_hand(SYNC, place, "runs/other", STATUS="1").returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["runs/a run"]])
+def test_sync_says_so_where_there_is_nothing(place: Path, arguments: list[str]) -> None:
+    offline_part(place / "runs/a run", "1", uploaded=True)
+    done = by_hand(SYNC, place, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("distrib: nothing to upload: ")
+    assert len(done.stdout.splitlines()) == 1
+    assert not (place / "called").exists()
+
+
+def test_sync_refuses_what_it_does_not_know(place: Path) -> None:
+    refused(by_hand(SYNC, place, "runs/other run"), "runs/other run", "runs/NAME")
+    refused(by_hand(SYNC, place, "--include-online"), "--include-online", "--dry-run")
+
+
+def test_sync_and_wandb_agree_on_what_is_an_offline_run(tmp_path: Path) -> None:
+    (tmp_path / "runs/one").mkdir(parents=True)
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    if not (tmp_path / ".venv/bin/wandb").exists():
+        pytest.skip("needs the environment in .venv")
+    program = "import wandb; run = wandb.init(dir='runs/one', id='abc'); run.log({'loss': 1}); run.finish()"
+    subprocess.run(
+        [tmp_path / ".venv/bin/python", "-c", program],
+        cwd=tmp_path, env=clean_environment(WANDB_MODE="offline"), capture_output=True, check=True,
+    )  # fmt: skip
+    done = by_hand(SYNC, tmp_path, "--dry-run")
+    assert done.returncode == 0
+    assert "Would sync 1 run" in done.stdout + done.stderr
+    assert "run-abc.wandb" in done.stdout + done.stderr
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "environment"),
+    [
+        (EXPLAIN, ["runs/a run"], {}),
+        (TRAIN, ["--config", "a.yaml"], ON_A_NODE),
+        (SYNC, ["runs/a run"], {}),
+    ],
+)
+def test_a_missing_environment_is_one_sentence(
+    place: Path, script: Path, arguments: list[str], environment: dict[str, str]
+) -> None:
     shutil.rmtree(place / ".venv")
-    done = by_hand(place, "runs/a run", PATH="/usr/bin:/bin")
-    assert done.returncode == 2
-    assert ".venv" in done.stderr
-
-
-# --- by Slurm
-
-
-@pytest.fixture
-def slurm(place: Path) -> Path:
-    """The folder, where a cluster answers."""
-    if shutil.which("sbatch") is None or slurm_says("scontrol", "ping", check=False).returncode:
-        pytest.skip("needs a Slurm cluster: sbatch that reaches its controller")
-    return place
-
-
-def slurm_says(*command: str, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess[str]:
-    kept = {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
-    return subprocess.run(
-        command, cwd=cwd, env=clean_environment(**kept), capture_output=True, text=True, timeout=30, check=check
-    )
-
-
-def submit(place: Path, *command: str) -> str:
-    """The number of the job that sbatch queued."""
-    return slurm_says("sbatch", "--parsable", *command, cwd=place).stdout.strip()
-
-
-def ended(job: str) -> dict[str, str]:
-    """What Slurm knows of a job, once it is over."""
-    for _ in range(120):
-        words = slurm_says("scontrol", "--oneliner", "show", "job", job).stdout.split()
-        known = dict(word.split("=", 1) for word in words if "=" in word)
-        if known["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
-            return known
-        time.sleep(0.5)
-    raise AssertionError(f"job {job} does not end: {known}")
-
-
-SMALL = ("--cpus-per-task=2", "--mem=100M", "--gpus-per-node=0")
-
-
-def test_explain_waits_for_a_training_and_comes_even_if_it_failed(slurm: Path) -> None:
-    training = submit(slurm, *SMALL, "--wrap", "sleep 2; mkdir 'runs/new run'; exit 1")
-    job = submit(slurm, *SMALL, f"--dependency=afterany:{training}", str(EXPLAIN), "runs/new run", "--only", "a b")
-    assert ended(job)["JobState"] == "COMPLETED", (slurm / f"distrib-explain-{job}.log").read_text()
-    assert ended(training)["JobState"] == "FAILED"
-    assert calls(slurm) == [str(slurm), "2", "explain", "runs/new run", "--only", "a b"]
-
-
-def test_explain_asks_for_a_gpu_and_its_log_says_what_is_wrong(slurm: Path) -> None:
-    job = submit(slurm, str(EXPLAIN), "runs/nothing")
-    known = ended(job)
-    assert known["ExitCode"] == "2:0"
-    assert "gres:gpu:1" in known["TresPerNode"]
-    assert "runs/nothing" in (slurm / f"distrib-explain-{job}.log").read_text()
+    refused(by_hand(script, place, *arguments, PATH="/usr/bin:/bin", **environment), ".venv")

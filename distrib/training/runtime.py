@@ -256,11 +256,9 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def launched_at() -> float:
-    """When this run was launched, in seconds since the epoch; the same after a restart by the launcher."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return psutil.Process(os.getppid()).create_time()
-    return time.time()
+def launcher() -> psutil.Process | None:
+    """The process that has started this rank and starts it again after a failure; None where there is none."""
+    return psutil.Process(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 def stopped_status() -> int:

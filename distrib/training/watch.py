@@ -80,6 +80,9 @@ class Watch:
         if self._ranks > 1 and isinstance(error, RuntimeError) and lost_a_rank(error):
             sentence = self._who_is_silent(str(error).partition("\n")[0])
         self._over.set()
+        if self._thread.is_alive():
+            # A thread that is in a call of the store while the interpreter ends would abort the process.
+            self._thread.join(3 * ANSWER_WITHIN)
         if sentence is not None:
             raise RankLost(sentence) from None
 

@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# A training as a job, on one node or many, on GPUs or CPUs. It outlives its time limit, lost nodes and crashes.
+#
+#   sbatch slurm/train.sh --config configs/celeba.yaml                                  # one GPU
+#   sbatch --nodes=4 --gpus-per-node=8 slurm/train.sh --config configs/celeba.yaml --optim.lr 3e-4
+#   sbatch --nodes=2 --gpus-per-node=0 slurm/train.sh --config configs/celeba.yaml      # CPUs, one rank a node
+#   STAGE=/tmp sbatch slurm/train.sh --config configs/celeba.yaml      # the data set is copied to each node's own disk
+#
+# Say so in the repository, on a file system that all nodes see. Options of sbatch, given before the name of this file,
+# win over the lines below; what comes after the name is for distrib/train.py. RANKS_PER_NODE (a GPU each, or 1),
+# MAX_RESTARTS (3 crashes) and STAGE are taken from the environment. slurm/README.md says what happens when.
+#
+# Five lines to adapt to your cluster. Take one # away from 1 and 2 where the cluster wants them, and the # from 5 where
+# the compute nodes cannot reach W&B: the runs stay in their folders then, and slurm/wandb_sync.sh uploads them from the
+# login node.
+
+##SBATCH --account=my-account      # 1. who pays
+##SBATCH --partition=my-partition  # 2. where
+#SBATCH --gpus-per-node=1          # 3. a rank each; some clusters want --gres=gpu:1 instead
+#SBATCH --time=24:00:00            # 4. the job is requeued until training has finished; well over ten minutes
+#export WANDB_MODE=offline         # 5. the compute nodes have no way out
+
+#SBATCH --job-name=distrib-train
+#SBATCH --output=%x-%j.log         # in the folder where sbatch was called
+#SBATCH --open-mode=append         # one log, however often the job is requeued
+#SBATCH --requeue                  # after a node that fails, too
+#SBATCH --signal=B:USR1@180        # three minutes before the limit: enough to save, to leave and to clean up
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1        # one launcher, which starts the ranks of its node
+#SBATCH --cpus-per-task=8          # a node's, for all of its ranks
+#SBATCH --mem=64G                  # a node's
+
+set -euo pipefail
+
+say() {
+    printf 'distrib: %s\n' "$1"
+}
+refuse() { # SENTENCE [STATUS]
+    printf 'distrib: error: %s\n' "$1" >&2
+    exit "${2:-2}"
+}
+whole() { # NAME VALUE LEAST
+    [[ $2 =~ ^(0|[1-9][0-9]{0,3})$ && $2 -ge $3 ]] || refuse "$1 is '$2': expected a whole number from $3 on"
+}
+
+# Only what runs on a node knows of the GPUs there; the shell of salloc does not.
+[[ -n ${SLURM_JOB_ID:-} && -n ${SLURMD_NODENAME:-} ]] ||
+    refuse "slurm/train.sh is a job: say sbatch slurm/train.sh --config FILE, or without Slurm distrib train FILE"
+[ $# -gt 0 ] || refuse "slurm/train.sh needs a configuration, such as --config configs/celeba.yaml"
+[[ $1 == -* ]] || set -- --config "$@"
+# Slurm runs a copy of this file, so that the folder of the submission is what is left to go by.
+[ -f distrib/train.py ] || refuse "$PWD on $(hostname) has no distrib/train.py: submit in the repository"
+[ ! -x .venv/bin/distrib ] || PATH="$PWD/.venv/bin:$PATH"
+for program in distrib accelerate; do
+    command -v "$program" >/dev/null ||
+        refuse "$PWD has no .venv, and there is no other $program on $(hostname): say make .venv/.installed in $PWD"
+done
+max_restarts=${MAX_RESTARTS:-3} stage=${STAGE:-}
+whole MAX_RESTARTS "$max_restarts" 0
+[[ -z $stage || $stage == /* ]] || refuse "STAGE is '$stage': expected a folder of each node's own, such as /tmp"
+
+# --- the shape: nodes, and ranks a node
+
+nodes=${SLURM_JOB_NUM_NODES:-1} gpus=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-}
+per_node=${RANKS_PER_NODE:-$((gpus > 0 ? gpus : 1))}
+whole RANKS_PER_NODE "$per_node" 1
+ranks=$((nodes * per_node))
+read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+# A node may be shared: take the cores that were asked for, and no more. srun does not take that over from sbatch.
+[ -z "$cpus" ] || export SRUN_CPUS_PER_TASK="$cpus" OMP_NUM_THREADS=$((cpus > per_node ? cpus / per_node : 1))
+
+# Options of distrib/train.py before and after those of the command line; of two that differ the later one wins.
+before=() after=(--run.ranks "$ranks")
+[ "$gpus" -gt 0 ] || before=(--run.device cpu)
+
+# --- what Slurm tells this shell: USR1 before the time limit, TERM when the job is cancelled
+
+asked='' folder='' copy='' copying='' step=''
+ask() {
+    asked=$1
+    say "$1 from Slurm: training is to save and to leave"
+    if [ -n "$copying" ]; then
+        kill "$step" || true
+    elif [ -n "$folder" ]; then
+        # Dated ahead, because a rank that is still to start takes a file older than itself for a leftover.
+        touch --date='5 minutes' "$folder/preempt" || true
+    fi
+}
+trap 'ask USR1' USR1
+trap 'ask TERM' TERM
+
+run_step() { # a command once a node, in the background: traps wait for what runs in the foreground
+    srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 "$@" &
+    step=$!
+    while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done # a trap ends a wait, but not the step
+    wait "$step"
+}
+
+running() { # whether the job is to go on: it is neither cancelled, nor at its limit, nor requeued by Slurm
+    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]
+}
+
+# --- the data set on the nodes' own disks
+
+stage_data() {
+    copy=$stage/distrib-$SLURM_JOB_ID
+    say "copies $data to $copy on each node"
+    copying=yes
+    # shellcheck disable=SC2016 # for the shell on the node
+    run_step bash -c '
+        trap "rm -rf \"\$2\"; exit 1" TERM
+        [ ! -e "$2/complete" ] || exit 0
+        rm -rf "$2" && mkdir -p "$2" && cp -rL "$1" "$2/data" && touch "$2/complete"' _ "$data" "$copy" ||
+        [ -n "$asked" ] || refuse "$data could not be copied to STAGE $stage (see above): choose a folder with room"
+    copying=''
+    after+=(--data.root "$copy/data")
+}
+
+unstage_data() { # where the job was cancelled no step can start any more, and the nodes have seen to it themselves
+    [ -z "$copy" ] || ! running || run_step rm -rf "$copy" || say "$copy may be left on a node"
+    copy=''
+}
+trap unstage_data EXIT
+
+# --- one start of the training
+
+check() { # whatever a person has to mend ends the job here, with one sentence and status 2
+    local found
+    found=$(distrib check "$@") || exit $?
+    data=$(sed -n 's/^data: *//p' <<<"$found")
+    folder=$(sed -n 's/^folder: *//p' <<<"$found")
+    if [ "$folder" = none ]; then
+        folder=runs/slurm-$SLURM_JOB_ID
+        after+=(--run.folder "$folder")
+    fi
+    mkdir -p "$folder" || refuse "run.folder $folder cannot be made on $(hostname): choose another"
+}
+
+launch() {
+    # Rank 0 draws the report when the others have left: --wait=0. TERM also comes when another node has crashed; only
+    # at the end of the job does a node remove its copy of the data set by itself.
+    # shellcheck disable=SC2016 # for the shell on the node
+    run_step --kill-on-bad-exit=1 --wait=0 bash -c '
+        trap "" USR1
+        trap "ended=yes" TERM
+        accelerate launch --machine_rank "$SLURM_NODEID" "${@:2}" &
+        while kill -0 $! 2>/dev/null; do wait $!; done
+        if [ -n "$1" ] && [ -n "${ended:-}" ]; then
+            [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || rm -rf "$1"
+        fi
+        wait $!' _ "$copy" \
+        --config_file launch/many_nodes.yaml --num_machines "$nodes" --num_processes "$ranks" \
+        --main_process_ip "$head" --main_process_port "$port" --rdzv_backend static \
+        --mixed_precision no --dynamo_backend no distrib/train.py "$@"
+}
+
+newest() { # the last checkpoint
+    local all=("$folder"/checkpoints/step-*)
+    [ ! -d "${all[-1]}" ] || echo "${all[-1]}"
+}
+events() { # that the run has written so far
+    cat "$folder/events.jsonl" 2>/dev/null || true
+}
+
+leave() { # saved, and not requeued
+    say "$1; to go on: sbatch slurm/train.sh … --run.folder $folder --resume auto"
+    exit 75
+}
+
+requeue() {
+    running || leave "Slurm ends job $SLURM_JOB_ID"
+    [ "$starts" -lt 3 ] || [ "$(newest)" != "$had" ] ||
+        leave "job $SLURM_JOB_ID has come no step further in this start, its $starts., and ends: ask for more --time"
+    unstage_data
+    say "requeues job $SLURM_JOB_ID"
+    trap '' TERM USR1
+    scontrol requeue "$SLURM_JOB_ID" || leave "Slurm does not requeue job $SLURM_JOB_ID"
+    exit 0
+}
+
+# --- until training has finished
+
+starts=$((${SLURM_RESTART_COUNT:-0} + 1)) crashes=0 had=unknown
+say "job $SLURM_JOB_ID, start $starts (SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0})"
+say "nodes $SLURM_JOB_NODELIST, GPUs a node: $gpus, ranks: $ranks, $per_node a node"
+
+while :; do
+    resume=()
+    [ $((starts + crashes)) -eq 1 ] || resume=(--resume auto)
+    check "${before[@]}" "$@" "${after[@]}" "${resume[@]}"
+    [ -z "$stage" ] || [ -n "$copy" ] || [ -n "$asked" ] || stage_data
+    [ "$had" != unknown ] || had=$(newest)
+    rm -f "$folder/preempt"
+    [ -z "$asked" ] || requeue
+
+    port=$((10000 + (10 * SLURM_JOB_ID + crashes) % 20000))
+    seen=$(events | wc -l)
+    say "run folder $folder, rendezvous at $head:$port${resume[*]:+, --resume auto}"
+    # A checkpoint of its own is what a run goes on from; until there is one, a --resume of the command line stands.
+    options=("${before[@]}" "${resume[@]}" "$@" "${after[@]}")
+    [ -z "$(newest)" ] || options+=("${resume[@]}")
+    launch "${options[@]}" && status=0 || status=$?
+    rm -f "$folder/preempt"
+
+    [ "$status" -ne 0 ] || exit 0
+    [ -z "$asked" ] || requeue
+    [[ $(events | tail -n "+$((seen + 1))") != *'"event": "stop"'* ]] || leave "training was stopped and has saved"
+    crashes=$((crashes + 1))
+    [ "$crashes" -le "$max_restarts" ] || refuse "training crashed (see above), and MAX_RESTARTS is $max_restarts" 1
+    say "training crashed: restart $crashes of $max_restarts"
+done
