@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from launching import ROOT, clean_environment, free_port, launch, read_events, read_metrics
 from small_run import BATCH, EVERY, assert_same_training, settings, the_plan
@@ -81,6 +83,27 @@ def test_a_launcher_that_is_killed_leaves_no_orphans(faces: Path, tmp_path: Path
     until(lambda: all((tmp_path / f"left-{rank}").exists() for rank in (0, 1)))
     assert read_events(folder)[-1]["reason"] == "the end of the launcher"
     assert leftovers(folder) == []
+
+
+@pytest.mark.slow
+def test_ranks_that_have_not_met_do_not_wait_for_a_launcher_that_is_killed(faces: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/cpu.yaml"]
+    command += ["--main_process_port", str(free_port()), "distrib/train.py"]
+    options = [str(each) for each in settings(faces, tmp_path / "run")]
+    launcher = subprocess.Popen([*command, *options], cwd=ROOT, env=clean_environment())
+    ranks: list[psutil.Process] = []
+    try:
+        until(lambda: len(psutil.Process(launcher.pid).children()) == 2)
+        ranks = psutil.Process(launcher.pid).children()
+        until(lambda: all(catches(rank.pid, signal.SIGUSR1) for rank in ranks))  # their imports take seconds from here
+        launcher.kill()
+        launcher.wait()
+        until(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), 20)
+    finally:
+        for process in (launcher, *ranks):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -108,8 +108,9 @@ def restore(
     """
     try:
         net.net.load_state_dict(checkpoint.weights)
-        # The state is the checkpoint's, but the settings (weight decay, momentum) are those of today's configuration.
-        settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+        # The state and the last step's learning rate are the checkpoint's, but the settings (weight decay, momentum)
+        # are those of today's configuration.
+        settings = [{k: group[k] for k in group if k not in ("params", "lr")} for group in optimizer.param_groups]
         optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         for group, today in zip(optimizer.param_groups, settings, strict=True):
             group.update(today)
