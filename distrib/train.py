@@ -32,10 +32,10 @@ from distrib.training.checkpoint import (
     Checkpoint,
     DamagedError,
     Progress,
-    drop_later,
     find_checkpoint,
     load_checkpoint,
     refuse_changes,
+    set_aside_later,
     sweep,
 )
 from distrib.training.job import Job, Outcome
@@ -49,6 +49,7 @@ from distrib.training.runtime import (
     describe_machine,
     fallbacks,
     from_rank_0,
+    launch_id,
     launcher,
     on_every_rank,
     resolve,
@@ -127,7 +128,7 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
         if checkpoint is not None and finished(config, checkpoint.progress):
             outcome = Outcome(checkpoint.progress)
             say_finished(config, checkpoint)
-            if folder.has_event("end") and (not config.explain.after_training or folder.page.exists()):
+            if folder.events("end") and (not config.explain.after_training or folder.page.exists()):
                 accelerator.end_training()
                 return 0
         net, origin = on_every_rank(accelerator, first_model, config, len(table.attributes), checkpoint)
@@ -191,8 +192,8 @@ def conclude(job: Job, outcome: Outcome, requests: StopRequests) -> int:
     config, folder, progress = job.config, job.folder, outcome.progress
     report, status = "", 0
     try:
-        with requests.raised(folder.preempt):
-            if config.explain.after_training:
+        if config.explain.after_training:
+            with requests.raised(folder.preempt):
                 report = explain_run(job)
     except Stopped as stop:
         again = f"--config {folder.path / 'config.yaml'} --resume auto, or distrib explain {folder.path}"
@@ -291,8 +292,9 @@ def find_start(config: Config, folder: RunFolder) -> Path | None:
         UserError: if the folder holds or is in use by another run, or no checkpoint is whole.
     """
     resume = config.run.resume
-    if restarts() > 0 and (resume == "never" or folder.checkpoints.is_dir()):
-        resume = "auto"  # this run's earlier self, which the launcher has started again
+    ours = restarts() > 0 and any(event.get("launch") == launch_id() for event in folder.events("start"))
+    if ours and (resume == "never" or any(folder.checkpoints.glob("step-*"))):
+        resume = "auto"  # after this run's earlier self, which the launcher has started again
     folder.check(resume)
     if resume == "never":
         return None
@@ -349,8 +351,13 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     Raises:
         UserError: if it cannot be written, or is in use by another run.
     """
-    folder.open()
+    folder.make()
     folder.lock()
+    if checkpoint is None and any(folder.checkpoints.glob("step-*")):
+        raise UserError(
+            f"run.folder {folder.path} has just been taken by another run: choose another, or go on with it"
+        )
+    folder.open()
     began = (launcher() or psutil.Process()).create_time()
     if folder.preempt.exists() and folder.preempt.stat().st_mtime < began:
         warn(f"{folder.preempt} is older than this run: it is removed")
@@ -360,7 +367,8 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     if folder.forget_best(progress.best_epoch) and checkpoint is not None:
         warn(f"{folder.best} is of an epoch later than {checkpoint.folder}: the next epoch takes its place")
     if checkpoint is not None and checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
-        drop_later(checkpoint.folder)
+        for each in set_aside_later(checkpoint.folder):
+            warn(f"a checkpoint later than {checkpoint.folder} is kept as {each}, which no run reads")
     folder.write_config(config.to_yaml())
 
 
@@ -385,6 +393,7 @@ def introduce(job: Job, origin: str, notes: list[str], checkpoint: Checkpoint | 
         splits=sizes,
         attributes=table.attributes,
         warnings=notes,
+        launch=launch_id(),
         restarts=restarts(),
     )
     if checkpoint is not None:

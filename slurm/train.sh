@@ -97,7 +97,9 @@ run_step() { # a command once a node, in the background: traps wait for what run
 }
 
 running() { # whether the job is to go on: it is neither cancelled, nor at its limit, nor requeued by Slurm
-    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]
+    local state
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || return 0 # a controller too busy to say is no end
+    [[ -z $state || $state == RUNNING ]]
 }
 
 # --- the data set on the nodes' own disks
@@ -146,7 +148,8 @@ launch() {
         accelerate launch --machine_rank "$SLURM_NODEID" "${@:2}" &
         while kill -0 $! 2>/dev/null; do wait $!; done
         if [ -n "$1" ] && [ -n "${ended:-}" ]; then
-            [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || rm -rf "$1"
+            state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+            [ -z "$state" ] || [ "$state" = RUNNING ] || rm -rf "$1"
         fi
         wait $!' _ "$copy" \
         --config_file launch/many_nodes.yaml --num_machines "$nodes" --num_processes "$ranks" \

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,18 @@ def test_a_rank_that_hangs_is_named(disturbance: str, what: str, faces: Path, tm
     os.kill(int(hanging[1]), signal.SIGKILL)  # the launcher does that after 30 seconds
     _, errors = running.communicate(timeout=60)
     assert f"distrib: rank 0 leaves: {lost['reason']}" in errors
+
+
+def test_a_restart_does_not_take_up_the_run_of_somebody_else(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    done = launch(*settings(faces, folder, "--train.epochs", 9), restarts=1)
+    assert done.returncode == 1
+    assert done.stderr.count("holds a run already") == 2  # it is refused again
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def alone(

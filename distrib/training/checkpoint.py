@@ -178,8 +178,11 @@ class CheckpointWriter:
         if self._pending is not None and self._pending.done():
             self.wait()
 
-    def wait(self) -> None:
+    def wait(self, at_any_rate: bool = False) -> None:
         """Wait until the last one is on the disk.
+
+        Args:
+            at_any_rate: whether it has to be there, whatever the run is to do about failures.
 
         Raises:
             UserError: if it could not be written, and the run is to stop for that.
@@ -190,7 +193,7 @@ class CheckpointWriter:
         try:
             pending.result()
         except UserError as error:
-            if self._failed is None:
+            if self._failed is None or at_any_rate:
                 raise
             self._failed(str(error))
 
@@ -253,18 +256,41 @@ def drop_later(checkpoint: Path) -> None:
             shutil.rmtree(each, ignore_errors=True)
 
 
+def set_aside_later(checkpoint: Path) -> list[Path]:
+    """Rename the checkpoints beside this one that have more steps, which a run that goes on has passed over.
+
+    They may be whole for another version of this program, or for a person.
+
+    Returns:
+        Where they are now.
+    """
+    aside = []
+    for each in _newest_first(checkpoint.parent):
+        if _steps(each) > _steps(checkpoint):
+            kept = each.with_name(f"passed-over-{each.name}")
+            shutil.rmtree(kept, ignore_errors=True)
+            each.rename(kept)
+            aside.append(kept)
+    return aside
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read one checkpoint and verify every byte of it.
 
     Raises:
         DamagedError: if it is not whole.
+        UserError: if the disk or the memory fails, which says nothing about the checkpoint.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, files = manifest["version"], dict(manifest["files"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except IsADirectoryError:
+        raise DamagedError(f"{MANIFEST} is a folder") from None
+    except OSError as error:
+        raise _unreadable(folder / MANIFEST, error) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} cannot be read ({_first_line(error)})") from None
     if version != VERSION:
         raise DamagedError(f"it is of version {reprlib.repr(version)}, and this program reads version {VERSION}")
@@ -274,7 +300,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         try:
             same = _sha256(folder / name) == files.get(name)
         except OSError as error:
-            raise DamagedError(f"{name} cannot be read ({error.strerror})") from None
+            raise _unreadable(folder / name, error) from None
         if not same:
             raise DamagedError(f"{name} is not the file that was written (its SHA-256 differs)")
     try:
@@ -284,6 +310,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(folder, weights, {key: trainer[key] for key in TRAINER})
         _ = checkpoint.progress
+    except (OSError, MemoryError) as error:
+        raise _unreadable(folder, error) from None
     except Exception as error:  # whole by its manifest, and still not a checkpoint: each library has its own for that
         raise DamagedError(f"it does not hold what a checkpoint holds ({_first_line(error)})") from None
     return checkpoint
@@ -420,6 +448,11 @@ def _steps(checkpoint: Path) -> int:
 def _write_manifest(folder: Path) -> None:
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps({"version": VERSION, "files": files}, indent=2), encoding="utf-8")
+
+
+def _unreadable(path: Path, error: OSError | MemoryError) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) else "out of memory"
+    return UserError(f"{path} cannot be read now ({reason}): see to the disk and its rights, and try again")
 
 
 def _first_line(error: Exception) -> str:

@@ -75,11 +75,15 @@ def train(
                 watch.progress()
                 done += 1
                 step = done - progress.epoch * per_epoch
-                stopping, save_now = agreement.reached(), saver.due(step)
-                if not (stopping or save_now or done % config.train.log_every == 0 or step == per_epoch):
+                stopping, save_now, old = agreement.reached(), saver.due(step), saver.old()
+                all_look = stopping or save_now or done % config.train.log_every == 0 or step == per_epoch
+                if not (all_look or old):
                     continue
                 reading, seconds = one_step.read(), time.monotonic() - began
-                report_non_finite(job, progress, reading)
+                if all_look:
+                    report_non_finite(job, progress, reading)
+                elif reading.bad != progress.skipped:  # rank 0 looks alone: this is for all of them to see
+                    continue
                 metrics = {
                     "train/loss": (reading.loss_sum - progress.loss_sum) / max(1, counted(progress, reading, step)),
                     "train/lr": learning_rate(config.optim, done - 1, per_epoch, epochs),
@@ -87,10 +91,10 @@ def train(
                     "train/images_per_second": (step - progress.step) * plan.batch_size / (seconds - progress.seconds),
                 }
                 progress = replace(progress, step=step, loss_sum=reading.loss_sum, seconds=seconds, skipped=reading.bad)
-                terminal.step(progress.epoch + 1, done, metrics)
-                job.tracker.step(metrics, done)
-                if stopping or save_now:
+                if stopping or save_now or (old and step < per_epoch):
                     saver.save(progress, done)
+                job.tracker.step(metrics, done)
+                terminal.step(progress.epoch + 1, done, metrics)
                 if stopping:
                     return saver.stop(progress, agreement.reason)
             try:
@@ -217,7 +221,8 @@ def report_non_finite(job: Job, progress: Progress, reading: Reading) -> None:
             warn(f"step {step + 1} (epoch {epoch + 1}) was skipped: its loss or gradient was not finite")
     if reading.fatal is None:
         return
-    seen = "" if reading.allowed == 0 else f", after {reading.allowed} that were skipped (train.nonfinite_limit)"
+    skips = job.config.train.on_nonfinite == "skip"
+    seen = f", after {reading.allowed} that were skipped (train.nonfinite_limit)" if skips else ""
     raise UserError(
         f"the loss or its gradient was not finite in step {reading.fatal + 1} (epoch {reading.fatal // per_epoch + 1})"
         f"{seen}; no weight has moved since: lower optim.lr, set optim.clip_norm, or train.precision no; the images of "

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -30,7 +30,8 @@ STOPPED = 75
 ECHO = 0.5
 # Seconds between two looks for the file and the launcher.
 LOOK_EVERY = 1.0
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# torch's launcher passes the first three on; SIGHUP is what a terminal sends when it is closed.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Stopped(BaseException):
@@ -49,8 +50,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._mode = "leave"
-        self._asked_at = 0.0
-        self._interrupted = False
+        self._interrupted_at: float | None = None
         self._file: Path | None = None
         self._next_look = 0.0
         self._launcher: int | None = None
@@ -63,7 +63,9 @@ class StopRequests:
         self._bell, answers = socket.socketpair()
         self._bell.setblocking(False)
         for number in SIGNALS:
-            signal.signal(number, self._in_main_thread)
+            # nohup has SIGHUP ignored; a launcher passes it on all the same.
+            if not (number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN and self._launcher is None):
+                signal.signal(number, self._in_main_thread)
         signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._take, args=(answers,), name="stop-requests", daemon=True).start()
 
@@ -157,28 +159,30 @@ class StopRequests:
                         self._request(signal.Signals(number))
 
     def _request(self, number: signal.Signals) -> None:
-        now, interrupts = time.monotonic(), number is not signal.SIGUSR1
+        now, interrupts = time.monotonic(), number in (signal.SIGINT, signal.SIGTERM)
         # After Ctrl-C, which is a person's, launchers send SIGTERM for the second one.
-        if self._interrupted and interrupts and now - self._asked_at > ECHO:
+        if self._interrupted_at is not None and interrupts and now - self._interrupted_at > ECHO:
             self._leave(128 + number, f"distrib: left at once by a second {number.name}")
         first = self.reason is None  # not so where the main thread, in "raise", has been faster
         if first:
-            self.reason, self._asked_at = number.name, now
+            self.reason = number.name
             if self._mode == "defer":
                 again = "; Ctrl-C again leaves at once" if number is signal.SIGINT else ""
                 _say(f"\ndistrib: {number.name}: stopping after this step{again}")
-        self._interrupted |= number is signal.SIGINT
+        if number is signal.SIGINT and self._interrupted_at is None:
+            self._interrupted_at = now
         if first and self._mode == "leave":
             self._leave(STOPPED, f"distrib: stopped by {number.name}; nothing is under way that would be lost")
 
     def _leave(self, status: int, line: str) -> None:
         _say(line)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(status)
 
     def _in_main_thread(self, number: int, _frame: FrameType | None) -> None:
         if self._mode == "raise":
+            self._mode = "leave"  # once is enough
             self.reason = self.reason or signal.Signals(number).name
             raise Stopped(self.reason)
 
@@ -243,4 +247,5 @@ class Agreement:
 
 def _say(line: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be what has gone
+            print(line, file=sys.stderr, flush=True)

@@ -25,6 +25,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,14 @@ class RunFolder:
                 time.sleep(0.2)
                 continue
             # Whoever held it may have removed the file in the meantime: then this lock is on a file without a name.
-            if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
-                break
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    break
             os.close(descriptor)
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._lock = descriptor
+        with suppress(OSError):  # a full disk takes no name, and the lock holds without it
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def unlock(self) -> None:
         """Let others into the folder."""
@@ -121,14 +124,24 @@ class RunFolder:
                 f"run.folder {self.path} holds a run already: go on with it by --resume auto, or choose another folder"
             )
 
+    def make(self) -> None:
+        """Make the folder where there is none.
+
+        Raises:
+            UserError: if it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_use(self.path, error) from None
+
     def open(self) -> None:
-        """Make the folder, or take up an earlier run's.
+        """Clear what a crash has left half-written in an earlier run's folder, once it is locked.
 
         Raises:
             UserError: if it cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
@@ -148,13 +161,19 @@ class RunFolder:
             return 0
         return max(0, len(lines) - 1)
 
-    def has_event(self, kind: str) -> bool:
-        """Whether events.jsonl tells of an event of this kind."""
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The events of a kind that events.jsonl tells of; a line that a kill cut off is none."""
         try:
-            text = (self.path / "events.jsonl").read_text(encoding="utf-8")
+            lines = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
-            return False
-        return f'"event": "{kind}"' in text
+            return []
+        found = []
+        for line in lines:
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and event.get("event") == kind:
+                    found.append(event)
+        return found
 
     def write_config(self, yaml: str) -> None:
         _write_whole(self.path / "config.yaml", yaml)

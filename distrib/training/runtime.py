@@ -2,10 +2,12 @@
 
 import os
 import platform
+import socket
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, ParamSpec, TypeVar
@@ -210,6 +212,10 @@ def from_rank_0(accelerator: Accelerator, make: Callable[P, T], *args: P.args, *
             shared[0] = make(*args, **kwargs)
         except UserError as error:
             shared[0] = UserError(str(error), on_all_ranks=True)
+        except OSError as error:  # the other ranks would wait for the answer
+            file = error.filename or "a file"
+            reason = f"{file} cannot be read or written ({error.strerror}): see to the disk and its rights"
+            shared[0] = UserError(reason, on_all_ranks=True)
     if accelerator.num_processes > 1:
         broadcast_object_list(shared)
     if isinstance(shared[0], UserError):
@@ -259,6 +265,12 @@ def restarts() -> int:
 def launcher() -> psutil.Process | None:
     """The process that has started this rank and starts it again after a failure; None where there is none."""
     return psutil.Process(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+def launch_id() -> str | None:
+    """What tells one start of a launcher from all others; the same when it starts its ranks again."""
+    by = launcher()
+    return None if by is None else f"process {by.pid} of {by.create_time():.2f} on {socket.gethostname()}"
 
 
 def stopped_status() -> int:
@@ -319,15 +331,17 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], inter
 
 
 def say(line: str) -> None:
-    """A line on the terminal, from rank 0 alone."""
+    """A line on the terminal, from rank 0 alone; one that is gone is no reason to fail."""
     if rank() == 0:
-        print(line, flush=True)
+        with suppress(OSError):
+            print(line, flush=True)
 
 
 def warn(line: str) -> None:
-    """A warning on the terminal, from rank 0 alone."""
+    """A warning on the terminal, from rank 0 alone; one that is gone is no reason to fail."""
     if rank() == 0:
-        print(f"distrib: warning: {line}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"distrib: warning: {line}", file=sys.stderr, flush=True)
 
 
 def _device_type(config: Config) -> str:

@@ -45,15 +45,21 @@ class Saver:
             self._writer.wait()
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step, counted from 1 in its epoch; by the clock on rank 0 alone."""
+        """Whether a checkpoint is due after this step, counted from 1 in its epoch; alike on all ranks."""
+        every = self._options.every_steps
+        return every is not None and step % every == 0 and step < self._job.plan.steps_per_epoch  # whose end saves
+
+    def old(self) -> bool:
+        """Whether the last checkpoint is older than it may be; by the clock of rank 0 alone.
+
+        Raises:
+            UserError: if the last one could not be written, and checkpoint.on_failure is stop.
+        """
         if not self._job.accelerator.is_main_process:
             return False
         self._writer.check()
-        if step == self._job.plan.steps_per_epoch:  # the end of the epoch saves
-            return False
-        every, minutes = self._options.every_steps, self._options.every_minutes
-        old = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-        return old or (every is not None and step % every == 0)
+        minutes = self._options.every_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def save(self, progress: Progress, done: int) -> None:
         """Have a checkpoint of this moment written.
@@ -81,10 +87,14 @@ class Saver:
         )
 
     def stop(self, progress: Progress, reason: str) -> Outcome:
-        """Have everything on the disk, write down what stopped the run, and let the ranks leave together."""
+        """Have everything on the disk, write down what stopped the run, and let the ranks leave together.
+
+        Raises:
+            UserError: if the last checkpoint could not be written.
+        """
 
         def last_words() -> None:
-            self._writer.wait()
+            self._writer.wait(at_any_rate=True)
             folder = self._job.folder
             folder.event("stop", reason=reason, epoch=progress.epoch, step=progress.step)
             folder.preempt.unlink(missing_ok=True)

@@ -96,7 +96,9 @@ class TrainStep:
         # float64 and one addition a step: the sum is the same wherever a run was interrupted.
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._gradient_norm = torch.zeros((), device=device)
-        self._allowed = config.train.nonfinite_limit if config.train.on_nonfinite == "skip" else 0
+        self._skips = config.train.on_nonfinite == "skip"
+        # What has been skipped cannot be taken back by a smaller limit.
+        self._allowed = max(config.train.nonfinite_limit if self._skips else 0, len(skipped))
         places = max(self._allowed + 1, len(skipped))
         self._bad_count = torch.tensor(len(skipped), device=device)
         self._bad_steps = torch.tensor([*skipped, *[-1] * (places - len(skipped))], dtype=torch.int64, device=device)
@@ -110,7 +112,7 @@ class TrainStep:
         """Train on this rank's share of a global batch; `step` counts from 0 over the run."""
         loss = torch.zeros((), device=self._accelerator.device)
         # A forward pass that is not finite leaves BatchNorm's statistics so.
-        before = [tensor.clone() for tensor in self._statistics()] if self._allowed else []
+        before = [tensor.clone() for tensor in self._statistics()] if self._skips else []
         for batch in micro_batches:
             with nullcontext() if batch is micro_batches[-1] else self._accelerator.no_sync(self._model):
                 logits_BA = self._model(batch.images_BHWC)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -163,12 +164,9 @@ class Watch:
         return f"{self._listed(silent)} {_has(silent)} gone" if silent else f"another rank has gone ({reason})"
 
     def _leave(self, sentence: str) -> None:
-        print(f"distrib: rank {self._rank} leaves: {sentence}", file=sys.stderr, flush=True)
-        try:
+        with suppress(OSError, UserError):  # a terminal that has gone, a disk that is full
             self._give_up(sentence)
-        except UserError as error:
-            print(f"distrib: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+            print(f"distrib: rank {self._rank} leaves: {sentence}", file=sys.stderr, flush=True)
         os._exit(1)
 
     def _listed(self, ranks: list[int]) -> str:

@@ -50,7 +50,7 @@ def trained() -> AttributeClassifier:
 def run(tmp_path_factory: pytest.TempPathFactory, trained: AttributeClassifier) -> Path:
     """A run folder with best/, as training leaves it."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
-    folder.open()
+    folder.make()
     undefined = {"Smiling": {"roc_auc": float("nan")}}
     about = description(validation={"images": 4, "loss": float("nan")}, validation_by_attribute=undefined)
     folder.save_best(trained.net.state_dict(), np.zeros((4, 3), np.float32), about.model_dump(mode="json"), "# Card\n")

@@ -25,6 +25,7 @@ from distrib.training.checkpoint import (
     recover_folder,
     replace_folder,
     save_checkpoint,
+    set_aside_later,
 )
 from distrib.training.optimizer import make_optimizer
 
@@ -450,4 +451,32 @@ def test_one_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     goes_on.save(contents(weights(), 2))
     goes_on.wait()
     assert len(told) == 2
+    goes_on.save(contents(weights(), 3))
+    with pytest.raises(UserError, match="cannot be written"):
+        goes_on.wait(at_any_rate=True)
     assert all("cannot be written" in sentence for sentence in told)
+
+
+def test_a_disk_that_does_not_answer_says_nothing_about_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(distrib.training.checkpoint, "_sha256", fail)
+    with pytest.raises(UserError, match=r"cannot be read now \(Input/output error\)"):
+        find(tmp_path)
+
+
+def test_what_is_passed_over_is_kept_aside(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    aside = set_aside_later(tmp_path / "step-00000001")
+    assert names(tmp_path) == ["passed-over-step-00000002", "passed-over-step-00000003", "step-00000001"]
+    assert {path.name for path in aside} == set(names(tmp_path)) - {"step-00000001"}
+    found, reports = find(tmp_path)
+    assert found is not None
+    assert (found.folder.name, reports) == ("step-00000001", [])

@@ -31,6 +31,7 @@ def row(epoch: int) -> dict[str, float]:
 def opened(path: Path, resuming: bool = False) -> RunFolder:
     folder = RunFolder(path)
     folder.check("auto" if resuming else "never")
+    folder.make()
     folder.open()
     return folder
 

@@ -16,7 +16,7 @@ from distrib.training.step import TrainStep, attribute_loss
 
 
 def make_step(
-    train: dict[str, object] | None = None, **optim: object
+    train: dict[str, object] | None = None, skipped: tuple[int, ...] = (), **optim: object
 ) -> tuple[TrainStep, AttributeClassifier, Accelerator]:
     config = Config().replace("run", device="cpu").replace("optim", **optim)
     config = resolve(config.replace("train", precision="no", **(train or {})))
@@ -25,7 +25,7 @@ def make_step(
     net = AttributeClassifier(2)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
     agreement = Agreement(StopRequests(), accelerator)
-    return TrainStep(config, accelerator, model, optimizer, None, agreement), net, accelerator
+    return TrainStep(config, accelerator, model, optimizer, None, agreement, skipped), net, accelerator
 
 
 def batch(target: float = 1.0) -> Batch:
@@ -148,3 +148,13 @@ def test_label_smoothing_and_positive_weight() -> None:
     weight = torch.tensor([3.0])
     expected = -(3.0 * smooth * torch.log(logits.sigmoid()) + (1 - smooth) * torch.log(1 - logits.sigmoid())).mean()
     assert float(attribute_loss(logits, targets, 0.1, weight)) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_what_was_skipped_before_does_not_stop_a_run_that_is_to_skip_no_more() -> None:
+    one_step, net, _ = make_step({"on_nonfinite": "stop"}, skipped=(3, 8))
+    before = parameters(net)
+    one_step([batch()], 9)
+    assert one_step.read().fatal is None
+    assert not torch.equal(before[0], parameters(net)[0])
+    one_step([batch(math.nan)], 10)
+    assert one_step.read().fatal == 10
