@@ -133,6 +133,13 @@ def test_any_bytes_in_any_file_are_passed_over_or_harmless(
         if vouched and name != "manifest.json":
             vouch(folder)
 
+    if vouched and name == "trainer.pt":
+        # torch does not always give the same answer about one damaged archive, so it is asked only once.
+        with tempfile.TemporaryDirectory() as temporary:
+            newest = Path(shutil.copytree(whole / "step-00000200", Path(temporary) / "step-00000200"))
+            change(newest)
+            read_or_told(lambda: load_checkpoint(newest), refusal=DamagedError)
+        return
     check(whole, change)
 
 
