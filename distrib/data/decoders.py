@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distrib.config import DataConfig
 from distrib.data.annotations import few
 from distrib.data.batch import Batch, Request, crop_regions, cut
-from distrib.data.store import FolderStore, decode, picture_size
+from distrib.data.store import FolderStore, broken_picture, decode, picture_size
 from distrib.data.table import Table
 from distrib.errors import UserError
 
@@ -285,8 +285,3 @@ class _InUse:
         while self._held and self._held[0][0].query():  # type: ignore[no-untyped-call]
             self._held.popleft()
         return own
-
-
-def broken_picture(name: str, reason: Exception) -> UserError:
-    """The sentence for a file that is not a whole picture."""
-    return UserError(f"{name} cannot be decoded ({reason}): replace the file, or take its row out of the table")

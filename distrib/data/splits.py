@@ -36,18 +36,25 @@ class Splits:
     notes: tuple[str, ...]
 
 
-def make_splits(table: Table, config: DataConfig) -> Splits:
+def make_splits(table: Table, config: DataConfig, group: NDArray[np.int64] | None = None) -> Splits:
     """The three splits of a table; a pure function of its arguments, the same on every machine.
 
     data.split says how: official, the one that comes with the data set; identity, random and whole identities each;
     image, random image by image. data.subset then draws from the training split alone; with the same seed a smaller
     subset is contained in a larger one.
 
+    Args:
+        table: of N images.
+        config: of the data set.
+        group: int64 [N], for a random split that is to keep more together: images with the same number stay in one
+            split. The number is an identity (split by identity) or a row (by image) of the group's own, and the group
+            is drawn in its place; None: identities, or images, as they are.
+
     Raises:
         UserError: if the data set lacks what the split needs, a split comes out empty, or the subset is larger than the
             training split.
     """
-    part = _PARTS[config.split](table, config)
+    part = _PARTS[config.split](table, config, group)
     train, valid, test = (np.flatnonzero(part == number).astype(np.int64) for number in range(3))
     _refuse_empty((train, valid, test), config)
     train = _draw_subset(train, config)
@@ -64,7 +71,7 @@ def digest(table: Table, *splits: NDArray[np.int64]) -> str:
     return sha.hexdigest()
 
 
-def _official(table: Table, config: DataConfig) -> NDArray[np.int8]:
+def _official(table: Table, config: DataConfig, _: NDArray[np.int64] | None) -> NDArray[np.int8]:
     if table.split is None:
         raise UserError(
             f"data.split is official, but the data set in {config.root} has no split of its own (no "
@@ -73,27 +80,24 @@ def _official(table: Table, config: DataConfig) -> NDArray[np.int8]:
     return table.split
 
 
-def _by_image(table: Table, config: DataConfig) -> NDArray[np.int8]:
-    ends = _ends(config, len(table))
-    part = np.empty(len(table), dtype=np.int8)
-    part[_shuffle(len(table), config.split_seed, _SPLIT_STREAM)] = np.searchsorted(
-        ends, np.arange(len(table)) + 0.5, side="right"
-    )
-    return part
+def _by_image(table: Table, config: DataConfig, group: NDArray[np.int64] | None) -> NDArray[np.int8]:
+    row = np.arange(len(table)) if group is None else group
+    order, _, part = _cut_queue(row, len(table), config)
+    part_of_row = np.empty(len(table), dtype=np.int8)
+    part_of_row[order] = part
+    return part_of_row[row]
 
 
-def _by_identity(table: Table, config: DataConfig) -> NDArray[np.int8]:
+def _by_identity(table: Table, config: DataConfig, group: NDArray[np.int64] | None) -> NDArray[np.int8]:
     if table.identity is None:
         raise UserError(
             f"data.split is identity, but the data set in {config.root} names no identities (no identity_CelebA file, "
             f"no column group): add them, or set data.split to image"
         )
-    _, identity, sizes = np.unique(table.identity, return_inverse=True, return_counts=True)
-    order = _shuffle(len(sizes), config.split_seed, _SPLIT_STREAM)
-    sizes = sizes[order]
-    # Where the middle of an identity falls in the shuffled queue decides; that is off by half an identity at each end.
-    part = np.searchsorted(_ends(config, len(table)), np.cumsum(sizes) - sizes / 2, side="right")
-    # So identities move, one at a time, while a move brings the sizes nearer to the fractions (in least squares).
+    identities = np.unique(table.identity)
+    identity = np.searchsorted(identities, table.identity if group is None else group)
+    order, sizes, part = _cut_queue(identity, len(identities), config)
+    # Identities move, one at a time, while a move brings the sizes nearer to the fractions (in least squares).
     wanted = np.array(config.split_fractions) * len(table)
     while True:
         excess = np.bincount(part, weights=sizes, minlength=3) - wanted
@@ -110,9 +114,26 @@ def _by_identity(table: Table, config: DataConfig) -> NDArray[np.int8]:
 _PARTS = {"official": _official, "identity": _by_identity, "image": _by_image}
 
 
-def _ends(config: DataConfig, count: int) -> NDArray[np.float64]:
-    """Where training and validation end in a queue of so many images, rounded to whole images."""
-    return np.round(np.cumsum(config.split_fractions)[:2] * count)
+def _cut_queue(
+    member: NDArray[np.int64], count: int, config: DataConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """A shuffled queue of identities, or of images, cut in three.
+
+    Args:
+        member: int64 [N], which of them each image belongs to. One without images keeps its place and takes no room, so
+            that the others are where they would be if nothing was joined.
+        count: of them, I.
+        config: with the fractions and the seed.
+
+    Returns:
+        In the order of the queue, int64 [I]: which it is, its number of images, and its split.
+    """
+    order = _shuffle(count, config.split_seed, _SPLIT_STREAM)
+    sizes = np.bincount(member, minlength=count)[order]
+    # Where training and validation end, in whole images.
+    ends = np.round(np.cumsum(config.split_fractions)[:2] * len(member))
+    # Where the middle of an identity falls decides; that is off by half an identity at each end.
+    return order, sizes, np.searchsorted(ends, np.cumsum(sizes) - sizes / 2, side="right")
 
 
 def _shuffle(count: int, seed: int, stream: int) -> NDArray[np.int64]:

@@ -75,6 +75,11 @@ def decode(data: bytes) -> NDArray[np.uint8]:
             raise ValueError(str(error)) from None
 
 
+def broken_picture(name: str, reason: Exception) -> UserError:
+    """The sentence for a file that is not a whole picture."""
+    return UserError(f"{name} cannot be decoded ({reason}): replace the file, or take its row out of the table")
+
+
 def _open(data: bytes) -> Image.Image:
     """The formats that all decoders read alike, with eight bits a channel."""
     try:

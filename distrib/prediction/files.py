@@ -1,8 +1,9 @@
-"""Files that a program writes for its user: refused before the work begins, and written whole or not at all."""
+"""Files and folders that a program writes for its user: refused before the work, and written whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distrib.errors import UserError
@@ -41,3 +42,34 @@ def written_whole(file: Path, option: str) -> Iterator[Path]:
         raise UserError(f"{option} {file} cannot be written ({error.strerror or error}): name another place") from None
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path, option: str) -> Iterator[Path]:
+    """A new folder beside the one to write; it takes its place at the end, or is removed after an error.
+
+    Raises:
+        UserError: if the folder to write exists and is not empty, or cannot be written.
+    """
+    # Absolute, so that a folder such as `.` has a name and a parent too.
+    folder = folder.absolute()
+    staged = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    new: list[Path] = []
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{option} {folder} exists and is not an empty folder: choose another, or remove this one")
+        new += [parent for parent in folder.parents if not parent.exists()]
+        staged.mkdir(parents=True)
+        yield staged
+        if folder.exists():
+            folder.rmdir()
+        staged.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{option} {folder} cannot be written ({error}): choose a folder that you may write to"
+        ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        with suppress(OSError):  # they hold the folder now, or are as empty as they were made
+            for parent in new:
+                parent.rmdir()

@@ -133,6 +133,30 @@ def test_subset_may_be_the_whole_training_split() -> None:
     refusal(a_table(), DataConfig(subset=801), "data.subset is 801", "800 images")
 
 
+def test_a_group_stays_together_and_leaves_the_others_where_they_are() -> None:
+    table = a_table()
+    assert table.identity is not None
+    for split, own, joined in (
+        ("identity", table.identity, [(10, 50, 106), (40, 41)]),
+        ("image", np.arange(1000), [(3, 400, 999), (500, 501)]),
+    ):
+        for seed in range(20):
+            config = DataConfig.model_validate({"split": split, "split_seed": seed})
+            group = own.copy()
+            for first, *others in joined:
+                group[np.isin(own, others)] = first
+            alone, together = make_splits(table, config, own), make_splits(table, config, group)
+            assert parts(alone) == parts(make_splits(table, config))
+            assert_a_partition(together, 1000)
+            for members in joined:
+                rows = set(np.flatnonzero(np.isin(own, members)).tolist())
+                assert sum(bool(rows & set(part)) for part in parts(together)) == 1
+            # Five of them are in groups; the ends of the three parts may move by a few more.
+            pairs = [*zip(parts(alone), parts(together), strict=True)]
+            assert sum(len(set(one) - set(other)) for one, other in pairs) <= (100 if split == "identity" else 10)
+            assert all(abs(len(one) - len(other)) <= (20 if split == "identity" else 2) for one, other in pairs)
+
+
 def test_official_without_a_split() -> None:
     refusal(a_table(official=False), DataConfig(root=Path("faces")), "data.split is official", "faces", "image")
 

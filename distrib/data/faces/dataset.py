@@ -1,8 +1,6 @@
 """A folder of drawn faces, in CelebA's own file formats."""
 
 import csv
-import os
-import shutil
 import signal
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable
@@ -15,6 +13,7 @@ from distrib.data.faces.attributes import ATTRIBUTES, Face, sample_face
 from distrib.data.faces.canvas import Box
 from distrib.data.faces.drawing import draw_face
 from distrib.errors import UserError
+from distrib.prediction.files import folder_written_whole
 
 MINIMUM_COUNT = 50  # enough for one identity in each split, whatever the seed
 MAXIMUM_COUNT = 999_999  # CelebA's file names have six digits
@@ -46,21 +45,9 @@ def write_faces(out: Path, count: int, seed: int, workers: int, report: Callable
         raise UserError(f"--seed is {seed}, but a seed is not negative: choose 0 or more.")
     if workers < 1:
         raise UserError(f"--workers is {workers}, but at least one process has to draw: choose 1 or more.")
-    # Absolute, so that an `out` such as `.` has a name and a parent too.
-    out = out.absolute()
-    staged = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"--out {out} exists and is not an empty folder: choose another, or remove this one.")
-        (staged / "img_align_celeba").mkdir(parents=True)
+    with folder_written_whole(out, "--out") as staged:
+        (staged / "img_align_celeba").mkdir()
         _write(staged, count, seed, workers, report)
-        if out.exists():
-            out.rmdir()
-        staged.rename(out)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({error}): choose a folder you may write to.") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _write(folder: Path, count: int, seed: int, workers: int, report: Callable[[int], None]) -> None:
