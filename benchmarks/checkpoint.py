@@ -19,7 +19,7 @@ from measure import alternate, machine, report, spread
 from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.training.checkpoint import CheckpointWriter, Contents, Progress
-from distrib.training.model import make_model
+from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer
 from distrib.training.preemption import Agreement, StopRequests
 from distrib.training.runtime import resolve, start_ranks
@@ -38,7 +38,7 @@ def main() -> None:
 
     config = resolve(Config())
     accelerator = start_ranks(config)
-    net, _ = make_model(config.model, 40, config.train.channels_last, seed=0)
+    net = AttributeClassifier(40, config.train.channels_last)
     net.to(accelerator.device)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
     one_step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))

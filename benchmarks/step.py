@@ -23,11 +23,11 @@ from distrib.data.decoders import make_decoder
 from distrib.data.plan import Plan
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
-from distrib.training.model import make_model
 from distrib.training.optimizer import make_optimizer
 from distrib.training.preemption import Agreement, StopRequests
 from distrib.training.runtime import resolve, start_ranks
 from distrib.training.step import TrainStep
+from distrib.training.weights import make_model
 
 
 def plain_loop(batch: Batch, steps: int, device: torch.device):
@@ -82,7 +82,7 @@ def main() -> None:
     batches = decoder.batches(endless(plan, 1))
     held = next(batches)
 
-    net, _ = make_model(config.model, len(table.attributes), config.train.channels_last, seed=0)
+    net, _ = make_model(config.model, table.attributes, config.train.channels_last, seed=0)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
     one_step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))
     model.train()

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import functools
 import io
+import itertools
 import os
 import re
 import reprlib
@@ -23,8 +24,10 @@ from pydantic import Field
 
 from distrib.errors import UNPRINTABLE, UserError
 
-# The parts of ResNet18 in the order a picture meets them; `model.freeze` names the last one to freeze.
+# The parts of ResNet18 in the order a picture meets them.
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+# What `model.freeze` may freeze: so many of these parts, up to the last one named.
+POLICIES = {"none": 0, "backbone": len(LAYERS), **{name: number for number, name in enumerate(LAYERS, start=1)}}
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
 
 # What file systems take: bytes in one name, characters in a path.
@@ -156,21 +159,80 @@ class ModelConfig(Section):
     name: Literal["resnet18"] = "resnet18"
     """Architecture, from torchvision."""
     weights: str = "none"
-    """none: random; imagenet: torchvision's ImageNet weights; or a file with a ResNet18's weights (.safetensors, .pt,
-    .pth)."""
+    """none: random; imagenet: torchvision's ImageNet weights; a file with a ResNet18's weights (.safetensors, .pt,
+    .pth), torchvision's or timm's resnet18; or a run, its best/ or a checkpoint. The head is new, unless a run's is of
+    the very same attributes."""
     freeze: str = "none"
-    """none; backbone: train the head alone; or the last layer to freeze: conv1, layer1, layer2, layer3, layer4. Frozen
-    BatchNorm layers keep their statistics."""
+    """none; backbone: train the head alone; or the last layer to freeze: conv1, layer1, layer2, layer3, layer4. Layers
+    may be freed later: "backbone 2:layer3 5:none" trains layer4 too from epoch 2 on, and everything from epoch 5 on."""
+    frozen_statistics: Literal["kept", "updated"] = "kept"
+    """What BatchNorm does in frozen layers while training. kept: it normalises by the statistics it has, and keeps them
+    (evaluation mode); updated: it normalises by the batch's, and goes on averaging them."""
+
+    @property
+    def stages(self) -> tuple[tuple[int, str], ...]:
+        """The policies of `freeze`, each with the epoch, counted from 1, from whose beginning on it holds."""
+        first, *later = self.freeze.split()
+        parts = [word.partition(":") for word in later]
+        return (1, first), *((int(epoch), policy) for epoch, _, policy in parts)
+
+    def freeze_in(self, epoch: int) -> str:
+        """The policy that holds in an epoch, counted from 1; a pure function, so a resumed run needs no state."""
+        return [policy for begin, policy in self.stages if begin <= epoch][-1]
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether everything else is frozen for the whole run."""
+        return POLICIES[self.stages[-1][1]] == len(LAYERS)
+
+    @pydantic.field_validator("freeze", mode="before")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        """A mapping from epochs to policies, as YAML may have it, in the words of the option."""
+        if isinstance(value, Mapping):
+            value = " ".join(f"{_shown(epoch)}:{_shown(policy)}" for epoch, policy in value.items())
+        return " ".join(value.split()).removeprefix("1:") if isinstance(value, str) else value
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        valid = ("none", "backbone", *LAYERS)
-        if self.freeze not in valid:
+        first, *later = self.freeze.split() or [""]
+        if ":" in first:
             raise UserError(
-                f"model.freeze is {self.freeze}, which names no layer of {self.name}{nearest(self.freeze, valid)}: "
-                f"choose one of {', '.join(valid)}"
+                f"model.freeze begins with {first[:40]}: say first what is frozen from the start, such as backbone "
+                "2:layer3 5:none"
             )
+        self._check_policy(first)
+        for word in later:
+            number, _, policy = word.partition(":")
+            if not re.fullmatch("[1-9][0-9]{0,8}", number) or not policy:
+                raise UserError(
+                    f"model.freeze has {word[:40]} after its first word: expected EPOCH:POLICY, such as 2:layer3"
+                )
+            self._check_policy(policy)
+        for (before, more), (epoch, fewer) in itertools.pairwise(self.stages):
+            if epoch <= before:
+                raise UserError(
+                    f"model.freeze has {epoch}:{fewer} after epoch {before}: let the epochs ascend, from 2 on"
+                )
+            if POLICIES[fewer] >= POLICIES[more]:
+                raise UserError(
+                    f"model.freeze has {epoch}:{fewer} after {more}, which freezes no more than that: let each stage "
+                    "free more layers, such as backbone 2:layer3 5:none"
+                )
         return self
+
+    def _check_policy(self, policy: str) -> None:
+        if policy == "all":
+            raise UserError(
+                "model.freeze has all, which leaves nothing to train, the head neither: choose backbone to train the "
+                "head alone"
+            )
+        if policy not in POLICIES:
+            verb, found = "is" if policy == self.freeze else "has", policy[:40] or "empty"
+            raise UserError(
+                f"model.freeze {verb} {found}, which names no layer of {self.name}{nearest(policy, tuple(POLICIES))}: "
+                f"choose one of {', '.join(POLICIES)}"
+            )
 
 
 class OptimConfig(Section):
@@ -182,6 +244,8 @@ class OptimConfig(Section):
     """Optimiser."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate, the highest of the schedule."""
+    backbone_lr: float | None = Field(None, gt=0)
+    """Learning rate of all but the head, the highest of the schedule; None: optim.lr."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay; biases and norms are left out."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -356,9 +420,15 @@ class Config(Section):
                 f"train.batch_size {self.train.batch_size} cannot be cut into train.accumulation "
                 f"{self.train.accumulation} equal micro-batches: change one of the two"
             )
+        epoch, policy = self.model.stages[-1]
+        if epoch > self.train.epochs:
+            raise UserError(
+                f"model.freeze has {epoch}:{policy}, which is after the end of the run of train.epochs "
+                f"{self.train.epochs}: free the layers earlier, or train longer"
+            )
         return self
 
-    def replace(self, group: str, **values: Any) -> "Config":
+    def replace(self, group: str, /, **values: Any) -> "Config":
         """This configuration with some values of one group changed, validated anew."""
         section = getattr(self, group)
         changed = type(section).model_validate({**section.model_dump(), **values})
@@ -370,7 +440,7 @@ class Config(Section):
 
     def ineffective(self) -> list[str]:
         """Settings that were changed from their default and do nothing in this run, a sentence each."""
-        data, optim = self.data, self.optim
+        data, model, optim = self.data, self.model, self.optim
         cases = [
             (data.split == "official" and data.split_fractions != DataConfig().split_fractions, "data.split_fractions",
              "data.split is official"),
@@ -379,8 +449,12 @@ class Config(Section):
             (data.split == "official" and data.subset is None and data.split_seed != DataConfig().split_seed,
              "data.split_seed", "data.split is official and there is no data.subset"),
             (data.decoder == "torch" and data.dali != DaliConfig(), "data.dali", "data.decoder is torch"),
-            (self.model.weights == "none" and self.model.freeze == "backbone", "the frozen backbone",
+            (model.weights == "none" and model.trains_head_alone, "the frozen backbone",
              "its weights are random (model.weights is none)"),
+            (model.frozen_statistics != "kept" and model.freeze == "none", "model.frozen_statistics",
+             "model.freeze is none"),
+            (optim.backbone_lr is not None and model.trains_head_alone, "optim.backbone_lr",
+             f"model.freeze is {model.freeze}"),
             (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
              "tracking.mode is disabled"),
             (self.train.on_nonfinite == "stop" and self.train.nonfinite_limit != TrainConfig().nonfinite_limit,
@@ -455,33 +529,48 @@ def read_yaml(file: Path) -> Config:
     Raises:
         UserError: if the file is missing, is not YAML, or holds what the tree does not know.
     """
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"--config {file}: there is no such file; the ready-made ones are in configs/") from None
-    except OSError as error:
-        raise UserError(f"--config {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--config {file} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
-        problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
-        raise UserError(f"--config {file}{where} is not valid YAML: {problem}") from None
-    except (ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        # PyYAML builds numbers, dates and nested lists without a look at what they hold.
-        problem = str(error).partition("\n")[0]
-        raise UserError(f"--config {file} holds a value that YAML cannot read: {problem}") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UserError(f"--config {file} holds a {type(values).__name__}: expected groups such as data: and optim:")
+    values = read_mapping(file, "--config ", "groups such as data: and optim:")
     try:
         config = Config.model_validate(values)
         _refuse_unusable(config)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return config
+
+
+def read_mapping(file: Path, option: str, expected: str) -> dict[Any, Any]:
+    """The keys and values of a YAML file; none where it is empty.
+
+    Args:
+        file: to read.
+        option: what an error begins with, before the file.
+        expected: what an error says should be in it.
+
+    Raises:
+        UserError: if the file is missing, or is not YAML with keys and values.
+    """
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise UserError(f"{option}{file}: there is no such file; the ready-made ones are in configs/") from None
+    except OSError as error:
+        raise UserError(f"{option}{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option}{file} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
+        raise UserError(f"{option}{file}{where} is not valid YAML: {problem}") from None
+    except (ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        # PyYAML builds numbers, dates and nested lists without a look at what they hold.
+        problem = str(error).partition("\n")[0]
+        raise UserError(f"{option}{file} holds a value that YAML cannot read: {problem}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"{option}{file} holds a {type(values).__name__}: expected {expected}")
+    return values
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,8 +8,8 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -38,9 +38,9 @@ from distrib.training.checkpoint import (
     set_aside_later,
     sweep,
 )
-from distrib.training.job import Job, Outcome
+from distrib.training.job import Job, Outcome, never
 from distrib.training.loop import finished, train
-from distrib.training.model import AttributeClassifier, make_model
+from distrib.training.model import AttributeClassifier
 from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
 from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
 from distrib.training.runtime import (
@@ -63,6 +63,7 @@ from distrib.training.runtime import (
 )
 from distrib.training.tracking import NullTracker, open_tracker, tracking_mode
 from distrib.training.watch import Watch
+from distrib.training.weights import Origin, make_model
 
 
 def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None) -> int:
@@ -73,8 +74,8 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None
         requests: to stop; None: from this process's signals, while this runs.
 
     Returns:
-        The exit status: 0; 1 if another rank was lost; 2 for what the user can mend; 75 if it was asked to stop and
-        did, after saving.
+        The exit status: 0; 1 if another rank was lost; 2 for what the user can mend; 3 if memory ran out; 75 if it was
+        asked to stop and did, after saving.
     """
     show_log()
     requests = requests or StopRequests()
@@ -128,23 +129,25 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
         if checkpoint is not None and finished(config, checkpoint.progress):
             outcome = Outcome(checkpoint.progress)
             say_finished(config, checkpoint)
-            if folder.events("end") and (not config.explain.after_training or folder.page.exists()):
+            if folder.events("end") and (not wants_report(config, outcome) or folder.page.exists()):
                 accelerator.end_training()
                 return 0
-        net, origin = on_every_rank(accelerator, first_model, config, len(table.attributes), checkpoint)
+        net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
         with requests.deferred(folder.preempt):
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
                     introduce(job, origin, notes, checkpoint)
-                job = replace(job, tracker=open_tracker(config.tracking, folder.path, config.model_dump(mode="json")))
+                tracker = open_tracker(config.tracking, folder.path, config.model_dump(mode="json"))
+                job = replace(job, tracker=tracker, judge=open_judge(folder))
             outcome = outcome or watched(job, net, checkpoint, requests)
             if outcome.stopped_by is not None:
                 return leave_stopped(job, outcome)
             if accelerator.is_main_process:
                 progress = outcome.progress
                 early = progress.epoch < config.train.epochs
-                folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, stopped_early=early)
+                fields = {"stopped_early": early, "pruned": progress.pruned}
+                folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, **fields)
             del net
             accelerator.free_memory()
             accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
@@ -192,7 +195,7 @@ def conclude(job: Job, outcome: Outcome, requests: StopRequests) -> int:
     config, folder, progress = job.config, job.folder, outcome.progress
     report, status = "", 0
     try:
-        if config.explain.after_training:
+        if wants_report(config, outcome):
             with requests.raised(folder.preempt):
                 report = explain_run(job)
     except Stopped as stop:
@@ -203,13 +206,45 @@ def conclude(job: Job, outcome: Outcome, requests: StopRequests) -> int:
         status = stopped_status()
     job.tracker.finish(status)
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
-    if progress.epoch < config.train.epochs:
+    if progress.pruned:
+        say(f"\npruned by its study after epoch {progress.epoch}; no report is made")
+    elif progress.epoch < config.train.epochs:
         say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
     say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
     if report:
         say(report)
     return status
+
+
+def wants_report(config: Config, outcome: Outcome) -> bool:
+    """Whether a report belongs to this run; not to a trial that its study has given up."""
+    return config.explain.after_training and not outcome.progress.pruned
+
+
+def open_judge(folder: RunFolder) -> Callable[[Mapping[str, float]], bool]:
+    """Who says after each epoch whether to go on: the study, where this run is a trial of one; on rank 0.
+
+    A study that cannot be reached prunes nothing, and ends nothing.
+    """
+    if not folder.trial.exists():
+        return never
+    from distrib.studies.search import Judge
+
+    try:
+        judge = Judge(folder.trial)
+    except Exception as error:
+        warn(f"the study of this run cannot be reached ({error}): it goes on without pruning")
+        return never
+
+    def judged(row: Mapping[str, float]) -> bool:
+        try:
+            return judge(row)
+        except Exception as error:  # databases and file systems each have their own
+            warn(f"the study of this run cannot be reached ({error}): it goes on")
+            return False
+
+    return judged
 
 
 def explain_run(job: Job) -> str:
@@ -332,8 +367,10 @@ def read_checkpoint(path: Path, job: Job) -> Checkpoint:
     return checkpoint
 
 
-def first_model(config: Config, attributes: int, checkpoint: Checkpoint | None) -> tuple[AttributeClassifier, str]:
-    """The network, and a sentence on where its weights come from.
+def first_model(
+    config: Config, attributes: Sequence[str], checkpoint: Checkpoint | None
+) -> tuple[AttributeClassifier, Origin]:
+    """The network, and where its weights come from.
 
     Raises:
         UserError: as `make_model` does.
@@ -341,8 +378,8 @@ def first_model(config: Config, attributes: int, checkpoint: Checkpoint | None) 
     if checkpoint is None:
         return make_model(config.model, attributes, config.train.channels_last, config.train.seed)
     progress = checkpoint.progress
-    net = AttributeClassifier(attributes, config.model.freeze, config.train.channels_last)
-    return net, f"goes on from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps"
+    net = AttributeClassifier(len(attributes), config.train.channels_last, config.model.frozen_statistics)
+    return net, Origin(f"goes on from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps")
 
 
 def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
@@ -372,7 +409,7 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     folder.write_config(config.to_yaml())
 
 
-def introduce(job: Job, origin: str, notes: list[str], checkpoint: Checkpoint | None) -> None:
+def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint | None) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = job.config, job.accelerator, job.table, job.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective()]
@@ -382,7 +419,9 @@ def introduce(job: Job, origin: str, notes: list[str], checkpoint: Checkpoint | 
     ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     say(f"machine: {ranks} on {machine['device']}, precision {config.train.precision}, decoder {config.data.decoder}")
-    say(f"model:   {config.model.name}, {origin}")
+    say(f"model:   {config.model.name}, {origin.summary}")
+    for line in origin.lines():
+        say(f"         {line}")
     for note in notes:
         warn(note)
     job.folder.event(
@@ -392,6 +431,8 @@ def introduce(job: Job, origin: str, notes: list[str], checkpoint: Checkpoint | 
         decoder=config.data.decoder,
         splits=sizes,
         attributes=table.attributes,
+        weights=asdict(origin),
+        freeze=config.model.freeze_in(1 if checkpoint is None else checkpoint.progress.epoch + 1),
         warnings=notes,
         launch=launch_id(),
         restarts=restarts(),

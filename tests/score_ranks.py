@@ -11,8 +11,8 @@ from distrib.data.decoders import make_decoder
 from distrib.data.table import read_table
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import score
-from distrib.training.model import make_model
 from distrib.training.runtime import resolve, start_ranks
+from distrib.training.weights import make_model
 
 best, root = map(Path, sys.argv[1:])
 about = json.loads((best / "model.json").read_text())
@@ -20,7 +20,7 @@ config = Config().replace("run", device="cpu").replace("train", precision="no")
 config = resolve(config.replace("data", root=root, image_size=about["image_size"]))
 accelerator = start_ranks(config)
 table = read_table(root).select(about["attributes"])
-net, _ = make_model(config.model.model_copy(update={"weights": str(best / "model.safetensors")}), 3, True, seed=0)
+net, _ = make_model(config.model.model_copy(update={"weights": str(best)}), table.attributes, True, seed=0)
 model = accelerator.prepare(net)
 rows = np.arange(len(table))
 # 7 divides neither 200 nor 100: the last batch is short.

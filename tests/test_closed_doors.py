@@ -38,9 +38,10 @@ from distrib.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from distrib.training.model import AttributeClassifier, make_model
+from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer
 from distrib.training.saving import restore
+from distrib.training.weights import make_model
 
 # --- what the source may not do
 
@@ -253,7 +254,7 @@ def test_code_in_first_weights_is_not_run(tmp_path: Path, trap: Trap, kind: str,
     file = tmp_path / name
     KINDS[kind](loose(trap), file)
     config = ModelConfig.model_validate({"weights": str(file)})
-    sentence = refusal(lambda: make_model(config, 2, True, 0), "model.weights", str(file))
+    sentence = refusal(lambda: make_model(config, ("Smiling", "Male"), True, 0), "model.weights", str(file))
     check_sentence(sentence)
     assert "weights_only" not in sentence  # torch's own advice is to read the file all the same
 
@@ -266,7 +267,7 @@ def test_code_in_place_of_imagenets_weights_is_not_run(
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     torch.save(loose(trap), tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
     config = ModelConfig.model_validate({"weights": "imagenet"})
-    check_sentence(refusal(lambda: make_model(config, 2, True, 0), "model.weights imagenet"))
+    check_sentence(refusal(lambda: make_model(config, ("Smiling", "Male"), True, 0), "model.weights imagenet"))
 
 
 def test_the_program_leaves_with_2_and_one_line(

@@ -96,6 +96,24 @@ def test_a_float_may_be_written_without_a_dot(tmp_path: Path, number: str) -> No
     assert lr == 0.001
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["backbone 2:layer3 5:none", "{1: backbone, 2: layer3, 5: none}", "{'1': backbone, '2': layer3, '5': none}",
+     "'1:backbone  2:layer3\t5:none'"],
+)  # fmt: skip
+def test_layers_may_be_freed_one_after_the_other(tmp_path: Path, text: str) -> None:
+    model = read_yaml(written(tmp_path, f"model: {{freeze: {text}}}")).model
+    assert model.freeze == "backbone 2:layer3 5:none"
+    assert model.stages == ((1, "backbone"), (2, "layer3"), (5, "none"))
+    assert [model.freeze_in(epoch) for epoch in range(1, 7)] == ["backbone", *["layer3"] * 3, "none", "none"]
+    again, _ = load_config(["--model.freeze", "backbone 2:layer3 5:none"])
+    assert again.model == model
+
+
+def test_the_last_layer_may_be_freed_in_the_last_epoch(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path, "model: {freeze: backbone 3:none}\ntrain: {epochs: 3}")).model.stages[-1][0] == 3
+
+
 def test_one_attribute_needs_no_list(tmp_path: Path) -> None:
     assert read_yaml(written(tmp_path, "data: {attributes: Smiling}")).data.attributes == ("Smiling",)
 
@@ -242,6 +260,10 @@ def test_the_refusal_names_the_unknown_key_whatever_it_begins_with(tmp_path: Pat
         ("optim.weight_decay", "-0.1"),
         ("optim.momentum", "1"),
         ("optim.clip_norm", "0"),
+        ("optim.backbone_lr", "0"),
+        ("model.freeze", "[backbone, none]"),
+        ("model.freeze", "null"),
+        ("model.frozen_statistics", "frozen"),
         ("train.batch_size", "0"),
         ("train.epochs", "0"),
         ("train.accumulation", "0"),
@@ -310,7 +332,22 @@ def test_a_refusal_leaves_the_terminal_width_alone(monkeypatch: pytest.MonkeyPat
         ("data: {split_fractions: [0.5, 0.2, 0.2]}", ["data.split_fractions", "0.9"]),
         ("data: {attributes: []}", ["data.attributes"]),
         ("data: {attributes: [Smiling, Young, Smiling]}", ["data.attributes", "Smiling"]),
-        ("model: {freeze: layer5}", ["model.freeze", "layer5", "did you mean layer4?"]),
+        ("model: {freeze: layer5}", ["model.freeze is layer5", "did you mean layer4?"]),
+        ("model: {freeze: all}", ["model.freeze", "leaves nothing to train, the head neither"]),
+        ("model: {freeze: ''}", ["model.freeze is empty"]),
+        ("model: {freeze: {}}", ["model.freeze is empty"]),
+        ("model: {freeze: backbone 2:layr3}", ["model.freeze has layr3", "did you mean layer3?"]),
+        ("model: {freeze: backbone 2:all}", ["model.freeze", "leaves nothing to train"]),
+        ("model: {freeze: '2:layer3 5:none'}", ["model.freeze begins with 2:layer3", "from the start"]),
+        ("model: {freeze: {2: layer3, 5: none}}", ["model.freeze begins with 2:layer3", "from the start"]),
+        ("model: {freeze: backbone layer3}", ["model.freeze has layer3", "expected EPOCH:POLICY"]),
+        ("model: {freeze: 'backbone 2.5:layer3'}", ["model.freeze has 2.5:layer3", "expected EPOCH:POLICY"]),
+        ("model: {freeze: backbone 1:none}", ["model.freeze has 1:none after epoch 1", "ascend"]),
+        ("model: {freeze: backbone 3:layer3 2:none}", ["model.freeze has 2:none after epoch 3", "ascend"]),
+        ("model: {freeze: {1: backbone, 3: layer3, 2: none}}", ["model.freeze has 2:none after epoch 3", "ascend"]),
+        ("model: {freeze: backbone 2:layer4}", ["model.freeze has 2:layer4 after backbone", "free more layers"]),
+        ("model: {freeze: layer1 2:layer3}", ["model.freeze has 2:layer3 after layer1", "free more layers"]),
+        ("model: {freeze: backbone 4:none}\ntrain: {epochs: 3}", ["model.freeze has 4:none", "train.epochs 3"]),
         ("checkpoint: {best_score: auc}", ["checkpoint.best_score", "auc", "did you mean roc_auc?"]),
     ],
 )
@@ -465,7 +502,7 @@ def test_any_command_line_is_a_configuration_or_a_user_error(words: list[str]) -
 def configs(draw: st.DrawFn) -> Config:
     """Configurations that a person may have."""
     positive = st.floats(1e-12, 1e6)
-    epochs = draw(st.integers(1, 100))
+    epochs = draw(st.integers(2, 100))
     size = st.integers(8, 4096)
     accumulation = draw(st.integers(1, 4))
     return Config.model_validate(
@@ -482,10 +519,12 @@ def configs(draw: st.DrawFn) -> Config:
             },
             "model": {
                 "weights": draw(st.sampled_from(["none", "imagenet", "off", "1.0"])),
-                "freeze": draw(st.sampled_from(["none", "backbone", "layer2"])),
+                "freeze": draw(st.sampled_from(["none", "backbone", "layer2", f"layer2 {epochs}:none"])),
+                "frozen_statistics": draw(st.sampled_from(["kept", "updated"])),
             },
             "optim": {
                 "lr": draw(positive),
+                "backbone_lr": draw(st.none() | positive),
                 "clip_norm": draw(st.none() | positive),
                 "warmup_epochs": draw(st.floats(0, epochs)),
             },
@@ -550,6 +589,14 @@ def test_replace_changes_one_group_and_validates_it() -> None:
         ("--optim.momentum .5", "--optim.name sgd", "optim.momentum"),
         ("--data.decoder torch --data.dali.hw-decoder-load .5", "--data.decoder dali", "data.dali"),
         ("--tracking.mode disabled --tracking.upload-best True", "--tracking.mode offline", "tracking.upload_best"),
+        ("--model.freeze backbone", "--model.weights imagenet", "the frozen backbone"),
+        ("--model.freeze layer4", "--model.freeze layer3", "the frozen backbone"),
+        ("--model.frozen-statistics updated", "--model.freeze layer2", "model.frozen_statistics"),
+        (
+            "--optim.backbone-lr 1 --model.weights imagenet --model.freeze backbone",
+            "--model.freeze none",
+            "optim.backbone_lr",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_warned_about(idle: str, used: str, key: str) -> None:
@@ -560,6 +607,11 @@ def test_a_setting_without_effect_is_warned_about(idle: str, used: str, key: str
 
 def test_the_defaults_have_an_effect() -> None:
     assert Config().ineffective() == []
+
+
+def test_a_random_backbone_that_is_freed_later_has_an_effect() -> None:
+    freed_later = Config().replace("model", freeze="backbone 2:layer3", frozen_statistics="updated")
+    assert freed_later.replace("optim", backbone_lr=1e-4).ineffective() == []
 
 
 def test_nearest() -> None:

@@ -29,13 +29,13 @@ from distrib.errors import UserError, printable
 # epochs, learning rate and schedule, precision, decoder, accumulation, ranks, logging …
 FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.subset", "data.image_size",
-    "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "optim.name", "train.batch_size",
-    "train.seed", "checkpoint.best_score",
+    "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "model.frozen_statistics", "optim.name",
+    "train.batch_size", "train.seed", "checkpoint.best_score",
 )  # fmt: skip
 
 MANIFEST = "manifest.json"
 TRAINER = ("optimizer", "scaler", "progress", "data")  # what trainer.pt holds
-VERSION = 3
+VERSION = 4
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -52,6 +52,7 @@ class Progress:
         best_epoch: the epoch kept in best/, counted from 1; 0: none yet.
         best_score: its score; None: none yet.
         skipped: the steps of the run, counted from 0, that were skipped because their loss was not finite.
+        pruned: whether the study that the run is a trial of has given it up.
     """
 
     epoch: Count = 0
@@ -61,6 +62,7 @@ class Progress:
     best_epoch: Count = 0
     best_score: float | None = None
     skipped: tuple[Count, ...] = ()
+    pruned: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a run is about: the same for its whole length, and on every rank."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +19,17 @@ from distrib.training.runtime import describe_machine
 from distrib.training.tracking import Tracker
 
 
+def never(_: Mapping[str, float]) -> bool:
+    """The judge of a run that nobody compares with others."""
+    return False
+
+
 @dataclass(frozen=True)
 class Job:
-    """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes."""
+    """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes.
+
+    `judge` says on rank 0, of each epoch's row of metrics.csv, whether the run is not worth going on with.
+    """
 
     config: Config
     accelerator: Accelerator
@@ -28,6 +37,7 @@ class Job:
     splits: Splits
     folder: RunFolder
     tracker: Tracker
+    judge: Callable[[Mapping[str, float]], bool] = never
 
     @cached_property
     def plan(self) -> Plan:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from distrib.config import Config
@@ -44,9 +45,14 @@ def train(
     valid_decoder = make_decoder(config.data, job.table, device, rank_size)
 
     net.to(device)
-    model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    # One optimiser for all that is ever trained, which is what is trained at the end: each stage frees more.
+    net.freeze(config.model.freeze_in(epochs))
+    optimizer = make_optimizer(net, config.optim)
+    net.freeze(config.model.freeze_in(1 if checkpoint is None else checkpoint.progress.epoch + 1))
+    model, optimizer = accelerator.prepare(net, optimizer)
     progress = Progress() if checkpoint is None else restore(checkpoint, net, optimizer, accelerator)
-    one_step = TrainStep(config, accelerator, model, optimizer, positive_weight(job), agreement, progress.skipped)
+    weight = positive_weight(job)
+    one_step = TrainStep(config, accelerator, model, optimizer, weight, agreement, progress.skipped)
     saver = Saver(job, net, optimizer)
     if progress.step > per_epoch:
         assert checkpoint is not None
@@ -63,6 +69,13 @@ def train(
 
     with make_terminal(accelerator.is_main_process, per_epoch * epochs, done, epochs) as terminal, saver:
         while not finished(config, progress):
+            policy = config.model.freeze_in(progress.epoch + 1)
+            if net.freeze(policy):
+                del model, one_step  # and with the last reference to DDP its hooks
+                model = wrap_again(accelerator, net)
+                one_step = TrainStep(config, accelerator, model, optimizer, weight, agreement, progress.skipped)
+                if accelerator.is_main_process:
+                    job.folder.event("freeze", epoch=progress.epoch + 1, freeze=policy)
             model.train()
             one_step.begin_epoch(progress.loss_sum)
             began = time.monotonic() - progress.seconds
@@ -114,11 +127,25 @@ def train(
     return Outcome(progress)
 
 
+def wrap_again(accelerator: Accelerator, net: AttributeClassifier) -> torch.nn.Module:
+    """The network as `accelerator.prepare` returns it, for a net of which another part is trained than before.
+
+    DDP knows the parameters that were trained when it was made. Of the earlier one there is no reference left but the
+    accelerator's.
+    """
+    accelerator.free_memory()
+    if accelerator.num_processes > 1:
+        # Without this it would put autocast around autocast.
+        accelerator.unwrap_model(net, keep_fp32_wrapper=False)
+    model: torch.nn.Module = accelerator.prepare(net)
+    return model
+
+
 def finished(config: Config, progress: Progress) -> bool:
-    """Whether a run has had all its epochs, or is to stop early."""
+    """Whether a run has had all its epochs, is to stop early, or was given up."""
     patience = config.train.early_stopping
     stale = patience is not None and progress.epoch - progress.best_epoch >= patience
-    return progress.epoch >= config.train.epochs or (stale and progress.step == 0)
+    return progress.pruned or progress.epoch >= config.train.epochs or (stale and progress.step == 0)
 
 
 def end_epoch(
@@ -162,6 +189,7 @@ def end_epoch(
     job.folder.epoch(row, scores)
     job.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch)
     job.tracker.epoch(row, scores.by_attribute(), epoch * plan.steps_per_epoch)
+    after.pruned = job.judge(row)
     return row, after
 
 

@@ -15,25 +15,42 @@ ONE_CYCLE_RISE = 0.3
 def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """A fused optimiser over what is trained, on the model's device.
 
-    Weight decay spares biases and norms, the tensors of one dimension.
+    Its groups are the backbone's tensors with and without weight decay, then the head's (`net.fc`); weight decay spares
+    biases and norms, the tensors of one dimension. A parameter without a gradient stays as it is.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    scale = 1.0 if config.backbone_lr is None else config.backbone_lr / config.lr
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in trained if name.startswith("net.fc.") == head and (p.ndim > 1) == decays],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr": config.lr if head else config.lr * scale,
+            "lr_scale": 1.0 if head else scale,
+        }
+        for head in (False, True)
+        for decays in (True, False)
     ]
+    optimizer: Optimizer
     if config.name == "sgd":
-        sgd = SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-        for parameter in trained:
-            # What SGD begins with, said aloud: it would leave the buffer unset if its very first step is skipped.
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return sgd
-    kind = Adam if config.name == "adam" else AdamW
-    return kind(groups, lr=config.lr, fused=True)
+        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    else:
+        optimizer = (Adam if config.name == "adam" else AdamW)(groups, lr=config.lr, fused=True)
+    # What they begin with, said aloud: SGD would leave its buffer unset if its very first step is skipped, and what is
+    # trained in a later epoch has its memory and its place in a checkpoint from the start.
+    for _, parameter in trained:
+        if config.name == "sgd":
+            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+        else:
+            averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **averages}
+    return optimizer
 
 
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of a step, counted from 0 over the run; a pure function, so a resumed run needs no state."""
+    """The head's learning rate in a step, counted from 0 over the run.
+
+    A pure function, so a resumed run needs no state.
+    """
     total = steps_per_epoch * epochs
     warmup = config.warmup_epochs * steps_per_epoch
     if config.schedule == "one-cycle" and warmup == 0:
@@ -47,5 +64,6 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, epochs: 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give the head this learning rate, and the backbone its share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]

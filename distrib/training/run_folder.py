@@ -9,6 +9,7 @@
     report/                     index.html, and the figures and tables it is made of
     wandb/                      W&B's own files
     preempt                     made by whoever wants the run to save and leave; gone when it has
+    trial.json                  of which study this run is a trial, where it is one
     run.lock                    who is at work in this folder; gone when they have left
 
 Only rank 0 writes.
@@ -56,6 +57,7 @@ class RunFolder:
         self.best = path / "best"
         self.page = path / "report/index.html"
         self.preempt = path / "preempt"
+        self.trial = path / "trial.json"
         self._lock: int | None = None
 
     def lock(self, patience: float = 0.0) -> None:

@@ -25,12 +25,14 @@ from accelerate.utils import (
 
 from distrib.config import Config
 from distrib.data.decoders import choose_decoder
-from distrib.errors import UserError
+from distrib.errors import UserError, printable
 from distrib.training.preemption import STOPPED
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# A rank that has run out of memory leaves with this, so that a study can tell it from other ends.
+OUT_OF_MEMORY = 3
 # Seconds that other ranks leave rank 0 to print an error that all of them have.
 SPEAK_WITHIN = 60
 # The collective operations give up this much later than the watch over the ranks, which can say more.
@@ -243,7 +245,13 @@ def on_every_rank(accelerator: Accelerator, make: Callable[P, T], *args: P.args,
     return result
 
 
-def lost_a_rank(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device, or the host, has no room for what was asked of it."""
+    # On the CPU torch has no type of its own for it.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def lost_a_rank(error: Exception) -> bool:
     """Whether an error is the network's way of saying that another rank has gone."""
     if isinstance(error, torch.distributed.DistError):
         return True
@@ -302,7 +310,8 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], inter
         interrupted: what to say after Ctrl-C.
 
     Returns:
-        The exit status: that of `work`, 1 if another rank was lost, 2 for what the user can mend, 130 after Ctrl-C.
+        The exit status: that of `work`, 1 if another rank was lost, 2 for what the user can mend, 3 if there was not
+        enough memory, 130 after Ctrl-C.
     """
     try:
         try:
@@ -320,7 +329,16 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], inter
     except RankLost as error:
         print(f"distrib: rank {rank()} leaves: {error}", file=sys.stderr, flush=True)
         return 1
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            who = f"rank {rank()}: " if several_ranks() else ""
+            print(
+                f"distrib: error: {who}out of memory ({printable(str(error)).partition('. ')[0][:200]}): lower "
+                "train.batch_size, raise train.accumulation, or choose a smaller data.image_size",
+                file=sys.stderr,
+                flush=True,
+            )
+            return OUT_OF_MEMORY
         if not lost_a_rank(error):
             raise
         print(f"distrib: rank {rank()} leaves, because another rank has left: {error}", file=sys.stderr, flush=True)
@@ -359,5 +377,9 @@ def _computes_in_bf16(device: str) -> bool:
 def use_all_cores(local_ranks: int) -> None:
     """Share this machine's cores out over its ranks; launchers give each rank one thread unless told otherwise."""
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // local_ranks))
+        torch.set_num_threads(max(1, cores() // local_ranks))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

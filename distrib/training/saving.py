@@ -148,7 +148,7 @@ def refuse_misfit(optimizer: AcceleratedOptimizer) -> None:
         names = {"momentum_buffer"} if "momentum" in group else {"step", "exp_avg", "exp_avg_sq"}
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
-            if set(state) != (names if optimizer.state else set()):
+            if set(state) != names:
                 raise ValueError(f"the optimiser's state has {sorted(state)}, expected {sorted(names)}")
             for name, value in state.items():
                 wanted = torch.Size() if name == "step" else parameter.shape

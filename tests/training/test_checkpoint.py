@@ -214,6 +214,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     **{f"empty {name}": ((lambda folder, n=name: (folder / n).write_bytes(b"")), name) for name in FILES},
     **{f"no {name}": ((lambda folder, n=name: (folder / n).unlink()), f"{name} is missing") for name in FILES},
     "empty folder": (empty, "manifest.json is missing"),
+    "older version": (
+        edit_manifest(lambda manifest: manifest.update(version=3)),
+        "it is of version 3, and this program reads version 4",
+    ),
     "newer version": (edit_manifest(lambda manifest: manifest.update(version=99)), "version 99"),
     "no version": (edit_manifest(lambda manifest: {"files": manifest["files"]}), "manifest.json"),
     "a list": (edit_manifest(lambda _: [1, 2]), "manifest.json"),

@@ -138,7 +138,8 @@ def test_of_a_resnet_every_parameter_is_trained_once() -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_what_is_frozen_is_not_moved(name: str) -> None:
-    model = AttributeClassifier(2, freeze="backbone")
+    model = AttributeClassifier(2)
+    model.freeze("backbone")
     made = make_optimizer(model, optim(name=name, weight_decay=0.1))
     listed = {id(p) for group in made.param_groups for p in group["params"]}
     assert listed == {id(model.net.fc.weight), id(model.net.fc.bias)}
@@ -153,4 +154,62 @@ def test_what_is_frozen_is_not_moved(name: str) -> None:
 def test_the_rate_is_set_for_every_group() -> None:
     made = make_optimizer(small_net(), optim(weight_decay=0.1))
     set_learning_rate(made, 0.125)
-    assert [group["lr"] for group in made.param_groups] == [0.125, 0.125]
+    assert [group["lr"] for group in made.param_groups] == [0.125] * 4
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_backbone_has_a_rate_of_its_own(name: str) -> None:
+    model = AttributeClassifier(2)
+    made = make_optimizer(model, optim(name=name, backbone_lr=0.125, weight_decay=0.1))
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        assert rates[id(parameter)] == (0.5 if key in ("net.fc.weight", "net.fc.bias") else 0.125), key
+    set_learning_rate(made, 0.25)  # half the highest of the schedule
+    assert {(group["lr"], group["lr_scale"]) for group in made.param_groups} == {(0.25, 1.0), (0.0625, 0.25)}
+    decays = [(bool(group["weight_decay"]), group["lr_scale"] == 1.0) for group in made.param_groups]
+    assert decays == [(True, False), (False, False), (True, True), (False, True)]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_what_is_trained_later_stays_as_it_is_until_then(name: str) -> None:
+    """Neither weight decay nor momentum moves it, nor a gradient of nought; and then it is as new."""
+    model = AttributeClassifier(2).eval()
+    made = make_optimizer(model, optim(name=name, lr=0.01, weight_decay=0.1))
+    before = {key: value.clone() for key, value in model.net.state_dict().items()}
+    model.freeze("backbone")
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    for bad in (0.0, 1.0, 0.0):  # what gradient scalers and `TrainStep` tell a fused optimiser
+        model(pictures).sum().backward()
+        assert all(p.grad is None for key, p in model.net.named_parameters() if not key.startswith("fc."))
+        made.found_inf = torch.tensor(bad)
+        made.step()
+        made.zero_grad()
+    moved = {key for key, value in model.net.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {"fc.weight", "fc.bias"}
+    steps = {key: made.state[p].get("step", torch.tensor(0)).item() for key, p in model.net.named_parameters()}
+    assert {steps[key] for key in steps if not key.startswith("fc.")} == {0}
+    model.freeze("none")
+    model(pictures).sum().backward()
+    made.step()
+    assert all(not torch.equal(p, before[key]) for key, p in model.net.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_state_it_begins_with_is_torchs_own(name: str) -> None:
+    """To the bit, and in the same memory format: on one that is made beforehand nothing depends."""
+    nets = [AttributeClassifier(2).eval() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers = [make_optimizer(net, optim(name=name, lr=0.01, weight_decay=0.1)) for net in nets]
+    optimizers[1].state.clear()
+    for _ in range(3):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            net(torch.arange(2 * 32 * 32 * 3).reshape(2, 32, 32, 3).to(torch.uint8)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+        states = [optimizer.state[p] for optimizer, p in zip(optimizers, (one, other), strict=True)]
+        assert states[0].keys() == states[1].keys()
+        for key, value in states[0].items():
+            assert torch.equal(value, states[1][key])
+            assert (value.dtype, value.stride()) == (states[1][key].dtype, states[1][key].stride())
