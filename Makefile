@@ -53,4 +53,4 @@ format: .venv/.installed
 
 lock:
 	@$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 \
-		--extra cuda13 --extra dev --custom-compile-command "make lock" --quiet -o requirements.lock
+		--extra cuda13 --extra postgres --extra dev --custom-compile-command "make lock" --quiet -o requirements.lock

@@ -14,13 +14,15 @@ from distrib.errors import UserError
 
 USAGE = """usage: distrib COMMAND …
 
-  train CONFIG          train, on all GPUs of this machine, or on two ranks on its CPU
+  train CONFIG          train, on all GPUs of this machine, or on two ranks on its CPU, or as --launch FILE says
   check CONFIG          what `train` would refuse about configuration, data and run folder, without a GPU
   explain RUN           scores, figures, explanations and the report page of a run
   evaluate MODEL        exact scores on a split of a data set
   compare RUN RUN …     a page with several runs side by side
   predict MODEL PHOTO … attributes of the faces in photographs
   export MODEL          the model as one ONNX file
+  sweep STUDY           many trainings that differ in a few settings
+  reproduce             the experiments of the report that this project began from, beside what it says
   prepare               make or prepare a data set
 
 MODEL is a run, its best/, a checkpoint or an exported .onnx file. `distrib COMMAND --help` tells more of each."""
@@ -46,9 +48,9 @@ def train(arguments: list[str]) -> int:
     """
     from distrib.train import main as train_here
 
-    arguments = _with_config(arguments)
     try:
-        command = launch_command(arguments)
+        file, arguments = _take_launch(_with_config(arguments))
+        command = launch_command(arguments, file)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
@@ -76,8 +78,12 @@ def check(arguments: list[str]) -> int:
     return 0
 
 
-def launch_command(arguments: Sequence[str]) -> list[str] | None:
+def launch_command(arguments: Sequence[str], file: Path | None = None) -> list[str] | None:
     """The arguments of `accelerate launch` for this machine; None where one process is meant and needs no launcher.
+
+    Args:
+        arguments: of the training.
+        file: configuration of accelerate's, which says how many ranks and where; None: that for this machine.
 
     Raises:
         UserError: for whatever is wrong before the first step: it is said here once, without a launcher around it.
@@ -86,12 +92,15 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
 
     from distrib.config import load_config
     from distrib.train import check_start
-    from distrib.training.runtime import resolve
+    from distrib.training.runtime import cores, resolve
 
     config, _ = load_config(arguments)
     config = resolve(config)
+    if file is not None:
+        check_start(config, config.run.ranks or 1)
+        return ["--config_file", str(file), str(Path(__file__).resolve().parent / "train.py"), *arguments]
     gpus = torch.cuda.device_count() if config.run.device == "cuda" else 0
-    ranks = config.run.ranks or gpus or 2
+    ranks = config.run.ranks or gpus or min(2, cores())
     if gpus and ranks > gpus:
         raise UserError(f"run.ranks is {ranks}, and this machine has {gpus} GPUs: ask for at most {gpus}")
     check_start(config, ranks)
@@ -100,7 +109,9 @@ def launch_command(arguments: Sequence[str]) -> list[str] | None:
     here = Path(__file__).resolve().parent
     folder = next(folder for folder in (here / "launch", here.parent / "launch") if folder.is_dir())
     file = folder / ("one_node.yaml" if gpus else "cpu.yaml")
-    return ["--config_file", str(file), "--num_processes", str(ranks), str(here / "train.py"), *arguments]
+    # Port 0: a free one, for several trainings on one machine.
+    options = ["--config_file", str(file), "--num_processes", str(ranks), "--main_process_port", "0"]
+    return [*options, str(here / "train.py"), *arguments]
 
 
 def launch(command: Sequence[str]) -> int:
@@ -129,6 +140,21 @@ def launch(command: Sequence[str]) -> int:
     return 0
 
 
+def _take_launch(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The file that `--launch FILE` names, and the other arguments.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    if "--launch" not in arguments:
+        return None, arguments
+    place = arguments.index("--launch")
+    file = Path(*arguments[place + 1 : place + 2])
+    if not file.is_file():
+        raise UserError(f"--launch {file} is not a file: name a configuration of accelerate's, such as launch/cpu.yaml")
+    return file, arguments[:place] + arguments[place + 2 :]
+
+
 def _with_config(arguments: list[str]) -> list[str]:
     return ["--config", *arguments] if arguments and not arguments[0].startswith("-") else arguments
 
@@ -143,7 +169,7 @@ def program(name: str) -> Callable[[list[str]], int]:
     return main_of
 
 
-PROGRAMS = ("explain", "evaluate", "compare", "predict", "export", "prepare")
+PROGRAMS = ("explain", "evaluate", "compare", "predict", "export", "sweep", "reproduce", "prepare")
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "check": check,

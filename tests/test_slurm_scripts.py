@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from launching import ROOT, clean_environment
 
-EXPLAIN, TRAIN, SYNC = (ROOT / "slurm" / name for name in ("explain.sh", "train.sh", "wandb_sync.sh"))
+EXPLAIN, SWEEP, TRAIN, SYNC = (
+    ROOT / "slurm" / name for name in ("explain.sh", "sweep.sh", "train.sh", "wandb_sync.sh")
+)
 
 
 @pytest.fixture
@@ -63,6 +65,26 @@ def test_explain_ends_as_the_program_ends(place: Path, status: int) -> None:
 def test_explain_refuses_a_run_that_is_not_there(place: Path, arguments: list[str]) -> None:
     refused(by_hand(EXPLAIN, place, *arguments), *arguments)
     assert not (place / "called").exists()
+
+
+# --- sweep.sh
+
+
+def test_sweep_is_a_job_on_a_study(place: Path) -> None:
+    refused(by_hand(SWEEP, place, "study.yaml"), "is a job", "distrib sweep STUDY")
+    refused(by_hand(SWEEP, place, "study.yaml", SLURM_JOB_ID="7"), "study.yaml is no file", str(place))
+    refused(by_hand(SWEEP, place, SLURM_JOB_ID="7"), "name a study")
+
+
+def test_sweep_hands_its_arguments_on_and_ends_as_the_program_ends(place: Path) -> None:
+    (place / "my study.yaml").touch()
+    arguments = ("my study.yaml", "--data.root", "*$(id)")
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "2"}
+    done = by_hand(SWEEP, place, *arguments, **job)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls(place) == [str(place), "4", "sweep", *arguments]
+    for status in ("2", "75"):
+        assert by_hand(SWEEP, place, *arguments, **job, STATUS=status).returncode == int(status)
 
 
 # --- train.sh

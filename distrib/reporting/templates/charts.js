@@ -53,9 +53,9 @@ function responsive(host, render) {
   return redraw;
 }
 
-// An empty chart with axes: the SVG, and the functions from values to pixels.
-function axes(host, width, height, { x, y, xTicks, yTicks, xTitle, yTitle, label }) {
-  const left = Math.max(...yTicks.map((tick) => brief(tick).length)) * 6.5 + (yTitle ? 26 : 10);
+// An empty chart with axes: the SVG, and the functions from values to pixels. Ticks are numbers unless told otherwise.
+function axes(host, width, height, { x, y, xTicks, yTicks, xTitle, yTitle, label, xText = brief, yText = brief }) {
+  const left = Math.max(...yTicks.map((tick) => yText(tick).length)) * 6.5 + (yTitle ? 26 : 10);
   const [right, top, bottom] = [10, 8, xTitle ? 38 : 22];
   const toX = (value) => left + ((value - x[0]) / (x[1] - x[0] || 1)) * (width - left - right);
   const toY = (value) => height - bottom - ((value - y[0]) / (y[1] - y[0] || 1)) * (height - top - bottom);
@@ -63,10 +63,10 @@ function axes(host, width, height, { x, y, xTicks, yTicks, xTitle, yTitle, label
   for (const tick of yTicks) {
     const at = toY(tick);
     svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: at, y2: at }));
-    svg.append(draw("text", { class: "tick", x: left - 6, y: at + 3.5, "text-anchor": "end" }, brief(tick)));
+    svg.append(draw("text", { class: "tick", x: left - 6, y: at + 3.5, "text-anchor": "end" }, yText(tick)));
   }
   for (const tick of xTicks) {
-    svg.append(draw("text", { class: "tick", x: toX(tick), y: height - bottom + 15, "text-anchor": "middle" }, brief(tick)));
+    svg.append(draw("text", { class: "tick", x: toX(tick), y: height - bottom + 15, "text-anchor": "middle" }, xText(tick)));
   }
   const middle = (height - bottom + top) / 2;
   if (xTitle) svg.append(draw("text", { class: "title", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, xTitle));

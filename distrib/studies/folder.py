@@ -1,0 +1,126 @@
+"""The folder of a study: what is in it and who writes it.
+
+    study.yaml           the study and its base configuration, as they were when it began
+    journal.log          Optuna's trials (or study.db; or a database elsewhere)
+    study.csv            a trial a row
+    best.yaml            the configuration of the best trial
+    study/index.html     the page
+    trials/NAME-0007/    the run of a trial; with -rung1 and -seed2 where it has several
+    trials/NAME-0007.yaml, .log    with what it was started, and what it said
+    study.lock, trials/NAME-0007.lock    who is choosing, and who is at work on that trial
+
+Any number of workers write it, each under the lock of the study.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from distrib.errors import UserError
+from distrib.studies.definition import Study, to_yaml
+
+# What may be another when a study goes on: how much is to be done, and on what; not what it is of.
+FREE = (
+    "budget.", "launch", "config.run.", "config.tracking.", "config.explain.", "config.data.root",
+    "config.data.decoder", "config.data.threads", "config.data.prefetch", "config.data.dali.", "config.checkpoint.keep",
+    "config.checkpoint.every_steps", "config.checkpoint.every_minutes", "config.checkpoint.on_failure",
+)  # fmt: skip
+
+
+class StudyFolder:
+    """Names the files of a study, and keeps its workers apart."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        self.definition = path / "study.yaml"
+        self.csv = path / "study.csv"
+        self.best = path / "best.yaml"
+        self.page = path / "study" / "index.html"
+        self.trials = path / "trials"
+        self._name = name
+
+    def run(self, number: int, rung: int | None, seed: int | None) -> Path:
+        """The folder of a run; `rung` and `seed` where a trial has several of them."""
+        parts = [f"{self._name}-{number:04d}"]
+        parts += [] if rung is None else [f"rung{rung}"]
+        parts += [] if seed is None else [f"seed{seed}"]
+        return self.trials / "-".join(parts)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other workers from choosing and from writing while this is on; waits for them.
+
+        Raises:
+            UserError: if the folder cannot be written, or its file system has no locks.
+        """
+        held = self._lock(self.path / "study.lock", blocking=True)
+        assert held is not None
+        try:
+            yield
+        finally:
+            held.release()
+
+    def lock_trial(self, number: int) -> filelock.BaseFileLock | None:
+        """The lock on a trial, held until it is released or this process ends; None: another worker holds it.
+
+        Raises:
+            UserError: as `lock` does.
+        """
+        return self._lock(self.trials / f"{self._name}-{number:04d}.lock", blocking=False)
+
+    def _lock(self, file: Path, blocking: bool) -> filelock.BaseFileLock | None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(file, mode=0o666, thread_local=False)
+            lock.acquire(blocking=blocking)
+        except filelock.Timeout:
+            return None
+        except (OSError, NotImplementedError) as error:
+            problem = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"the study's folder {self.path} cannot be written or locked ({problem}): choose another --folder"
+            ) from None
+        return lock
+
+    def take(self, study: Study) -> None:
+        """Write the study down, or refuse a folder that is of another one; under the lock.
+
+        Raises:
+            UserError: if the study has changed in what may not change.
+        """
+        text = to_yaml(study)
+        try:
+            if self.definition.exists():
+                before, now = (dict(_flat(yaml.safe_load(each), "")) for each in (self.definition.read_text(), text))
+                for key in sorted(before.keys() | now.keys()):
+                    if before.get(key) != now.get(key) and not key.startswith(FREE):
+                        raise UserError(
+                            f"the study in {self.path} began with {key.removeprefix('config.')} {before.get(key)}, and "
+                            f"now it is {now.get(key)}: change it back, or choose another --folder"
+                        )
+            write_whole(self.definition, text)
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            problem = str(error).partition("\n")[0]
+            raise UserError(
+                f"{self.definition} cannot be read or written ({problem}): choose another --folder"
+            ) from None
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    staged = file.with_name(f".{file.name}.staged")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(file)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of a tree by their dotted keys; the space, whose names have dots of their own, entry by entry."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

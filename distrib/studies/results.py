@@ -1,0 +1,142 @@
+"""Reading what a study has found so far, from Optuna and from the folders of its runs."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
+
+from distrib.errors import UserError
+from distrib.studies.definition import Study
+from distrib.studies.record import Objective, State, StudyRecord, TrialRecord
+from distrib.training.run_folder import RunFolder
+
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+}
+OUT_OF_MEMORY: State = "out of memory"
+# Below so many finished trials nothing can be said about which settings matter.
+ENOUGH_FOR_IMPORTANCE = 4
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run that has ended came to.
+
+    Attributes:
+        values: of the objectives, at the epoch kept in best/.
+        epochs: trained.
+        seconds: they took, evaluations included.
+        images: trained on, over all epochs.
+        pruned: whether it was given up.
+    """
+
+    values: tuple[float, ...]
+    epochs: int
+    seconds: float
+    images: float
+    pruned: bool
+
+
+def read_result(folder: Path, objectives: Sequence[Objective]) -> RunResult | None:
+    """What a run came to; None where it has not ended.
+
+    Raises:
+        UserError: if its files cannot be read.
+    """
+    ends = RunFolder(folder).events("end")
+    if not ends:
+        return None
+    try:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        kept = next(row for row in rows if row["epoch"] == ends[-1]["best_epoch"])
+        values = tuple(kept[objective.score] for objective in objectives)
+        seconds = sum(row["seconds"] for row in rows)
+        images = sum(row["images_per_second"] * row["seconds"] for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise UserError(f"{folder} is no whole run ({type(error).__name__}: {error}): remove it") from None
+    return RunResult(values, len(rows), seconds, images, bool(ends[-1].get("pruned")))
+
+
+def mean(results: Sequence[RunResult]) -> tuple[float, ...]:
+    """The mean of each objective over the runs."""
+    return tuple(statistics.fmean(values) for values in zip(*(each.values for each in results), strict=True))
+
+
+def spread(results: Sequence[RunResult]) -> tuple[float, ...]:
+    """The sample standard deviation of each objective over the runs; NaN for one run."""
+    if len(results) < 2:
+        return tuple(math.nan for _ in results[0].values)
+    return tuple(statistics.stdev(values) for values in zip(*(each.values for each in results), strict=True))
+
+
+def read_record(study: Study, found: optuna.Study, folder: Path) -> StudyRecord:
+    """The study as it stands.
+
+    Args:
+        study: its definition.
+        found: its trials.
+        folder: of the study.
+    """
+    trials = [trial for trial in found.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    several = len(study.objectives) > 1
+    best = [trial.number for trial in found.best_trials] if several else _best(finished, study.objectives[0])
+    return StudyRecord(
+        name=study.name,
+        folder=folder,
+        objectives=study.objectives,
+        parameters=study.parameters,
+        trials=tuple(_trial(trial) for trial in trials),
+        planned=study.planned,
+        importance=tuple(_importance(found, i, len(finished)) for i in range(len(study.objectives))),
+        front=tuple(best),
+    )
+
+
+def _trial(trial: FrozenTrial) -> TrialRecord:
+    kept: Mapping[str, str] = trial.user_attrs
+    state = STATES[trial.state]
+    return TrialRecord(
+        number=trial.number,
+        state=OUT_OF_MEMORY if kept.get("outcome") == OUT_OF_MEMORY else state,
+        settings=dict(trial.params),
+        values=tuple(trial.values) if state == "finished" else None,
+        spread=tuple(json.loads(kept["spread"])) if "spread" in kept else None,
+        curve=tuple(sorted(trial.intermediate_values.items())),
+        epochs=int(kept.get("epochs", 0)),
+        seconds=float(kept.get("seconds", 0)),
+        runs=tuple(kept.get("runs", "").split()),
+        reason=kept.get("reason", ""),
+    )
+
+
+def _best(finished: Sequence[FrozenTrial], objective: Objective) -> list[int]:
+    best: FrozenTrial | None = None
+    for trial in finished:
+        if best is None or objective.better(trial.values[0], best.values[0]):
+            best = trial
+    return [] if best is None else [best.number]
+
+
+def _importance(found: optuna.Study, objective: int, finished: int) -> dict[str, float]:
+    """The share of each parameter in the variance of an objective, by fANOVA (Hutter et al., 2014)."""
+    if finished < ENOUGH_FOR_IMPORTANCE:
+        return {}
+    try:
+        return optuna.importance.get_param_importances(
+            found, evaluator=FanovaImportanceEvaluator(seed=0), target=lambda trial: trial.values[objective]
+        )
+    except (ValueError, RuntimeError, ZeroDivisionError):  # all values are the same, or no setting is in all trials
+        return {}

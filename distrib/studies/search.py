@@ -1,0 +1,183 @@
+"""Optuna's side of a study: where its trials are kept, which point comes next, and which trial is not worth going on.
+
+A trial that has been begun is one that Optuna calls RUNNING; its worker holds a lock on it, so that a trial whose lock
+is free has lost its worker, and the next worker takes it up. All choosing is done under one lock of the study: there
+are never more trials than the budget has, and none is begun twice.
+"""
+
+import inspect
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from distrib.config import nearest
+from distrib.errors import UserError
+from distrib.studies.definition import Method, Study
+from distrib.training.run_folder import RunFolder
+
+SAMPLERS: dict[str, type[BaseSampler]] = {
+    "grid": optuna.samplers.RandomSampler,  # its points are given; nothing is left to sample
+    "random": optuna.samplers.RandomSampler,
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "qmc": optuna.samplers.QMCSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+    "nsgaii": optuna.samplers.NSGAIISampler,
+    "nsgaiii": optuna.samplers.NSGAIIISampler,
+}
+PRUNERS: dict[str, type[BasePruner]] = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+}
+# Distinct random numbers for each trial from the one seed of a sampler.
+SEED_STRIDE = 1_000_003
+
+# Optuna says of half its samplers that they are experimental, and of grids of numbers that they are categorical.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def storage_url(study: Study, folder: Path) -> str:
+    """Where the trials of a study are kept: `journal:PATH`, or a URL of SQLAlchemy's."""
+    if study.fields.storage == "journal":
+        return f"journal:{folder.resolve() / 'journal.log'}"
+    if study.fields.storage == "sqlite":
+        return f"sqlite:///{folder.resolve() / 'study.db'}"
+    return study.fields.storage
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Optuna's storage.
+
+    A journal is the choice for file systems that several machines share, where SQLite's locks do not hold.
+
+    Raises:
+        UserError: if it cannot be opened.
+    """
+    try:
+        if url.startswith("journal:"):
+            path = url.removeprefix("journal:")
+            return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+        # psycopg 3 is what the extra `postgres` installs.
+        return RDBStorage(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    except ModuleNotFoundError as error:
+        raise UserError(f"storage {url} needs {error.name}: pip install '.[postgres]' for PostgreSQL") from None
+    except Exception as error:  # SQLAlchemy, its drivers and the file system each have their own
+        problem = str(error).strip().partition("\n")[0]
+        raise UserError(f"storage {url} cannot be opened ({problem}): see to it, or say storage: journal") from None
+
+
+def make_sampler(method: Method, number: int) -> BaseSampler:
+    """The sampler that proposes one trial; the same proposal for the same seed, trial and trials before it.
+
+    Args:
+        method: its name and options.
+        number: of the trial.
+
+    Raises:
+        UserError: if Optuna does not know an option, or refuses its value.
+    """
+    options = dict(method.options)
+    if method.name == "tpe":
+        # Trials that other workers have under way count as bad ones, or all workers would look at the same place.
+        options.setdefault("constant_liar", True)
+    if "seed" in inspect.signature(SAMPLERS[method.name]).parameters:
+        seed = options.get("seed", 0)
+        # A low-discrepancy sequence is one sequence for all trials; all others draw anew for each.
+        options["seed"] = seed if method.name == "qmc" or type(seed) is not int else seed + SEED_STRIDE * number
+    sampler: BaseSampler = _make("sampler", SAMPLERS[method.name], method.name, options)
+    return sampler
+
+
+def make_pruner(method: Method) -> BasePruner:
+    """The pruner.
+
+    Raises:
+        UserError: if Optuna does not know an option, lacks one, or refuses its value.
+    """
+    pruner: BasePruner = _make("pruner", PRUNERS[method.name], method.name, dict(method.options))
+    return pruner
+
+
+def _make(kind: str, maker: Any, name: str, options: Mapping[str, Any]) -> Any:
+    known = [each for each in inspect.signature(maker).parameters if each not in ("self", "args", "kwargs")]
+    for option in options:
+        if option not in known:
+            raise UserError(f"{kind} {name} has no option {option}{nearest(option, known)}: it has {', '.join(known)}")
+    try:
+        return maker(**options)
+    except (ImportError, ValueError, TypeError) as error:
+        problem = str(error).strip().partition("\n")[0]
+        raise UserError(f"{kind} {name} refuses its options {dict(options)}: {problem}") from None
+
+
+@dataclass(frozen=True)
+class TrialFile:
+    """What lies in a run's folder as trial.json, so that the run can ask whether it is worth going on.
+
+    Attributes:
+        storage: as `storage_url` gives it.
+        study: its name there.
+        trial: Optuna's id of the trial.
+        score: column of metrics.csv.
+        pruner: name and options.
+    """
+
+    storage: str
+    study: str
+    trial: int
+    score: str
+    pruner: dict[str, Any]
+
+    def write(self, run: Path) -> None:
+        """Write it into a run's folder."""
+        run.mkdir(parents=True, exist_ok=True)
+        RunFolder(run).trial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+class Judge:
+    """Tells Optuna how a run does after each epoch, and the run whether to go on; on rank 0.
+
+    Args:
+        file: trial.json of the run.
+
+    Raises:
+        UserError: if the file or the study cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            trial = TrialFile(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file} cannot be read ({error}): start its study again, which writes it") from None
+        self._score = trial.score
+        pruner = make_pruner(Method.model_validate(trial.pruner))
+        study = optuna.load_study(
+            study_name=trial.study,
+            storage=open_storage(trial.storage),
+            sampler=optuna.samplers.RandomSampler(),  # its settings have long been chosen
+            pruner=pruner,
+        )
+        self._trial = optuna.Trial(study, trial.trial)
+
+    def __call__(self, row: Mapping[str, float]) -> bool:
+        """Whether to stop after an epoch.
+
+        Args:
+            row: the epoch's row of metrics.csv.
+        """
+        self._trial.report(row[self._score], int(row["epoch"]))
+        return bool(self._trial.should_prune())  # some pruners answer in numpy

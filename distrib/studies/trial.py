@@ -1,0 +1,208 @@
+"""One trial: its runs, one after the other, each through the real launcher and in a folder of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+
+from distrib.config import Config
+from distrib.errors import UserError
+from distrib.studies.definition import Study
+from distrib.studies.folder import StudyFolder, write_whole
+from distrib.studies.results import OUT_OF_MEMORY as NO_MEMORY
+from distrib.studies.results import RunResult, mean, read_result
+from distrib.studies.search import TrialFile
+from distrib.studies.space import Point
+from distrib.training.preemption import STOPPED
+from distrib.training.run_folder import RunFolder
+from distrib.training.runtime import OUT_OF_MEMORY
+
+# A worker passes signals on to the run it has under way; these ask to stop.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# What an earlier launcher has left in the environment is not for the runs of a study.
+LAUNCHERS = ("ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_")
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing is wrong
+    """A run was asked to stop, and did; the trial is to be gone on with."""
+
+
+class Failed(Exception):  # noqa: N818 - a result, not an error
+    """A trial came to no value; says why."""
+
+    def __init__(self, reason: str, outcome: str = "failed") -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+class Stop:
+    """Whether this worker has been asked to stop; what it is asked goes on to its run."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _frame: object) -> None:
+        self.reason = signal.Signals(number).name
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)
+
+    def run(self, command: list[str], log: Path) -> int:
+        """Run a command, with its output added to a file; its exit status, negative where a signal ended it."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=kept)
+            try:
+                if self.reason is not None:  # heard between two runs
+                    self._child.send_signal(signal.SIGTERM)
+                return self._child.wait()
+            finally:
+                self._child = None
+
+
+@dataclass
+class TrialRun:
+    """Trains what a point of a study stands for.
+
+    Attributes:
+        study: its definition.
+        folder: of the study.
+        trial: as Optuna knows it.
+        point: its settings.
+        storage: where the study is kept, for the runs to ask.
+        stop: of the worker.
+        say: takes a line for the terminal.
+        results: of the runs that have ended, in order.
+        runs: their folders and that of the one under way, relative to the study's.
+    """
+
+    study: Study
+    folder: StudyFolder
+    trial: optuna.Trial
+    point: Point
+    storage: str
+    stop: Stop
+    say: Callable[[str], None]
+    results: list[RunResult] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+
+    def train(self) -> list[RunResult]:
+        """Train to the end, one run after the other.
+
+        Returns:
+            The results of the last rung, a seed each.
+
+        Raises:
+            Interrupted: if it was asked to stop; it is gone on with by another call.
+            optuna.TrialPruned: if others are better.
+            Failed: if a run came to no result, with the reason.
+        """
+        study, rungs = self.study, self.study.rungs
+        earlier: list[tuple[int | None, Path, RunResult]] = []
+        for number, rung in enumerate(rungs):
+            results: list[RunResult] = []
+            for seed in study.seeds or (None,):
+                run = self.folder.run(
+                    self.trial.number,
+                    number if len(rungs) > 1 else None,
+                    seed if len(study.seeds or ()) > 1 else None,
+                )
+                try:
+                    config = study.config(self.point, rung, seed).replace("run", folder=run.resolve(), resume="auto")
+                except UserError as error:
+                    raise Failed(str(error)) from None
+                if study.fields.warm_start:
+                    config = _warm(config, [(path, each) for its, path, each in earlier if its == seed])
+                first = not results
+                result = self._run(run, config, judged=first and len(rungs) == 1)
+                self.results.append(result)
+                if result.pruned:
+                    raise optuna.TrialPruned(f"after epoch {result.epochs}")
+                results.append(result)
+                earlier.append((seed, run, result))
+            if len(rungs) > 1:
+                self.trial.report(mean(results)[0], self._resource(number))
+                if number + 1 < len(rungs) and self.trial.should_prune():
+                    raise optuna.TrialPruned(f"after rung {number}")
+        return results
+
+    def _resource(self, rung: int) -> int:
+        """How Optuna's pruners count rungs: halving and hyperband in powers of their factor, the others one by one."""
+        pruner = self.study.fields.pruner
+        factor = {"halving": 4, "hyperband": 3}.get(pruner.name)
+        return rung + 1 if factor is None else int(pruner.options.get("reduction_factor", factor)) ** rung
+
+    def _run(self, run: Path, config: Config, judged: bool) -> RunResult:
+        """One run, from wherever it is to its end."""
+        self.runs.append(str(run.relative_to(self.folder.path)))
+        self.trial.set_user_attr("runs", " ".join(self.runs))
+        result = read_result(run, self.study.objectives)
+        if result is not None:
+            return result
+        if judged and len(self.study.objectives) == 1:
+            pruner = self.study.fields.pruner.model_dump()
+            score = self.study.objectives[0].score
+            TrialFile(self.storage, self.study.name, self.trial._trial_id, score, pruner).write(run)
+        self._wait_for_orphan(run)
+        file, log = run.with_name(f"{run.name}.yaml"), run.with_name(f"{run.name}.log")
+        write_whole(file, config.to_yaml())
+        command = [sys.executable, "-m", "distrib", "train", str(file)]
+        if self.study.fields.launch is not None:
+            command += ["--launch", str(self.study.fields.launch)]
+        began = log.stat().st_size if log.exists() else 0
+        status = self.stop.run(command, log)
+        if status == STOPPED or (status != 0 and self.stop.reason is not None):
+            raise Interrupted(f"{run.name} was asked to stop, and is gone on with by the next worker")
+        if status != 0:
+            raise Failed(_reason(log, began, status), NO_MEMORY if status == OUT_OF_MEMORY else "failed")
+        result = read_result(run, self.study.objectives)
+        if result is None:
+            raise Failed(f"the run left no end in {run / 'events.jsonl'}; see {log.name}")
+        return result
+
+    def _wait_for_orphan(self, run: Path) -> None:
+        """A worker that was killed may have left its run at work: it is waited for, and what it did is kept."""
+        if not run.is_dir():
+            return
+        folder, told = RunFolder(run), False
+        while True:
+            try:
+                folder.lock()
+            except UserError as error:
+                if "in use" not in str(error):
+                    raise Failed(str(error)) from None
+                if self.stop.reason is not None:
+                    raise Interrupted(f"{run.name} is still at work, left by another worker") from None
+                if not told:
+                    self.say(f"{run.name} is still at work, left by another worker: waiting for it")
+                told = True
+                time.sleep(1)
+                continue
+            folder.unlock()
+            return
+
+
+def _warm(config: Config, earlier: list[tuple[Path, RunResult]]) -> Config:
+    """The configuration that starts from the one of a trial's cheaper runs that was trained on the most pictures."""
+    if not earlier:
+        return config
+    path, _ = max(earlier, key=lambda each: each[1].images)
+    return config.replace("model", weights=str(RunFolder(path.resolve()).best))
+
+
+def _reason(log: Path, began: int, status: int) -> str:
+    """Why a run failed, in its own words: its last error, or else its last line."""
+    with log.open("rb") as file:
+        file.seek(began)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line.partition("distrib: error: ")[2] for line in lines if "distrib: error: " in line]
+    ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
+    return errors[-1] if errors else f"{ended}: {lines[-1] if lines else 'nothing was said'}"[:500]

@@ -1,0 +1,230 @@
+"""A worker of a study: takes one trial after the other, new ones and those that other workers have lost."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import filelock
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from distrib.config import Config
+from distrib.errors import UserError
+from distrib.reporting.study import render_study
+from distrib.studies.definition import Study
+from distrib.studies.folder import StudyFolder, write_whole
+from distrib.studies.record import StudyRecord, study_csv
+from distrib.studies.results import OUT_OF_MEMORY, mean, read_record, spread
+from distrib.studies.search import make_pruner, make_sampler, open_storage, storage_url
+from distrib.studies.space import Point, describe_point, short
+from distrib.studies.trial import Failed, Interrupted, Stop, TrialRun
+from distrib.training.preemption import STOPPED
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A trial that this worker holds."""
+
+    trial: optuna.Trial
+    point: Point
+    lock: filelock.BaseFileLock
+    again: bool
+
+
+class Worker:
+    """Works on a study until its budget is used up.
+
+    Args:
+        study: its definition.
+        folder: of the study.
+        say: takes a line for the terminal.
+
+    Raises:
+        UserError: if the folder is of another study, the storage cannot be opened, or the sampler or pruner is refused.
+    """
+
+    def __init__(self, study: Study, folder: Path, say: Callable[[str], None]) -> None:
+        self.study, self.say = study, say
+        self.folder = StudyFolder(folder, study.name)
+        self.storage = storage_url(study, folder)
+        make_sampler(study.fields.sampler, 0)
+        pruner = make_pruner(study.fields.pruner)
+        with self.folder.lock():
+            ours = self.folder.definition.exists()
+            self.folder.take(study)
+            storage = open_storage(self.storage)
+            with suppress(KeyError):
+                storage.get_study_id_from_name(study.name)
+                if not ours:
+                    self.folder.definition.unlink()
+                    raise UserError(
+                        f"storage {self.storage} has a study {study.name} already, and {folder} is not its folder: "
+                        "name its folder, or give this study's file another name"
+                    )
+            self.optuna = optuna.create_study(
+                storage=storage,
+                study_name=study.name,
+                directions=[objective.direction for objective in study.objectives],
+                pruner=pruner,
+                load_if_exists=True,
+            )
+
+    def work(self, stop: Stop) -> int:
+        """Take trials until there is nothing left to begin; returns the exit status, 75 where it was asked to stop."""
+        while stop.reason is None:
+            taken = self.take()
+            if taken is None:
+                return 0
+            try:
+                self.finish(taken, stop)
+            except Interrupted as interruption:
+                self.say(f"trial {taken.trial.number}: {interruption}")
+                return STOPPED
+            finally:
+                taken.lock.release()
+            self.publish()
+        self.say(f"stopped by {stop.reason}; the same command goes on with the study")
+        return STOPPED
+
+    def take(self) -> Taken | None:
+        """The next trial: one whose worker is gone, or a new one; None where the budget is used up."""
+        with self.folder.lock():
+            trials = self.optuna.get_trials(deepcopy=False)
+            begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+            for each in begun:
+                if each.state == TrialState.RUNNING and (lock := self.folder.lock_trial(each.number)) is not None:
+                    self.optuna.sampler = make_sampler(self.study.fields.sampler, each.number)
+                    trial = optuna.Trial(self.optuna, each._trial_id)
+                    return Taken(trial, self.study.suggest(trial), lock, again=True)
+            if self._used_up(begun) or not self._enqueue(trials):
+                return None
+            lock = self.folder.lock_trial(len(begun))
+            assert lock is not None, "trials are numbered in the order in which they begin"
+            self.optuna.sampler = make_sampler(self.study.fields.sampler, len(begun))
+            trial = self.optuna.ask()
+            assert trial.number == len(begun)
+            return Taken(trial, self.study.suggest(trial), lock, again=False)
+
+    def _used_up(self, begun: Sequence[FrozenTrial]) -> bool:
+        budget = self.study.fields.budget
+        if budget.trials is not None and len(begun) >= budget.trials:
+            return True
+        starts = [trial.datetime_start for trial in begun if trial.datetime_start is not None]
+        hours = (datetime.now() - min(starts)).total_seconds() / 3600 if starts else 0.0
+        return budget.hours is not None and hours >= budget.hours
+
+    def _enqueue(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Put a grid's next point in the queue; False where all have been there. Other samplers always have one."""
+        if self.study.fields.sampler.name != "grid" or any(each.state == TrialState.WAITING for each in trials):
+            return True
+        points = self.study.points()
+        if len(trials) >= len(points):
+            return False
+        self.optuna.enqueue_trial(points[len(trials)])
+        return True
+
+    def finish(self, taken: Taken, stop: Stop) -> None:
+        """Train a trial and tell Optuna what came of it.
+
+        Raises:
+            Interrupted: if the worker, or the run, was asked to stop first.
+        """
+        trial, point = taken.trial, taken.point
+        label = f"trial {trial.number}"
+        self.say(f"{label}{' again' if taken.again else ''}: {describe_point(point)}")
+        twin = self._twin(trial, point)
+        if twin is not None:
+            self._keep(trial, {**twin.user_attrs, "reason": f"the settings of trial {twin.number}: not trained again"})
+            self.optuna.tell(trial, twin.values)
+            self.say(f"{label}: has the settings of trial {twin.number}, and so its result")
+            return
+        run = TrialRun(self.study, self.folder, trial, point, self.storage, stop, self.say)
+        began, before = time.monotonic(), float(trial.user_attrs.get("seconds", 0))
+        outcome, reason, values = TrialState.COMPLETE, "", None
+        try:
+            results = run.train()
+            values = mean(results)
+            self._keep(trial, {"spread": json.dumps(spread(results))})
+            if any(math.isnan(value) for value in values):
+                place = next(i for i, value in enumerate(values) if math.isnan(value))
+                score = self.study.objectives[place].score
+                outcome, reason, values = TrialState.FAIL, f"{score} is undefined at the epoch that was kept", None
+        except optuna.TrialPruned as pruned:
+            outcome, reason = TrialState.PRUNED, f"given up {pruned}"
+        except Failed as failure:
+            # A sampler learns from what was pruned, and nothing from what has failed: too large is worth knowing.
+            outcome = TrialState.PRUNED if failure.outcome == OUT_OF_MEMORY else TrialState.FAIL
+            reason = str(failure)
+            self._keep(trial, {"outcome": failure.outcome})
+        finally:
+            self._keep(trial, {"seconds": before + time.monotonic() - began})
+        self._keep(trial, {"reason": reason, "epochs": sum(result.epochs for result in run.results)})
+        self.optuna.tell(trial, values, state=outcome)
+        self.say(f"{label}: {self._verdict(trial.number)}")
+
+    def _twin(self, trial: optuna.Trial, point: Point) -> FrozenTrial | None:
+        """A finished trial with the same settings: the same training would end the same way, bit for bit."""
+        finished = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return next((each for each in finished if each.params == point and each.number != trial.number), None)
+
+    def _keep(self, trial: optuna.Trial, values: dict[str, object]) -> None:
+        for name, value in values.items():
+            trial.set_user_attr(name, value)
+
+    def _verdict(self, number: int) -> str:
+        """A trial's end in a few words."""
+        record = read_record(self.study, self.optuna, self.folder.path)
+        trial = next(each for each in record.trials if each.number == number)
+        cost = f"{trial.epochs} epochs, {trial.seconds:.0f} s"
+        if trial.values is None:
+            return f"{trial.state}: {trial.reason} ({cost})"
+        scores = ", ".join(f"{o.score} {short(v)}" for o, v in zip(record.objectives, trial.values, strict=True))
+        if len(record.objectives) > 1:
+            place = "on the Pareto front" if number in record.front else "not on the Pareto front"
+        else:
+            place = "the best so far" if number in record.front else f"the best is trial {record.front[0]}"
+        return f"{scores} ({place}; {cost})"
+
+    def publish(self) -> StudyRecord:
+        """Write study.csv, best.yaml and the page as the study stands.
+
+        Raises:
+            UserError: if study.csv or best.yaml cannot be written.
+        """
+        with self.folder.lock():
+            record = read_record(self.study, self.optuna, self.folder.path)
+            try:
+                write_whole(self.folder.csv, study_csv(record))
+                if record.front:
+                    write_whole(self.folder.best, best_yaml(self.study, record))
+                self.folder.page.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{self.folder.path} cannot be written ({error.strerror}): see to the disk") from None
+            try:
+                render_study(record, self.folder.page)
+            except Exception as error:  # a page is never worth a study
+                self.say(f"warning: the page could not be made ({type(error).__name__}: {error})")
+        return record
+
+
+def best_yaml(study: Study, record: StudyRecord) -> str:
+    """The configuration of the best trial as `--config` takes it, with what it scored as comments.
+
+    Of several objectives' Pareto front it is the one that is best in the first objective.
+    """
+    objectives = record.objectives
+    front = [trial for trial in record.trials if trial.number in record.front]
+    sign = 1 if objectives[0].direction == "maximize" else -1
+    best = max(front, key=lambda trial: sign * (trial.values or (-sign * math.inf,))[0])
+    scores = ", ".join(f"{o.score} {short(v)}" for o, v in zip(objectives, best.values or (), strict=True))
+    lines = [f"# Trial {best.number} of the study {study.name}: {scores}.", f"# {describe_point(best.settings)}"]
+    if len(objectives) > 1:
+        others = ", ".join(map(str, record.front))
+        lines.insert(1, f"# The best in {objectives[0].score} of the Pareto front, which is trials {others}.")
+    config: Config = study.config(best.settings, study.rungs[-1], study.seeds[0] if study.seeds else None)
+    return "\n".join([*lines, config.replace("tracking", group=None).to_yaml()])

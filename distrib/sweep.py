@@ -1,0 +1,246 @@
+"""`distrib sweep`: a study, which is many trainings that differ in a few settings.
+
+distrib sweep configs/report/batch-size.yaml --data.root data/celeba
+distrib sweep study.yaml --workers 4              # on one machine, with its GPUs or cores shared out
+distrib sweep study.yaml --best > best.yaml       # the best configuration so far
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+if __name__ == "__main__":
+    # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import functools
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+import tyro
+
+from distrib.config import parse
+from distrib.errors import UserError
+from distrib.studies.definition import Study, read_study
+from distrib.studies.record import State, StudyRecord
+from distrib.studies.results import read_record
+from distrib.studies.trial import SIGNALS, Stop
+from distrib.studies.worker import Worker, best_yaml
+from distrib.train import check_start
+from distrib.training.preemption import STOPPED
+from distrib.training.runtime import cores, resolve
+
+# How many workers that have died are replaced.
+RESTARTS = 5
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Train every trial of a study, each as a run of its own; the same command again goes on with it.
+
+    `distrib sweep STUDY.yaml` takes the options below, and those of `distrib train`, which win over the study's own.
+    Start it on several machines with one --folder that all of them see, and they share the trials.
+    """
+
+    folder: Path | None = None
+    """Folder of the study; None: studies/NAME, after the file."""
+    workers: int = 1
+    """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
+    best: bool = False
+    """Train nothing: print the configuration of the best trial so far, as --config takes it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Returns:
+        The exit status: 0; 1 if workers died again and again; 2 for what the user can mend; 75 if it was asked to stop.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not arguments or arguments[0].startswith("-"):
+            tyro.cli(SweepOptions, prog="distrib sweep STUDY.yaml", args=["--help"])
+        file, *rest = arguments
+        options, others = tyro.cli(
+            SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )  # fmt: skip
+        study = read(Path(file), others)
+        folder = options.folder or Path("studies") / study.name
+        if options.best:
+            print(best(study, folder), end="")
+            return 0
+        return run_study(study, folder, options.workers)
+    except UserError as error:
+        print(f"distrib: error: {error}", file=sys.stderr, flush=True)
+        return error.exit_status
+
+
+def read(file: Path, arguments: Sequence[str]) -> Study:
+    """The study in a file, with options of the configuration put over it.
+
+    Raises:
+        UserError: as `read_study` does, or if an option is none.
+    """
+    study = read_study(file)
+    if not arguments:
+        return study
+    config = parse(arguments, study.base, "distrib sweep", SweepOptions.__doc__ or "")
+    named = [each[2:].partition("=")[0].replace("-", "_") for each in arguments if each.startswith("--")]
+    return read_study(file, {key: functools.reduce(getattr, key.split("."), config) for key in named})
+
+
+def run_study(study: Study, folder: Path, workers: int) -> int:
+    """Train a study's trials until its budget is used up; returns the exit status.
+
+    Raises:
+        UserError: if the study, its folder or the number of workers is refused.
+    """
+    shares = share(study, workers)
+    check(study)
+    worker = Worker(study, folder, lambda line: print(line, flush=True))
+    introduce(study, folder)
+    if workers > 1:
+        worker.publish()  # the page is there from the beginning
+        status = supervise(study, folder, shares)
+    else:
+        status = worker.work(Stop())
+    summarise(worker.publish())
+    return status
+
+
+def check(study: Study) -> None:
+    """Refuse a study whose trials would all fail: no data, or nothing to train.
+
+    Raises:
+        UserError: as `distrib check` does.
+    """
+    check_start(resolve(study.base.replace("run", folder=None)), study.base.run.ranks or 1)
+
+
+def introduce(study: Study, folder: Path) -> None:
+    """Say what is about to be searched."""
+    planned = "as many trials as there is time for" if study.planned is None else plural(study.planned, "trial")
+    runs = len(study.rungs) * len(study.seeds or (None,))
+    of = f" of {runs} runs each" if runs > 1 else ""
+    print(f"study:   {study.name}, {planned}{of}, by {study.fields.sampler.name}, in {folder}")
+    print(f"over:    {', '.join(parameter.name for parameter in study.parameters)}")
+    print(f"for:     {', '.join(f'{o.direction} {o.score}' for o in study.objectives)}", flush=True)
+
+
+def summarise(record: StudyRecord) -> None:
+    """Say what the study came to, and where it is."""
+    counts = ", ".join(f"{len(found)} {state}" for state in get_args(State) if (found := record.of_state(state)))
+    print(f"\n{plural(len(record.trials), 'trial')}: {counts}")
+    if record.front:
+        print(f"best:   {', '.join(f'trial {number}' for number in record.front)}, as {record.folder / 'best.yaml'}")
+    print(f"trials: {record.folder / 'study.csv'}")
+    print(f"page:   {record.folder / 'study/index.html'}", flush=True)
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
+def best(study: Study, folder: Path) -> str:
+    """The best trial's configuration as YAML.
+
+    Raises:
+        UserError: if the study has not begun, or no trial of it has finished.
+    """
+    if not (folder / "study.yaml").is_file():
+        raise UserError(f"{folder} holds no study: start it with distrib sweep, or name its folder with --folder")
+    worker = Worker(study, folder, print)
+    record = read_record(study, worker.optuna, folder)
+    if not record.front:
+        raise UserError(f"no trial of the study in {folder} has finished yet, so there is no best one")
+    return best_yaml(study, record)
+
+
+def supervise(study: Study, folder: Path, shares: Sequence[tuple[dict[str, str], set[int]]]) -> int:
+    """Start workers as processes of their own, and others in the place of those that die; returns the exit status.
+
+    Args:
+        study: its definition.
+        folder: of the study.
+        shares: environment and cores of each worker.
+    """
+    processes = multiprocessing.get_context("spawn")
+    running: dict[int, SpawnProcess] = {}
+    stopped: list[str] = []
+
+    def hear(number: int, _frame: object) -> None:
+        stopped.append(signal.Signals(number).name)
+        for each in running.values():
+            if each.pid is not None and each.is_alive():
+                os.kill(each.pid, number)
+
+    def start(number: int) -> None:
+        running[number] = processes.Process(target=be_worker, args=(study, folder, number, *shares[number]))
+        running[number].start()
+
+    for each in SIGNALS:
+        signal.signal(each, hear)
+    for number in range(len(shares)):
+        start(number)
+    restarts, statuses = 0, [0]
+    while running:
+        time.sleep(0.2)
+        for number, process in list(running.items()):
+            status = process.exitcode
+            if status is None:
+                continue
+            del running[number]
+            if status in (0, 2, STOPPED) or stopped or restarts == RESTARTS:
+                statuses.append(status if status >= 0 else 1)
+                continue
+            restarts += 1
+            how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            print(f"worker {number} has died ({how}): another takes its place", file=sys.stderr, flush=True)
+            start(number)
+    if stopped:
+        print(f"stopped by {stopped[0]}; the same command goes on with the study")
+    return STOPPED if stopped else max(statuses)
+
+
+def be_worker(study: Study, folder: Path, number: int, environment: dict[str, str], affinity: set[int]) -> None:
+    """The work of a process that `supervise` has started; leaves with its exit status."""
+    os.environ.update(environment)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, affinity)
+    try:
+        worker = Worker(study, folder, lambda line: print(f"worker {number}: {line}", flush=True))
+        status = worker.work(Stop())
+    except UserError as error:
+        print(f"distrib: error: worker {number}: {error}", file=sys.stderr, flush=True)
+        status = error.exit_status
+    sys.exit(status)
+
+
+def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
+    """For each worker the environment and the cores of its share of this machine.
+
+    Raises:
+        UserError: if there are fewer GPUs, or cores, than workers.
+    """
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
+    if workers > len(mine):
+        raise UserError(f"--workers is {workers}, and there are {len(mine)} cores here: ask for at most {len(mine)}")
+    spread = [set(mine[i::workers]) for i in range(workers)]
+    if resolve(study.base).run.device != "cuda":
+        return [({}, each) for each in spread]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",")
+    if workers > len(gpus):
+        raise UserError(f"--workers is {workers}, and there are {len(gpus)} GPUs here: ask for at most {len(gpus)}")
+    return [({"CUDA_VISIBLE_DEVICES": ",".join(gpus[i::workers])}, each) for i, each in enumerate(spread)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

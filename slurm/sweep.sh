@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Workers on one study as an array of jobs: each takes one trial after the other until the study's budget is used up.
+#
+#   sbatch --array=0-7 slurm/sweep.sh configs/report/batch-size.yaml --data.root data/celeba     # eight workers
+#   sbatch slurm/sweep.sh study.yaml                                                             # one
+#   sbatch --array=0-3 --gpus-per-node=2 slurm/sweep.sh study.yaml              # trials of two ranks, a GPU each
+#   sbatch --array=0-3 --gpus-per-node=0 slurm/sweep.sh study.yaml              # on CPUs
+#
+# Say so in the repository, on a file system that all nodes see and whose locks hold between them (flock). Options of
+# sbatch, given before the name of this file, win over the lines below; what comes after the name is for `distrib sweep`.
+# More workers may join, and workers may go, at any time: a trial whose worker is gone is taken up by another.
+
+##SBATCH --account=my-account      # take one # away, and put in your own, where the cluster wants them
+##SBATCH --partition=my-partition
+#SBATCH --gpus-per-node=1          # a rank each; some clusters want --gres=gpu:1 instead
+#SBATCH --time=24:00:00            # a worker is requeued until the study is done; longer than an epoch
+#export WANDB_MODE=offline         # the compute nodes have no way out: slurm/wandb_sync.sh uploads later
+
+#SBATCH --job-name=distrib-sweep
+#SBATCH --output=%x-%A-%a.log      # in the folder where sbatch was called; a worker each
+#SBATCH --open-mode=append         # one log, however often the worker is requeued
+#SBATCH --requeue                  # after a node that fails, too
+#SBATCH --signal=B:USR1@180        # three minutes before the limit: enough to save and to leave
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8          # a worker's, for all ranks of its trial
+#SBATCH --mem=64G
+
+set -euo pipefail
+
+say() {
+    printf 'distrib: %s\n' "$1"
+}
+refuse() {
+    printf 'distrib: error: %s\n' "$1" >&2
+    exit 2
+}
+
+[ -n "${SLURM_JOB_ID:-}" ] ||
+    refuse "slurm/sweep.sh is a job: say sbatch --array=0-3 slurm/sweep.sh STUDY, or without Slurm distrib sweep STUDY"
+[ -f "${1:-}" ] || refuse "${1:-nothing} is no file in $PWD on $(hostname): name a study, such as study.yaml"
+# Slurm runs a copy of this file, so that the folder of the submission is what is left to go by.
+[ ! -x .venv/bin/distrib ] || PATH="$PWD/.venv/bin:$PATH"
+command -v distrib >/dev/null ||
+    refuse "$PWD has no .venv, and there is no other distrib on $(hostname): submit in the repository"
+
+# A node may be shared: take the cores that were asked for, and no more.
+gpus=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-}
+ranks=$((gpus > 0 ? gpus : 2)) # as `distrib train` starts them, unless the study says run.ranks
+[ -z "$cpus" ] || export OMP_NUM_THREADS=$((cpus > ranks ? cpus / ranks : 1))
+
+asked='' worker=''
+ask() { # USR1 before the time limit, TERM when the job is cancelled
+    asked=$1
+    say "$1 from Slurm: the trial under way is to save and to leave"
+    [ -z "$worker" ] || kill -TERM "$worker" || true
+}
+trap 'ask USR1' USR1
+trap 'ask TERM' TERM
+
+say "job $SLURM_JOB_ID, worker ${SLURM_ARRAY_TASK_ID:-0}, start $((${SLURM_RESTART_COUNT:-0} + 1))"
+distrib sweep "$@" & # in the background: traps wait for what runs in the foreground
+worker=$!
+[ -z "$asked" ] || kill -TERM "$worker" || true
+while kill -0 "$worker" 2>/dev/null; do wait "$worker" || true; done # a trap ends a wait, but not the worker
+wait "$worker" && exit 0 || status=$?
+
+[ "$asked" = USR1 ] && [ "$status" -eq 75 ] || exit "$status"
+say "requeues job $SLURM_JOB_ID"
+trap '' TERM USR1
+scontrol requeue "$SLURM_JOB_ID" || exit 75

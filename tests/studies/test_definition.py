@@ -1,0 +1,163 @@
+"""Studies as their files say, and what is refused before the first trial."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from sentences import refusal
+
+from distrib.errors import UserError
+from distrib.studies.definition import Study, read_study
+from distrib.studies.scale import Scale
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def study(folder: Path, text: str, **options: object) -> Study:
+    file = folder / "a-study.yaml"
+    file.write_text(text)
+    return read_study(file, options)
+
+
+GRID = "sampler: grid\n"
+
+
+def test_a_grid_has_its_points_in_the_order_of_the_file(tmp_path: Path) -> None:
+    found = study(tmp_path, GRID + "space: {train.batch_size: [16, 32], optim.lr: {low: 0.1, high: 0.3, step: 0.1}}")
+    assert [(each["train.batch_size"], each["optim.lr"]) for each in found.points()] == [
+        (16, 0.1), (16, 0.2), (16, 0.3), (32, 0.1), (32, 0.2), (32, 0.3),
+    ]  # fmt: skip
+    assert found.planned == 6
+
+
+def test_a_conditional_setting_is_in_no_other_point(tmp_path: Path) -> None:
+    space = "space: {optim.momentum: {choices: [0.5, 0.9], when: {optim.name: sgd}}, optim.name: [adam, sgd]}"
+    found = study(tmp_path, GRID + space)
+    assert found.points() == [
+        {"optim.name": "adam"},
+        {"optim.name": "sgd", "optim.momentum": 0.5},
+        {"optim.name": "sgd", "optim.momentum": 0.9},
+    ]
+    assert found.config(found.points()[2], {}, None).optim.momentum == 0.9
+
+
+def test_base_set_point_rung_and_seed_lie_over_each_other(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("optim: {lr: 0.5, weight_decay: 0.1}\ntrain: {epochs: 9, batch_size: 8}\n")
+    text = (
+        "base: base.yaml\nset: {train.epochs: 7}\nspace: {optim.lr: [0.25]}\nsampler: grid\nseeds: 2\n"
+        "pruner: halving\nfidelity: [{data.subset: 10}, {}]\n"
+    )
+    found = study(tmp_path, text, **{"train.batch_size": 4})
+    config = found.config(found.points()[0], found.rungs[0], 1)
+    assert (config.optim.lr, config.optim.weight_decay, config.train.epochs) == (0.25, 0.1, 7)
+    assert (config.train.batch_size, config.data.subset, config.train.seed) == (4, 10, 1)
+    assert config.tracking.group == "a-study"
+    assert found.seeds == (0, 1)
+
+
+def test_variants_set_several_settings_under_one_name(tmp_path: Path) -> None:
+    text = GRID + "space: {how: {variants: {plain: {}, sgd: {optim.name: sgd, optim.lr: 0.1}}}}"
+    found = study(tmp_path, text)
+    configs = [found.config(point, {}, None) for point in found.points()]
+    assert [(each.optim.name, each.optim.lr) for each in configs] == [("adamw", 1e-3), ("sgd", 0.1)]
+
+
+def test_values_that_are_lists_are_choices_too(tmp_path: Path) -> None:
+    found = study(tmp_path, GRID + "space: {data.image_size: [[64, 64], [96, 80]]}")
+    assert [found.config(point, {}, None).data.image_size for point in found.points()] == [(64, 64), (96, 80)]
+
+
+def test_optuna_samples_what_the_space_says(tmp_path: Path) -> None:
+    text = (
+        "space: {optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, train.batch_size: {low: 16, high: 64, step: 16},\n"
+        "  optim.momentum: {low: 0.5, high: 0.9, when: {optim.name: sgd}}, optim.name: [adam, sgd]}\n"
+        "budget: {trials: 3}\n"
+    )
+    found = study(tmp_path, text)
+    search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    points = [found.suggest(search.ask()) for _ in range(40)]
+    assert all(1e-4 <= float(each["optim.lr"]) <= 1e-2 and each["train.batch_size"] % 16 == 0 for each in points)
+    assert sum(float(each["optim.lr"]) < 1e-3 for each in points) > 10, "half of them lie below the middle decade"
+    assert all(("optim.momentum" in each) == (each["optim.name"] == "sgd") for each in points)
+    assert {type(each["train.batch_size"]) for each in points} == {int}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("space: {optim.l: [1]}", ["optim.l", "did you mean optim.lr"]),
+        ("space: {lr: [0.1]}", ["lr", "did you mean optim.lr"]),
+        ("space: {optim.lr: [0.1, high]}", ["optim.lr", "'high'", "valid number"]),
+        ("space: {optim.lr: [0.1, -1]}", ["optim.lr", "-1", "greater than 0"]),
+        ("space: {optim.lr: [0.1, 0.1]}", ["optim.lr", "0.1", "twice"]),
+        ("space: {optim.lr: []}", ["optim.lr", "list of values"]),
+        ("space: {optim.lr: 0.1}", ["optim.lr", "expected a list"]),
+        ("space: {optim.lr: {low: 1e-4, high: 1}}", ["optim.lr.low", "'1e-4'", "1.0e-3"]),
+        ("space: {optim.lr: {low: 2, high: 1}}", ["optim.lr", "low to be less than high"]),
+        ("space: {optim.lr: {low: 0.1, high: 1, steps: 2}}", ["steps", "did you mean step"]),
+        ("space: {optim.lr: {low: 0.1, high: 1}}", ["optim.lr", "range without steps", "grid"]),
+        ("space: {optim.name: {low: 0, high: 1}}", ["optim.name"]),
+        ("space: {optim.name: [adam, rmsprop]}", ["optim.name", "rmsprop"]),
+        ("space: {run.folder: [a]}", ["run.folder", "leave it out"]),
+        ("space: {optim.lr: [0.1]}\nset: {train.epoch: 3}", ["set", "train.epoch", "did you mean train.epochs"]),
+        ("space: {optim.lr: [0.1]}\nset: 3", ["set", "3"]),
+        ("space: {}", ["space is empty"]),
+        ("space: {optim.lr: [0.1]}\nobjective: val_auc", ["val_auc", "not logged", "val_roc_auc"]),
+        ("space: {optim.lr: [0.1]}\nobjective: [val_loss, val_loss]", ["objective", "once"]),
+        ("space: {optim.lr: [0.1]}\nobjective: [val_loss, seconds]\npruner: median", ["pruner", "one objective"]),
+        ("space: {optim.lr: [0.1]}\nseeds: [1, 1]", ["seeds", "once"]),
+        ("space: {train.seed: [0, 1]}\nseeds: 2", ["train.seed", "both"]),
+        ("space: {optim.lr: [0.1]}\npruner: medium", ["medium", "did you mean median"]),
+        ("space: {optim.lr: [0.1]}\nbudgt: {trials: 3}", ["budgt", "did you mean budget"]),
+        ("space: {optim.lr: [0.1]}\nbudget: {trials: 0}", ["budget.trials", "0"]),
+        ("space: {optim.lr: [0.1]}\nstorage: postgresql://me:secret@host/db", ["password", "PGPASSWORD"]),
+        ("space: {optim.lr: [0.1]}\nfidelity: [{}]", ["fidelity", "two"]),
+        ("space: {optim.lr: [0.1]}\nfidelity: [{optim.lr: 1}, {}]\npruner: halving", ["optim.lr", "fidelity"]),
+        ("space: {optim.lr: [0.1]}\nfidelity: [{train.epochs: 1}, {}]", ["fidelity", "pruner"]),
+        ("space: {a: {variants: {x: {optim.lr: -1}}}}", ["space.a.variants.x", "optim.lr"]),
+        ("space: {a: {variants: {x: {optim.lr: 1}}}, optim.lr: [1]}", ["optim.lr", "twice"]),
+        ("space: {optim.lr: {variants: {x: {}}}}", ["optim.lr", "another name"]),
+        ("space: {optim.lr: {choices: [1], when: {optim.nam: sgd}}}", ["optim.nam"]),
+        ("space: {optim.name: [sgd], optim.lr: {choices: [1], when: {optim.name: adam}}}", ["optim.name adam", "none"]),
+        ("space: {train.batch_size: [6], train.accumulation: [4]}", ["train.batch_size 6", "train.accumulation 4"]),
+        ("space: [1, 2]", ["space"]),
+        ("- 1", ["list", "expected keys"]),
+        ("space: {optim.lr: [0.1]}\nbase: nowhere.yaml", ["nowhere.yaml", "no such file"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_before_the_first_trial(tmp_path: Path, text: str, parts: list[str]) -> None:
+    refusal(lambda: study(tmp_path, text if text.startswith("-") else GRID + text), "a-study.yaml", *parts)
+
+
+def test_a_search_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="budget"):
+        study(tmp_path, "space: {optim.lr: [0.1]}")
+
+
+def test_an_option_that_the_study_varies_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"optim\.lr is varied by space, and the command line sets it too"):
+        study(tmp_path, GRID + "space: {optim.lr: [0.1]}", **{"optim.lr": 0.5})
+
+
+def test_the_kept_epoch_is_the_best_by_the_objective(tmp_path: Path) -> None:
+    found = study(tmp_path, GRID + "space: {optim.lr: [0.1]}\nobjective: val_f1")
+    assert found.base.checkpoint.best_score == "f1"
+    told = study(tmp_path, GRID + "space: {optim.lr: [0.1]}\nobjective: val_f1\nset: {checkpoint.best_score: loss}")
+    assert told.base.checkpoint.best_score == "loss"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/report").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_studies_of_the_report_are_valid(file: Path) -> None:
+    assert read_study(file).planned
+
+
+def test_a_scale_makes_images_epochs_and_pictures_fewer_and_never_more_than_there_are(tmp_path: Path) -> None:
+    found = study(tmp_path, GRID + "space: {data.subset: [80000, null]}\nset: {train.epochs: 16}")
+    small = Scale(1 / 16, {"official": 150_000, "identity": 9, "image": 9})
+    configs = [small(found.config(point, {}, None)) for point in found.points()]
+    assert [each.data.subset for each in configs] == [5000, 10173]
+    assert [(each.train.epochs, each.data.image_size) for each in configs] == [(8, (96, 96))] * 2
+    few = Scale(1 / 16, {"official": 3000, "identity": 9, "image": 9})
+    assert few(found.config(found.points()[0], {}, None)).data.subset is None
+    whole = Scale(1.0, {"official": 162_770, "identity": 9, "image": 9})
+    assert [whole(found.config(point, {}, None)).data.subset for point in found.points()] == [80000, None]

@@ -1,0 +1,244 @@
+"""Studies through the command, with real trainings."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+import yaml
+from launching import ROOT, clean_environment, read_events, read_metrics
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from small_run import assert_same_training
+
+from distrib.config import read_yaml
+
+SMALL = {
+    "data.attributes": ["Smiling", "Male"], "data.image_size": [32, 32], "train.batch_size": 16, "train.epochs": 3,
+    "checkpoint.every_steps": 2, "explain.after_training": False, "tracking.mode": "disabled", "run.device": "cpu",
+    "run.ranks": 1,
+}  # fmt: skip
+
+
+def write_study(folder: Path, faces: Path, name: str = "little", **fields: object) -> Path:
+    """A study of trainings that take seconds; a field named `set` is added to what all of them set."""
+    extra = fields.pop("set", {})
+    assert isinstance(extra, Mapping)
+    whole = {"sampler": "grid", "objective": "val_loss", **fields, "set": {**SMALL, "data.root": str(faces), **extra}}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(whole, sort_keys=False))
+    return file
+
+
+def command(file: Path, *options: object) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "distrib",
+        "sweep",
+        str(file),
+        "--folder",
+        str(file.parent / "study"),
+        *map(str, options),
+    ]
+
+
+def sweep(file: Path, *options: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(file, *options),
+        cwd=ROOT,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def trials(folder: Path) -> list[dict[str, str]]:
+    """The rows of study.csv."""
+    with (folder / "study/study.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_is_trained_told_and_gone_on_with(faces: Path, tmp_path: Path) -> None:
+    variants = {"plain": {}, "broken": {"model.weights": "/nowhere.pt"}, "lower": {"optim.lr": 1e-4}}
+    file = write_study(tmp_path, faces, space={"how": {"variants": variants}}, budget={"trials": 2}, seeds=[5])
+    done = sweep(file)
+    assert "trial 1: failed: model.weights /nowhere.pt" in done.stdout
+    plain, broken = trials(tmp_path)
+    assert (plain["state"], broken["state"]) == ("finished", "failed")
+    assert "/nowhere.pt" in broken["reason"]
+    run = tmp_path / "study" / plain["runs"]
+    rows = read_metrics(run)
+    assert float(plain["val_loss"]) == min(row["val_loss"] for row in rows)
+    assert len(rows) == int(plain["epochs"]) == 3
+    assert read_yaml(run / "config.yaml").tracking.group == "little"
+
+    # The best configuration is one that --config takes, and trains the same.
+    printed = sweep(file, "--best").stdout
+    best = tmp_path / "best.yaml"
+    best.write_text(printed)
+    assert "Trial 0" in printed
+    assert read_yaml(best).train.seed == 5
+    assert read_yaml(tmp_path / "study/best.yaml") == read_yaml(best)
+    assert "little" in (tmp_path / "study/study/index.html").read_text()
+
+    # A larger budget goes on; what has been trained is not trained again.
+    write_study(tmp_path, faces, space={"how": {"variants": variants}}, budget={"trials": 3}, seeds=[5])
+    sweep(file)
+    assert [each["state"] for each in trials(tmp_path)] == ["finished", "failed", "finished"]
+    assert len(read_events(run, "start")) == 1
+
+    # What the study is of does not change under its trials.
+    write_study(tmp_path, faces, space={"how": {"variants": variants}}, budget={"trials": 3}, seeds=[6])
+    refused = sweep(file, status=2)
+    assert refused.stderr.count("\n") == 1
+    assert "seeds" in refused.stderr
+
+
+def test_pruning_is_agreed_by_all_ranks(faces: Path, tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path, faces, space={"optim.lr": [1e-3]}, pruner={"name": "threshold", "upper": 0.0}, set={"run.ranks": 2}
+    )
+    sweep(file)
+    [only] = trials(tmp_path)
+    assert (only["state"], only["epochs"]) == ("pruned", "1")
+    run = tmp_path / "study" / only["runs"]
+    assert len(read_metrics(run)) == 1
+    [end] = read_events(run, "end")
+    assert end["pruned"]
+    assert read_events(run, "start")[0]["ranks"] == 2
+    assert not read_events(run, "lost")
+
+
+def test_settings_that_come_again_are_not_trained_again(faces: Path, tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path, faces, space={"optim.lr": [1e-3]}, sampler="random", budget={"trials": 2}, set={"train.epochs": 1}
+    )
+    sweep(file)
+    first, second = trials(tmp_path)
+    assert first["val_loss"] == second["val_loss"]
+    assert first["runs"] == second["runs"]
+    assert "trial 0" in second["reason"]
+
+
+def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(faces: Path, tmp_path: Path) -> None:
+    file = write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, set={"train.epochs": 4}, storage="sqlite")
+    process = subprocess.Popen(command(file), cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+    run = tmp_path / "study/trials/little-0000"
+    _wait_for(lambda: (run / "metrics.csv").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 75, output
+    assert [event["reason"] for event in read_events(run, "stop")] == ["SIGTERM"]
+    sweep(file)
+    [only] = trials(tmp_path)
+    assert only["state"] == "finished"
+    assert len(read_events(run, "resume")) == 1
+    config = read_yaml(tmp_path / "study/trials/little-0000.yaml").replace("run", folder=tmp_path / "alone")
+    (tmp_path / "alone.yaml").write_text(config.to_yaml())
+    alone = subprocess.run(
+        [sys.executable, "distrib/train.py", "--config", tmp_path / "alone.yaml"], cwd=ROOT, env=clean_environment()
+    )
+    assert alone.returncode == 0
+    assert_same_training(run, tmp_path / "alone")
+
+
+def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
+    space = {"size": {"variants": {"huge": {"data.image_size": [4096, 4096], "train.batch_size": 128}}}}
+    sweep(write_study(tmp_path, faces, space=space))
+    [huge] = trials(tmp_path)
+    assert huge["state"] == "out of memory"
+    assert "train.accumulation" in huge["reason"]
+
+
+def test_a_trial_climbs_from_cheap_to_dear_and_starts_from_what_it_has_learnt(faces: Path, tmp_path: Path) -> None:
+    rungs = [{"data.subset": 48, "train.epochs": 1}, {"data.subset": 96, "train.epochs": 2}]
+    pruner = {"name": "threshold", "upper": 10.0}
+    file = write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, fidelity=rungs, pruner=pruner)
+    sweep(file)
+    [only] = trials(tmp_path)
+    cheap, dear = (tmp_path / "study" / run for run in only["runs"].split())
+    assert [len(read_metrics(run)) for run in (cheap, dear)] == [1, 2]
+    assert read_yaml(dear / "config.yaml").model.weights == str(cheap / "best")
+    assert read_yaml(cheap / "config.yaml").model.weights == "none"
+    assert (only["state"], only["epochs"]) == ("finished", "3")
+    assert float(only["val_loss"]) == min(row["val_loss"] for row in read_metrics(dear))
+
+
+def test_more_workers_than_cores_are_refused(faces: Path, tmp_path: Path) -> None:
+    done = sweep(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}), "--workers", 1000, status=2)
+    assert "--workers is 1000" in done.stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_missing_data_set_is_said_once_and_nothing_is_written(tmp_path: Path) -> None:
+    done = sweep(write_study(tmp_path, tmp_path / "nowhere", space={"optim.lr": [1e-3]}), status=2)
+    assert "nowhere" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow
+def test_of_twelve_trials_none_is_lost_or_doubled_when_a_worker_is_killed(faces: Path, tmp_path: Path) -> None:
+    space = {"optim.lr": [1e-2, 3e-3, 1e-3, 3e-4], "train.batch_size": [16, 32, 48]}
+    file = write_study(tmp_path, faces, space=space)
+    process = subprocess.Popen(
+        command(file, "--workers", 2), cwd=ROOT, env=clean_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    _wait_for(lambda: (tmp_path / "study/trials/little-0005/metrics.csv").exists(), process)
+    worker = next(each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline()))
+    worker.kill()
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    assert "has died (ended by SIGKILL): another takes its place" in output
+    rows = trials(tmp_path)
+    assert Counter(each["state"] for each in rows) == {"finished": 12}
+    assert len({(each["optim.lr"], each["train.batch_size"]) for each in rows}) == 12
+    assert sorted(path.name for path in (tmp_path / "study/trials").iterdir() if path.is_dir()) == [
+        f"little-{number:04d}" for number in range(12)
+    ]
+    for each in rows:
+        run = tmp_path / "study" / each["runs"]
+        assert len(read_metrics(run)) == 3
+        assert len(read_events(run, "end")) == 1
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study/journal.log")))
+    assert len(optuna.load_study(study_name="little", storage=storage).trials) == 12
+
+
+@pytest.mark.slow
+def test_a_whole_worker_that_is_gone_leaves_its_trial_to_the_next(faces: Path, tmp_path: Path) -> None:
+    """Worker, launcher and ranks at once, as a node that loses its power."""
+    file = write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, set={"run.ranks": 2, "train.epochs": 4})
+    process = subprocess.Popen(
+        command(file), cwd=ROOT, env=clean_environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    run = tmp_path / "study/trials/little-0000"
+    _wait_for(lambda: (run / "metrics.csv").exists(), process)
+    for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        each.kill()
+    process.wait()
+    done = sweep(file)
+    assert "trial 0 again" in done.stdout
+    [only] = trials(tmp_path)
+    assert only["state"] == "finished"
+    assert len(read_metrics(run)) == 4
+    assert len(read_events(run, "start")) == 2
+
+
+def _wait_for(happened, process: subprocess.Popen[str], seconds: float = 200) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, "it ended before anything could happen to it"
+        assert time.monotonic() < until
+        time.sleep(0.05)
