@@ -98,7 +98,8 @@ def launch_command(arguments: Sequence[str], file: Path | None = None) -> list[s
     config = resolve(config)
     if file is not None:
         check_start(config, config.run.ranks or 1)
-        return ["--config_file", str(file), str(Path(__file__).resolve().parent / "train.py"), *arguments]
+        port = [] if _of_several_machines(file) else ["--main_process_port", "0"]
+        return ["--config_file", str(file), *port, str(Path(__file__).resolve().parent / "train.py"), *arguments]
     gpus = torch.cuda.device_count() if config.run.device == "cuda" else 0
     ranks = config.run.ranks or gpus or min(2, cores())
     if gpus and ranks > gpus:
@@ -153,6 +154,17 @@ def _take_launch(arguments: list[str]) -> tuple[Path | None, list[str]]:
     if not file.is_file():
         raise UserError(f"--launch {file} is not a file: name a configuration of accelerate's, such as launch/cpu.yaml")
     return file, arguments[:place] + arguments[place + 2 :]
+
+
+def _of_several_machines(file: Path) -> bool:
+    """Whether a configuration of accelerate's is for several machines, which meet at a port that it names.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    from distrib.config import read_mapping
+
+    return bool(read_mapping(file, "--launch ", "keys such as num_processes:").get("num_machines", 1) != 1)
 
 
 def _with_config(arguments: list[str]) -> list[str]:

@@ -26,11 +26,11 @@ from distrib.studies.folder import write_whole
 from distrib.studies.reproduction import SECTIONS, Section, gather, make_section
 from distrib.studies.results import read_record
 from distrib.studies.scale import TRAINING_IMAGES, Scale
-from distrib.studies.worker import Worker
+from distrib.studies.search import open_study
+from distrib.studies.trial import Stop
 from distrib.sweep import read, run_study
+from distrib.training.preemption import STOPPED
 from distrib.training.runtime import resolve
-
-SPLITS = ("official", "identity", "image")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr, flush=True)
         return error.exit_status
+    except KeyboardInterrupt:
+        return 130
 
 
 def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> int:
@@ -74,6 +76,8 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> int:
     Raises:
         UserError: for all that the user can mend; what one study's trials come to is a result, and no error.
     """
+    if not options.only:
+        raise UserError(f"--only names no finding: choose from {', '.join(SECTIONS)}")
     unknown = [name for name in options.only if name not in SECTIONS]
     if unknown:
         raise UserError(f"--only names {unknown[0]}, which is none of the findings: choose from {', '.join(SECTIONS)}")
@@ -81,19 +85,22 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> int:
         raise UserError(f"--scale is {options.scale}: expected a share of the report's images, above 0 and up to 1")
     here = report_folder()
     studies = [read(here / f"{name}.yaml", arguments) for name in SECTIONS if name in options.only]
-    scale = Scale(options.scale, available(resolve(studies[0].base)))
+    scale = Scale(options.scale, available(studies))
     studies = [replace(study, scale=scale) for study in studies]
-    notes = describe(scale, studies[0].config({}, {}, None))
+    notes = describe(scale, studies[0].base)
+    stop = Stop()
     for note in notes:
         print(note)
     began = time.monotonic()
     for number, study in enumerate(studies, 1):
         print(f"\n--- {number} of {len(studies)}: {study.name}", flush=True)
-        status = run_study(study, options.folder / "studies" / study.name, options.workers)
+        status = run_study(study, options.folder / "studies" / study.name, options.workers, stop)
         if status != 0:
             return status
         sections = [section_of(each, options.folder, here / "numbers") for each in studies[:number]]
         write(options.folder, sections, notes)
+        if stop.reason is not None:
+            return STOPPED
     print(f"\n{len(studies)} finding{'s' * (len(studies) > 1)} in {(time.monotonic() - began) / 60:.0f} minutes")
     for section in sections:
         print(f"{section.title}: {section.holds}. {section.verdict}")
@@ -107,41 +114,49 @@ def report_folder() -> Path:
     return next(folder for folder in (here / "configs/report", here.parent / "configs/report") if folder.is_dir())
 
 
-def available(config: Config) -> dict[str, int]:
-    """How many training images the data set has, by each way of splitting.
+def available(studies: Sequence[Study]) -> dict[str, int]:
+    """How many training images the data set has, by each way of splitting that the studies use.
 
     Raises:
         UserError: if the data set is not as it should be, or lacks what a split needs.
     """
-    table = read_table(config.data.root, config.data.missing).select(config.data.attributes)
-    data = config.replace("data", subset=None)
-    return {split: len(make_splits(table, data.replace("data", split=split).data).train) for split in SPLITS}
+    base = resolve(studies[0].base)
+    points = [(study, point) for study in studies for point in (study.points() if study.is_grid else [{}])]
+    splits = {study.config(point, {}, None).data.split for study, point in points}
+    table = read_table(base.data.root, base.data.missing).select(base.data.attributes)
+    whole = base.replace("data", subset=None)
+    return {split: len(make_splits(table, whole.replace("data", split=split).data).train) for split in splits}
 
 
 def describe(scale: Scale, config: Config) -> list[str]:
-    """What is done otherwise than in the report, a sentence each."""
-    notes = []
-    images = config.data.subset or scale.available["official"]
+    """What is done otherwise than in the report, a sentence each.
+
+    Args:
+        scale: of what is done.
+        config: of the report.
+    """
+    small = scale(config.replace("data", split=next(iter(scale.available))))
+    images = small.data.subset or max(scale.available.values())
     if scale.share < 1:
-        height, width = config.data.image_size
-        notes.append(
-            f"This is a small version (--scale {scale.share:g}): {images:,} training images instead of "
-            f"{TRAINING_IMAGES:,}, {config.train.epochs} epochs instead of 15, pictures of {height} x {width} pixels "
-            "instead of 178 x 178. What it says of the report is an indication, not a verdict."
-        )
-    elif images < TRAINING_IMAGES:
-        notes.append(
+        height, width = small.data.image_size
+        return [
+            f"This is a small version (--scale {scale.share:g}): {images:,} training images where the report had "
+            f"{TRAINING_IMAGES:,}, {small.train.epochs} epochs where it had 15 (and as much less where it had others), "
+            f"pictures of {height} x {width} pixels where it had 178 x 178. What it says of the report is an "
+            "indication, not a verdict."
+        ]
+    if images < TRAINING_IMAGES:
+        return [
             f"The data set has {images:,} training images, and the report had {TRAINING_IMAGES:,}: what is said here "
             "is an indication, not a verdict."
-        )
-    return notes
+        ]
+    return []
 
 
 def section_of(study: Study, folder: Path, numbers: Path) -> Section:
     """What a study that has been run says of the report."""
     place = folder / "studies" / study.name
-    worker = Worker(study, place, print)
-    return make_section(gather(study, read_record(study, worker.optuna, place), numbers))
+    return make_section(gather(study, read_record(study, open_study(study, place), place), numbers))
 
 
 def write(folder: Path, sections: Sequence[Section], notes: Sequence[str]) -> None:

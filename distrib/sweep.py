@@ -5,12 +5,14 @@ distrib sweep study.yaml --workers 4              # on one machine, with its GPU
 distrib sweep study.yaml --best > best.yaml       # the best configuration so far
 """
 
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -24,20 +26,23 @@ from typing import get_args
 
 import torch
 import tyro
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from distrib.config import parse
 from distrib.errors import UserError
 from distrib.studies.definition import Study, read_study
 from distrib.studies.record import State, StudyRecord
 from distrib.studies.results import read_record
-from distrib.studies.trial import SIGNALS, Stop
+from distrib.studies.search import open_study, rehearse
+from distrib.studies.trial import Stop
 from distrib.studies.worker import Worker, best_yaml
 from distrib.train import check_start
 from distrib.training.preemption import STOPPED
 from distrib.training.runtime import cores, resolve
 
 # How many workers that have died are replaced.
-RESTARTS = 5
+REPLACED = 5
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.best:
             print(best(study, folder), end="")
             return 0
-        return run_study(study, folder, options.workers)
+        return run_study(study, folder, options.workers, Stop())
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr, flush=True)
         return error.exit_status
+    except KeyboardInterrupt:
+        return 130
 
 
 def read(file: Path, arguments: Sequence[str]) -> Study:
@@ -96,31 +103,41 @@ def read(file: Path, arguments: Sequence[str]) -> Study:
     return read_study(file, {key: functools.reduce(getattr, key.split("."), config) for key in named})
 
 
-def run_study(study: Study, folder: Path, workers: int) -> int:
+def run_study(study: Study, folder: Path, workers: int, stop: Stop) -> int:
     """Train a study's trials until its budget is used up; returns the exit status.
 
+    Args:
+        study: its definition.
+        folder: of the study.
+        workers: trials at a time.
+        stop: of this process.
+
     Raises:
-        UserError: if the study, its folder or the number of workers is refused.
+        UserError: if the study, its folder or the number of workers is refused, or its storage fails.
     """
     shares = share(study, workers)
     check(study)
-    worker = Worker(study, folder, lambda line: print(line, flush=True))
-    introduce(study, folder)
-    if workers > 1:
-        worker.publish()  # the page is there from the beginning
-        status = supervise(study, folder, shares)
-    else:
-        status = worker.work(Stop())
-    summarise(worker.publish())
+    with storage_failures(study):
+        worker = Worker(study, folder, lambda line: print(line, flush=True))
+        introduce(study, folder)
+        if workers > 1:
+            worker.publish()  # the page is there from the beginning
+            status = supervise(study, folder, shares, stop)
+        else:
+            status = worker.work(stop)
+        summarise(worker.publish())
+    if stop.reason is not None:
+        print(f"stopped by {stop.reason}; the same command goes on with the study", flush=True)
     return status
 
 
 def check(study: Study) -> None:
-    """Refuse a study whose trials would all fail: no data, or nothing to train.
+    """Refuse a study whose trials would all fail: no data, nothing to train, a sampler that cannot do with it.
 
     Raises:
         UserError: as `distrib check` does.
     """
+    rehearse(study)
     check_start(resolve(study.base.replace("run", folder=None)), study.base.run.ranks or 1)
 
 
@@ -156,71 +173,79 @@ def best(study: Study, folder: Path) -> str:
     """
     if not (folder / "study.yaml").is_file():
         raise UserError(f"{folder} holds no study: start it with distrib sweep, or name its folder with --folder")
-    worker = Worker(study, folder, print)
-    record = read_record(study, worker.optuna, folder)
+    record = read_record(study, open_study(study, folder), folder, importance=False)
     if not record.front:
         raise UserError(f"no trial of the study in {folder} has finished yet, so there is no best one")
     return best_yaml(study, record)
 
 
-def supervise(study: Study, folder: Path, shares: Sequence[tuple[dict[str, str], set[int]]]) -> int:
+def supervise(study: Study, folder: Path, shares: Sequence[tuple[dict[str, str], set[int]]], stop: Stop) -> int:
     """Start workers as processes of their own, and others in the place of those that die; returns the exit status.
 
     Args:
         study: its definition.
         folder: of the study.
         shares: environment and cores of each worker.
+        stop: of this process.
     """
     processes = multiprocessing.get_context("spawn")
-    running: dict[int, SpawnProcess] = {}
-    stopped: list[str] = []
+    statuses, deaths = [0], 0
+    with ExitStack() as working:
 
-    def hear(number: int, _frame: object) -> None:
-        stopped.append(signal.Signals(number).name)
-        for each in running.values():
-            if each.pid is not None and each.is_alive():
-                os.kill(each.pid, number)
+        def start(number: int) -> SpawnProcess:
+            process = processes.Process(target=be_worker, args=(study, folder, number, *shares[number]))
+            process.start()
+            assert process.pid is not None
+            working.enter_context(stop.working(process.pid, process.is_alive))
+            return process
 
-    def start(number: int) -> None:
-        running[number] = processes.Process(target=be_worker, args=(study, folder, number, *shares[number]))
-        running[number].start()
-
-    for each in SIGNALS:
-        signal.signal(each, hear)
-    for number in range(len(shares)):
-        start(number)
-    restarts, statuses = 0, [0]
-    while running:
-        time.sleep(0.2)
-        for number, process in list(running.items()):
-            status = process.exitcode
-            if status is None:
-                continue
-            del running[number]
-            if status in (0, 2, STOPPED) or stopped or restarts == RESTARTS:
-                statuses.append(status if status >= 0 else 1)
-                continue
-            restarts += 1
-            how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-            print(f"worker {number} has died ({how}): another takes its place", file=sys.stderr, flush=True)
-            start(number)
-    if stopped:
-        print(f"stopped by {stopped[0]}; the same command goes on with the study")
-    return STOPPED if stopped else max(statuses)
+        running = {number: start(number) for number in range(len(shares))}
+        while running:
+            time.sleep(0.2)
+            for number, process in list(running.items()):
+                status = process.exitcode
+                if status is None:
+                    continue
+                del running[number]
+                if status in (0, 2, STOPPED) or stop.reason is not None or deaths == REPLACED:
+                    statuses.append(status if status >= 0 else 1)
+                    continue
+                deaths += 1
+                how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+                print(f"worker {number} has died ({how}): another takes its place", file=sys.stderr, flush=True)
+                running[number] = start(number)
+    return STOPPED if stop.reason is not None else max(statuses)
 
 
 def be_worker(study: Study, folder: Path, number: int, environment: dict[str, str], affinity: set[int]) -> None:
     """The work of a process that `supervise` has started; leaves with its exit status."""
+    stop = Stop()
     os.environ.update(environment)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, affinity)
     try:
-        worker = Worker(study, folder, lambda line: print(f"worker {number}: {line}", flush=True))
-        status = worker.work(Stop())
+        with storage_failures(study):
+            status = Worker(study, folder, lambda line: print(f"worker {number}: {line}", flush=True)).work(stop)
     except UserError as error:
         print(f"distrib: error: worker {number}: {error}", file=sys.stderr, flush=True)
         status = error.exit_status
     sys.exit(status)
+
+
+@contextmanager
+def storage_failures(study: Study) -> Iterator[None]:
+    """What a database or a journal says while this is on becomes one sentence.
+
+    Raises:
+        UserError: for what Optuna's storage raises.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
+        problem = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"storage {study.fields.storage} fails ({problem}): see to it; the same command goes on with the study"
+        ) from None
 
 
 def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
@@ -230,6 +255,8 @@ def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
         UserError: if there are fewer GPUs, or cores, than workers.
     """
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
+    if workers < 1:
+        raise UserError(f"--workers is {workers}: ask for at least one")
     if workers > len(mine):
         raise UserError(f"--workers is {workers}, and there are {len(mine)} cores here: ask for at most {len(mine)}")
     spread = [set(mine[i::workers]) for i in range(workers)]

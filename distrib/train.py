@@ -347,6 +347,9 @@ def find_start(config: Config, folder: RunFolder) -> Path | None:
 
 def say_finished(config: Config, checkpoint: Checkpoint) -> None:
     """Say that there is nothing left to train."""
+    if checkpoint.progress.pruned:
+        say(f"{checkpoint.folder} is finished: its study gave it up after {checkpoint.progress.epoch} epochs")
+        return
     more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
     say(f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on")
 

@@ -58,14 +58,29 @@ ask() { # USR1 before the time limit, TERM when the job is cancelled
 trap 'ask USR1' USR1
 trap 'ask TERM' TERM
 
-say "job $SLURM_JOB_ID, worker ${SLURM_ARRAY_TASK_ID:-0}, start $((${SLURM_RESTART_COUNT:-0} + 1))"
+folder=studies/$(basename "${1%.*}") previous=''
+for word in "$@"; do
+    [ "$previous" != --folder ] || folder=$word
+    previous=$word
+done
+marks() { # how far the study has come, whoever worked on it
+    find "$folder/trials" -maxdepth 3 \( -name 'step-*' -o -name '*.lock' \) 2>/dev/null | sort | cksum
+}
+
+starts=$((${SLURM_RESTART_COUNT:-0} + 1)) had=$(marks)
+say "job $SLURM_JOB_ID, worker ${SLURM_ARRAY_TASK_ID:-0}, start $starts"
 distrib sweep "$@" & # in the background: traps wait for what runs in the foreground
 worker=$!
 [ -z "$asked" ] || kill -TERM "$worker" || true
 while kill -0 "$worker" 2>/dev/null; do wait "$worker" || true; done # a trap ends a wait, but not the worker
 wait "$worker" && exit 0 || status=$?
 
-[ "$asked" = USR1 ] && [ "$status" -eq 75 ] || exit "$status"
+# 143: the signal came while the program was still starting.
+[[ $asked == USR1 && ($status -eq 75 || $status -eq 143) ]] || exit "$status"
+if [ "$starts" -ge 3 ] && [ "$(marks)" = "$had" ]; then
+    say "job $SLURM_JOB_ID has come no step further in this start, its $starts., and ends: ask for more --time"
+    exit 75
+fi
 say "requeues job $SLURM_JOB_ID"
 trap '' TERM USR1
 scontrol requeue "$SLURM_JOB_ID" || exit 75

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from small_run import assert_same_training
 
 from distrib.config import read_yaml
+from distrib.sweep import main
 
 SMALL = {
     "data.attributes": ["Smiling", "Male"], "data.image_size": [32, 32], "train.batch_size": 16, "train.epochs": 3,
@@ -69,7 +70,9 @@ def trials(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_study_is_trained_told_and_gone_on_with(faces: Path, tmp_path: Path) -> None:
+def test_a_study_is_trained_told_and_gone_on_with(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     variants = {"plain": {}, "broken": {"model.weights": "/nowhere.pt"}, "lower": {"optim.lr": 1e-4}}
     file = write_study(tmp_path, faces, space={"how": {"variants": variants}}, budget={"trials": 2}, seeds=[5])
     done = sweep(file)
@@ -84,7 +87,8 @@ def test_a_study_is_trained_told_and_gone_on_with(faces: Path, tmp_path: Path) -
     assert read_yaml(run / "config.yaml").tracking.group == "little"
 
     # The best configuration is one that --config takes, and trains the same.
-    printed = sweep(file, "--best").stdout
+    assert main([str(file), "--folder", str(tmp_path / "study"), "--best"]) == 0
+    printed = capsys.readouterr().out
     best = tmp_path / "best.yaml"
     best.write_text(printed)
     assert "Trial 0" in printed
@@ -120,6 +124,7 @@ def test_pruning_is_agreed_by_all_ranks(faces: Path, tmp_path: Path) -> None:
     assert not read_events(run, "lost")
 
 
+@pytest.mark.slow
 def test_settings_that_come_again_are_not_trained_again(faces: Path, tmp_path: Path) -> None:
     file = write_study(
         tmp_path, faces, space={"optim.lr": [1e-3]}, sampler="random", budget={"trials": 2}, set={"train.epochs": 1}
@@ -131,6 +136,7 @@ def test_settings_that_come_again_are_not_trained_again(faces: Path, tmp_path: P
     assert "trial 0" in second["reason"]
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(faces: Path, tmp_path: Path) -> None:
     file = write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, set={"train.epochs": 4}, storage="sqlite")
     process = subprocess.Popen(command(file), cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True)
@@ -153,6 +159,7 @@ def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(faces: Path, tmp_
     assert_same_training(run, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
     space = {"size": {"variants": {"huge": {"data.image_size": [4096, 4096], "train.batch_size": 128}}}}
     sweep(write_study(tmp_path, faces, space=space))
@@ -161,6 +168,7 @@ def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
     assert "train.accumulation" in huge["reason"]
 
 
+@pytest.mark.slow
 def test_a_trial_climbs_from_cheap_to_dear_and_starts_from_what_it_has_learnt(faces: Path, tmp_path: Path) -> None:
     rungs = [{"data.subset": 48, "train.epochs": 1}, {"data.subset": 96, "train.epochs": 2}]
     pruner = {"name": "threshold", "upper": 10.0}

@@ -21,6 +21,7 @@ A point of the space is a mapping from the names in `space` to values; the confi
 """
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ import pydantic
 import yaml
 from optuna.trial import Trial
 from pydantic import Field
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from distrib.config import Config, Section, nearest, read_mapping, read_yaml
 from distrib.errors import UserError
@@ -40,6 +43,7 @@ from distrib.studies.space import (
     Dimension,
     Point,
     changed,
+    check_key,
     describe_point,
     grid_points,
     keys_of,
@@ -175,12 +179,23 @@ class StudyFile(Section):
             raise UserError(
                 f"storage {self.storage} is not known: say journal, sqlite, or a URL such as postgresql://user@host/name"
             )
-        if "://" in self.storage and ":" in self.storage.split("://", 1)[1].rpartition("@")[0]:
+        if _has_password(self.storage):
             raise UserError(
                 "storage has a password in its URL, which would be written into files: put it into PGPASSWORD or "
                 "~/.pgpass, and say postgresql://user@host/name"
             )
         return self
+
+
+def _has_password(storage: str) -> bool:
+    """Whether a storage's URL says a password; one that is no URL is refused when it is opened."""
+    if "://" not in storage:
+        return False
+    try:
+        url = make_url(storage)
+    except (ArgumentError, ValueError):
+        return "password" in storage.lower()
+    return url.password is not None or any("password" in key.lower() for key in url.query)
 
 
 @dataclass(frozen=True)
@@ -215,9 +230,14 @@ class Study:
         return self.fields.fidelity or ({},)
 
     @property
+    def is_grid(self) -> bool:
+        """Whether its trials are all points of the space."""
+        return self.fields.sampler.name == "grid"
+
+    @property
     def planned(self) -> int | None:
         """How many trials there will be; None: as many as there is time for."""
-        if self.fields.sampler.name != "grid":
+        if not self.is_grid:
             return self.fields.budget.trials
         return min(len(self.points()), self.fields.budget.trials or MAX_POINTS)
 
@@ -275,9 +295,19 @@ def read_study(file: Path, options: Mapping[str, Any] | None = None) -> Study:
         UserError: if the file is no study, names what the configuration does not have, a value is out of type, an
             objective is not logged, or a point of a grid is no valid configuration.
     """
+    if not re.fullmatch(r"[\w.-]+", file.stem):
+        raise UserError(
+            f"{file} names its study {file.stem}, which is to be a part of folder names: rename the file with letters, "
+            "digits, dots, dashes and underscores"
+        )
     try:
         fields = StudyFile.model_validate(read_mapping(file, "", "keys such as space: and objective:"))
         base = Config() if fields.base is None else read_yaml(file.parent / fields.base)
+        if fields.launch is not None:
+            launch = (file.parent / fields.launch).resolve()
+            if not launch.is_file():
+                raise UserError(f"launch {launch} is not a file: name a configuration of accelerate's")
+            fields = fields.model_copy(update={"launch": launch})
         return make_study(file.stem, fields, base, options or {})
     except UserError as error:
         sentence = str(error)
@@ -301,12 +331,14 @@ def make_study(name: str, fields: StudyFile, base: Config, options: Mapping[str,
     for place, named in places.items():
         if clash := sorted(named & varied):
             raise UserError(f"{clash[0]} is varied by space, and {place} sets it too: leave one of the two out")
+    for key in options:
+        check_key(key, "the command line")
     base = changed(base, options)
     seeds = fields.seeds
     if seeds is not None and "train.seed" in varied:
         raise UserError("seeds and space both vary train.seed: leave one of the two out")
     study = Study(name, fields, base, dimensions, tuple(scores), seeds)
-    if fields.sampler.name == "grid":
+    if study.is_grid:
         for point in study.points():
             for each in study.rungs:
                 try:

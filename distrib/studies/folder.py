@@ -1,23 +1,25 @@
 """The folder of a study: what is in it and who writes it.
 
-    study.yaml           the study and its base configuration, as they were when it began
+    study.yaml           the study and its base configuration, as it was last started
     journal.log          Optuna's trials (or study.db; or a database elsewhere)
     study.csv            a trial a row
     best.yaml            the configuration of the best trial
     study/index.html     the page
     trials/NAME-0007/    the run of a trial; with -rung1 and -seed2 where it has several
     trials/NAME-0007.yaml, .log    with what it was started, and what it said
-    study.lock, trials/NAME-0007.lock    who is choosing, and who is at work on that trial
+    study.lock, trials/NAME-0007.lock, .run.lock    held by who is choosing, by that trial's worker, and by its run
 
 Any number of workers write it, each under the lock of the study.
 """
 
+import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import yaml
 
 from distrib.errors import UserError
@@ -57,57 +59,79 @@ class StudyFolder:
         Raises:
             UserError: if the folder cannot be written, or its file system has no locks.
         """
-        held = self._lock(self.path / "study.lock", blocking=True)
+        held = self._lock(self.path / "study.lock", fcntl.LOCK_EX)
         assert held is not None
         try:
             yield
         finally:
             held.release()
 
-    def lock_trial(self, number: int) -> filelock.BaseFileLock | None:
-        """The lock on a trial, held until it is released or this process ends; None: another worker holds it.
+    def lock_trial(self, number: int) -> "Lock | None":
+        """A worker's lock on its trial, until it is released or this process ends; None: another worker holds it.
 
         Raises:
             UserError: as `lock` does.
         """
-        return self._lock(self.trials / f"{self._name}-{number:04d}.lock", blocking=False)
+        return self._lock(self.trials / f"{self._name}-{number:04d}.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _lock(self, file: Path, blocking: bool) -> filelock.BaseFileLock | None:
+    def lock_run(self, number: int) -> "Lock | None":
+        """The lock for what trains a trial, which inherits it: a run that has outlived its worker holds it still.
+
+        Raises:
+            UserError: as `lock` does.
+        """
+        return self._lock(self.trials / f"{self._name}-{number:04d}.run.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _lock(self, file: Path, kind: int) -> "Lock | None":
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(file, mode=0o666, thread_local=False)
-            lock.acquire(blocking=blocking)
-        except filelock.Timeout:
-            return None
-        except (OSError, NotImplementedError) as error:
-            problem = getattr(error, "strerror", None) or error
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, kind)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except OSError as error:
             raise UserError(
-                f"the study's folder {self.path} cannot be written or locked ({problem}): choose another --folder"
+                f"the study's folder {self.path} cannot be written or locked ({error.strerror}): choose another "
+                "--folder"
             ) from None
-        return lock
+        return Lock(descriptor)
 
-    def take(self, study: Study) -> None:
-        """Write the study down, or refuse a folder that is of another one; under the lock.
+    def check(self, study: Study) -> None:
+        """Refuse a folder that is of another study; under the lock.
 
         Raises:
             UserError: if the study has changed in what may not change.
         """
-        text = to_yaml(study)
+        if not self.definition.exists():
+            return
         try:
-            if self.definition.exists():
-                before, now = (dict(_flat(yaml.safe_load(each), "")) for each in (self.definition.read_text(), text))
-                for key in sorted(before.keys() | now.keys()):
-                    if before.get(key) != now.get(key) and not key.startswith(FREE):
-                        raise UserError(
-                            f"the study in {self.path} began with {key.removeprefix('config.')} {before.get(key)}, and "
-                            f"now it is {now.get(key)}: change it back, or choose another --folder"
-                        )
-            write_whole(self.definition, text)
+            texts = (self.definition.read_text(encoding="utf-8"), to_yaml(study))
+            before, now = (dict(_flat(yaml.safe_load(text), "")) for text in texts)
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             problem = str(error).partition("\n")[0]
-            raise UserError(
-                f"{self.definition} cannot be read or written ({problem}): choose another --folder"
-            ) from None
+            raise UserError(f"{self.definition} cannot be read ({problem}): choose another --folder") from None
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key) and not key.startswith(FREE):
+                raise UserError(
+                    f"the study in {self.path} began with {key.removeprefix('config.')} {before.get(key)}, and now it "
+                    f"is {now.get(key)}: change it back, or choose another --folder"
+                )
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock that is held as long as its descriptor is open, in this process or one that has inherited it."""
+
+    descriptor: int
+
+    def release(self) -> None:
+        """Let others have it, unless a child still holds it."""
+        os.close(self.descriptor)
 
 
 def write_whole(file: Path, text: str) -> None:

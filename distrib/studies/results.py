@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.importance import FanovaImportanceEvaluator
@@ -81,13 +82,14 @@ def spread(results: Sequence[RunResult]) -> tuple[float, ...]:
     return tuple(statistics.stdev(values) for values in zip(*(each.values for each in results), strict=True))
 
 
-def read_record(study: Study, found: optuna.Study, folder: Path) -> StudyRecord:
+def read_record(study: Study, found: optuna.Study, folder: Path, importance: bool = True) -> StudyRecord:
     """The study as it stands.
 
     Args:
         study: its definition.
         found: its trials.
         folder: of the study.
+        importance: whether to find out which settings matter, which takes a while for hundreds of trials.
     """
     trials = [trial for trial in found.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -100,13 +102,15 @@ def read_record(study: Study, found: optuna.Study, folder: Path) -> StudyRecord:
         parameters=study.parameters,
         trials=tuple(_trial(trial) for trial in trials),
         planned=study.planned,
-        importance=tuple(_importance(found, i, len(finished)) for i in range(len(study.objectives))),
+        importance=tuple(
+            _importance(found, i, len(finished)) if importance else {} for i in range(len(study.objectives))
+        ),
         front=tuple(best),
     )
 
 
 def _trial(trial: FrozenTrial) -> TrialRecord:
-    kept: Mapping[str, str] = trial.user_attrs
+    kept: Mapping[str, Any] = trial.user_attrs
     state = STATES[trial.state]
     return TrialRecord(
         number=trial.number,
@@ -117,7 +121,7 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
         curve=tuple(sorted(trial.intermediate_values.items())),
         epochs=int(kept.get("epochs", 0)),
         seconds=float(kept.get("seconds", 0)),
-        runs=tuple(kept.get("runs", "").split()),
+        runs=tuple(kept.get("runs", ())),
         reason=kept.get("reason", ""),
     )
 
@@ -138,5 +142,5 @@ def _importance(found: optuna.Study, objective: int, finished: int) -> dict[str,
         return optuna.importance.get_param_importances(
             found, evaluator=FanovaImportanceEvaluator(seed=0), target=lambda trial: trial.values[objective]
         )
-    except (ValueError, RuntimeError, ZeroDivisionError):  # all values are the same, or no setting is in all trials
+    except Exception:  # all values are the same, or no setting is in all trials: each has an error of its own
         return {}

@@ -42,6 +42,8 @@ PRUNERS: dict[str, type[BasePruner]] = {
     "hyperband": optuna.pruners.HyperbandPruner,
     "threshold": optuna.pruners.ThresholdPruner,
 }
+# So many proposals, and every sampler has gone over from its random beginning to what it is for.
+REHEARSALS = 14
 # Distinct random numbers for each trial from the one seed of a sampler.
 SEED_STRIDE = 1_000_003
 
@@ -70,14 +72,65 @@ def open_storage(url: str) -> BaseStorage:
     try:
         if url.startswith("journal:"):
             path = url.removeprefix("journal:")
-            return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
-        # psycopg 3 is what the extra `postgres` installs.
-        return RDBStorage(url.replace("postgresql://", "postgresql+psycopg://", 1))
+            lock = JournalFileOpenLock(path)
+            _mend_journal(Path(path), lock)
+            return JournalStorage(JournalFileBackend(path, lock))
+        # psycopg 3 is what the extra `postgres` installs. A connection may have been cut while a trial was trained.
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ModuleNotFoundError as error:
         raise UserError(f"storage {url} needs {error.name}: pip install '.[postgres]' for PostgreSQL") from None
     except Exception as error:  # SQLAlchemy, its drivers and the file system each have their own
         problem = str(error).strip().partition("\n")[0]
         raise UserError(f"storage {url} cannot be opened ({problem}): see to it, or say storage: journal") from None
+
+
+def open_study(study: Study, folder: Path) -> optuna.Study:
+    """The trials of a study that has begun, to be read.
+
+    Raises:
+        UserError: if it has not, or its storage cannot be opened.
+    """
+    try:
+        return optuna.load_study(study_name=study.name, storage=open_storage(storage_url(study, folder)))
+    except KeyError:
+        raise UserError(f"{folder} holds no trials of the study {study.name}: start it with distrib sweep") from None
+
+
+def _mend_journal(file: Path, lock: JournalFileOpenLock) -> None:
+    """Cut off a last line that a full disk or a loss of power has left without its end: the next would run into it."""
+    if not file.exists() or file.stat().st_size == 0:
+        return
+    lock.acquire()
+    try:
+        with file.open("r+b") as journal:
+            content = journal.read()
+            if not content.endswith(b"\n"):
+                journal.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def rehearse(study: Study) -> None:
+    """Let the sampler propose some trials of a study in memory, where all it cannot do comes out.
+
+    Raises:
+        UserError: if it cannot be made, or cannot do with this space and these objectives.
+    """
+    method = study.fields.sampler
+    make_pruner(study.fields.pruner)
+    trial_run = optuna.create_study(directions=[objective.direction for objective in study.objectives])
+    for number in range(REHEARSALS if method.name != "grid" else 1):
+        trial_run.sampler = make_sampler(method, number)
+        try:
+            trial = trial_run.ask()
+            study.suggest(trial)
+            trial_run.tell(trial, [float(number)] * len(study.objectives))
+        except Exception as error:  # samplers, and the packages they need, each have their own
+            problem = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"sampler {method.name} cannot do with this study ({problem}): change its options, or choose another"
+            ) from None
 
 
 def make_sampler(method: Method, number: int) -> BaseSampler:

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import optuna
 from distrib.config import Config
 from distrib.errors import UserError
 from distrib.studies.definition import Study
-from distrib.studies.folder import StudyFolder, write_whole
+from distrib.studies.folder import Lock, StudyFolder, write_whole
 from distrib.studies.results import OUT_OF_MEMORY as NO_MEMORY
 from distrib.studies.results import RunResult, mean, read_result
 from distrib.studies.search import TrialFile
@@ -42,30 +43,53 @@ class Failed(Exception):  # noqa: N818 - a result, not an error
 
 
 class Stop:
-    """Whether this worker has been asked to stop; what it is asked goes on to its run."""
+    """Whether this process has been asked to stop; what it is asked goes on to the processes that work for it."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._workers: dict[int, Callable[[], bool]] = {}
         for number in SIGNALS:
-            signal.signal(number, self._hear)
+            # nohup has SIGHUP ignored.
+            if not (number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN):
+                signal.signal(number, self._hear)
 
     def _hear(self, number: int, _frame: object) -> None:
         self.reason = signal.Signals(number).name
-        if self._child is not None and self._child.poll() is None:
-            self._child.send_signal(number)
+        self.pass_on(number)
 
-    def run(self, command: list[str], log: Path) -> int:
-        """Run a command, with its output added to a file; its exit status, negative where a signal ended it."""
+    def pass_on(self, number: int) -> None:
+        """Send a signal to all that work for this process."""
+        for pid, is_alive in list(self._workers.items()):
+            if is_alive():
+                os.kill(pid, number)
+
+    @contextmanager
+    def working(self, pid: int, is_alive: Callable[[], bool]) -> Iterator[None]:
+        """While this is on, a process works for this one."""
+        self._workers[pid] = is_alive
+        try:
+            if self.reason is not None:  # heard before it was known
+                self.pass_on(signal.SIGTERM)
+            yield
+        finally:
+            del self._workers[pid]
+
+    def run(self, command: list[str], log: Path, inherited: Lock) -> int:
+        """Run a command, with its output added to a file; its exit status, negative where a signal ended it.
+
+        Args:
+            command: program and arguments.
+            log: for its output.
+            inherited: a lock that it holds too.
+        """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
         with log.open("ab") as output:
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=kept)
-            try:
-                if self.reason is not None:  # heard between two runs
-                    self._child.send_signal(signal.SIGTERM)
-                return self._child.wait()
-            finally:
-                self._child = None
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=kept,
+                pass_fds=[inherited.descriptor],
+            )  # fmt: skip
+            with self.working(child.pid, lambda: child.poll() is None):
+                return child.wait()
 
 
 @dataclass
@@ -109,12 +133,7 @@ class TrialRun:
         earlier: list[tuple[int | None, Path, RunResult]] = []
         for number, rung in enumerate(rungs):
             results: list[RunResult] = []
-            for seed in study.seeds or (None,):
-                run = self.folder.run(
-                    self.trial.number,
-                    number if len(rungs) > 1 else None,
-                    seed if len(study.seeds or ()) > 1 else None,
-                )
+            for seed, run in zip(study.seeds or (None,), self._folders(number), strict=True):
                 try:
                     config = study.config(self.point, rung, seed).replace("run", folder=run.resolve(), resume="auto")
                 except UserError as error:
@@ -128,11 +147,19 @@ class TrialRun:
                     raise optuna.TrialPruned(f"after epoch {result.epochs}")
                 results.append(result)
                 earlier.append((seed, run, result))
+            if number + 1 < len(rungs) and self._folders(number + 1)[0].exists():
+                continue  # it had gone on before it was lost
             if len(rungs) > 1:
                 self.trial.report(mean(results)[0], self._resource(number))
                 if number + 1 < len(rungs) and self.trial.should_prune():
                     raise optuna.TrialPruned(f"after rung {number}")
         return results
+
+    def _folders(self, rung: int) -> list[Path]:
+        """The folders of a rung's runs, a seed each."""
+        seeds, number = self.study.seeds or (None,), self.trial.number
+        named = rung if len(self.study.rungs) > 1 else None
+        return [self.folder.run(number, named, seed if len(seeds) > 1 else None) for seed in seeds]
 
     def _resource(self, rung: int) -> int:
         """How Optuna's pruners count rungs: halving and hyperband in powers of their factor, the others one by one."""
@@ -143,22 +170,31 @@ class TrialRun:
     def _run(self, run: Path, config: Config, judged: bool) -> RunResult:
         """One run, from wherever it is to its end."""
         self.runs.append(str(run.relative_to(self.folder.path)))
-        self.trial.set_user_attr("runs", " ".join(self.runs))
+        self.trial.set_user_attr("runs", self.runs)
+        held = self._lock_run(run)
+        try:
+            return self._ended(run, config) or self._launch(run, config, judged, held)
+        finally:
+            held.release()
+
+    def _ended(self, run: Path, config: Config) -> RunResult | None:
+        """What a run came to that has ended before, its report included; None where there is something left to do."""
         result = read_result(run, self.study.objectives)
-        if result is not None:
-            return result
+        reported = RunFolder(run).page.exists() or not config.explain.after_training
+        return result if result is not None and (reported or result.pruned) else None
+
+    def _launch(self, run: Path, config: Config, judged: bool, held: Lock) -> RunResult:
         if judged and len(self.study.objectives) == 1:
             pruner = self.study.fields.pruner.model_dump()
             score = self.study.objectives[0].score
             TrialFile(self.storage, self.study.name, self.trial._trial_id, score, pruner).write(run)
-        self._wait_for_orphan(run)
         file, log = run.with_name(f"{run.name}.yaml"), run.with_name(f"{run.name}.log")
         write_whole(file, config.to_yaml())
         command = [sys.executable, "-m", "distrib", "train", str(file)]
         if self.study.fields.launch is not None:
             command += ["--launch", str(self.study.fields.launch)]
         began = log.stat().st_size if log.exists() else 0
-        status = self.stop.run(command, log)
+        status = self.stop.run(command, log, held)
         if status == STOPPED or (status != 0 and self.stop.reason is not None):
             raise Interrupted(f"{run.name} was asked to stop, and is gone on with by the next worker")
         if status != 0:
@@ -168,26 +204,17 @@ class TrialRun:
             raise Failed(f"the run left no end in {run / 'events.jsonl'}; see {log.name}")
         return result
 
-    def _wait_for_orphan(self, run: Path) -> None:
-        """A worker that was killed may have left its run at work: it is waited for, and what it did is kept."""
-        if not run.is_dir():
-            return
-        folder, told = RunFolder(run), False
-        while True:
-            try:
-                folder.lock()
-            except UserError as error:
-                if "in use" not in str(error):
-                    raise Failed(str(error)) from None
-                if self.stop.reason is not None:
-                    raise Interrupted(f"{run.name} is still at work, left by another worker") from None
-                if not told:
-                    self.say(f"{run.name} is still at work, left by another worker: waiting for it")
-                told = True
-                time.sleep(1)
-                continue
-            folder.unlock()
-            return
+    def _lock_run(self, run: Path) -> Lock:
+        """The lock of this trial's runs. One that has outlived its worker is waited for, and what it did is kept."""
+        told = False
+        while (held := self.folder.lock_run(self.trial.number)) is None:
+            if self.stop.reason is not None:
+                raise Interrupted(f"{run.name} is still at work, left by another worker")
+            if not told:
+                self.say(f"{run.name} is still at work, left by another worker: waiting for it")
+            told = True
+            time.sleep(1)
+        return held
 
 
 def _warm(config: Config, earlier: list[tuple[Path, RunResult]]) -> Config:

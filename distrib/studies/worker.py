@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import filelock
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from distrib.config import Config
 from distrib.errors import UserError
 from distrib.reporting.study import render_study
-from distrib.studies.definition import Study
-from distrib.studies.folder import StudyFolder, write_whole
+from distrib.studies.definition import Study, to_yaml
+from distrib.studies.folder import Lock, StudyFolder, write_whole
 from distrib.studies.record import StudyRecord, study_csv
 from distrib.studies.results import OUT_OF_MEMORY, mean, read_record, spread
 from distrib.studies.search import make_pruner, make_sampler, open_storage, storage_url
@@ -32,7 +31,7 @@ class Taken:
 
     trial: optuna.Trial
     point: Point
-    lock: filelock.BaseFileLock
+    lock: Lock
     again: bool
 
 
@@ -45,23 +44,20 @@ class Worker:
         say: takes a line for the terminal.
 
     Raises:
-        UserError: if the folder is of another study, the storage cannot be opened, or the sampler or pruner is refused.
+        UserError: if the folder is of another study, or the storage cannot be opened.
     """
 
     def __init__(self, study: Study, folder: Path, say: Callable[[str], None]) -> None:
         self.study, self.say = study, say
         self.folder = StudyFolder(folder, study.name)
         self.storage = storage_url(study, folder)
-        make_sampler(study.fields.sampler, 0)
-        pruner = make_pruner(study.fields.pruner)
         with self.folder.lock():
             ours = self.folder.definition.exists()
-            self.folder.take(study)
+            self.folder.check(study)
             storage = open_storage(self.storage)
             with suppress(KeyError):
                 storage.get_study_id_from_name(study.name)
                 if not ours:
-                    self.folder.definition.unlink()
                     raise UserError(
                         f"storage {self.storage} has a study {study.name} already, and {folder} is not its folder: "
                         "name its folder, or give this study's file another name"
@@ -70,9 +66,13 @@ class Worker:
                 storage=storage,
                 study_name=study.name,
                 directions=[objective.direction for objective in study.objectives],
-                pruner=pruner,
+                pruner=make_pruner(study.fields.pruner),
                 load_if_exists=True,
             )
+            try:
+                write_whole(self.folder.definition, to_yaml(study))
+            except OSError as error:
+                raise UserError(f"{self.folder.path} cannot be written ({error.strerror}): see to the disk") from None
 
     def work(self, stop: Stop) -> int:
         """Take trials until there is nothing left to begin; returns the exit status, 75 where it was asked to stop."""
@@ -88,7 +88,6 @@ class Worker:
             finally:
                 taken.lock.release()
             self.publish()
-        self.say(f"stopped by {stop.reason}; the same command goes on with the study")
         return STOPPED
 
     def take(self) -> Taken | None:
@@ -96,11 +95,18 @@ class Worker:
         with self.folder.lock():
             trials = self.optuna.get_trials(deepcopy=False)
             begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-            for each in begun:
-                if each.state == TrialState.RUNNING and (lock := self.folder.lock_trial(each.number)) is not None:
-                    self.optuna.sampler = make_sampler(self.study.fields.sampler, each.number)
-                    trial = optuna.Trial(self.optuna, each._trial_id)
-                    return Taken(trial, self.study.suggest(trial), lock, again=True)
+            for number in [trial.number for trial in begun if trial.state == TrialState.RUNNING]:
+                lock = self.folder.lock_trial(number)
+                if lock is None:
+                    continue
+                # Its worker may have told its end, and let go of it, after the trials were read.
+                now = self.optuna.get_trials(deepcopy=False)[number]
+                if now.state != TrialState.RUNNING:
+                    lock.release()
+                    continue
+                self.optuna.sampler = make_sampler(self.study.fields.sampler, number)
+                trial = optuna.Trial(self.optuna, now._trial_id)
+                return Taken(trial, self.study.suggest(trial), lock, again=True)
             if self._used_up(begun) or not self._enqueue(trials):
                 return None
             lock = self.folder.lock_trial(len(begun))
@@ -120,12 +126,13 @@ class Worker:
 
     def _enqueue(self, trials: Sequence[FrozenTrial]) -> bool:
         """Put a grid's next point in the queue; False where all have been there. Other samplers always have one."""
-        if self.study.fields.sampler.name != "grid" or any(each.state == TrialState.WAITING for each in trials):
+        if not self.study.is_grid or any(each.state == TrialState.WAITING for each in trials):
             return True
-        points = self.study.points()
-        if len(trials) >= len(points):
+        begun = [each.params for each in trials]
+        point = next((point for point in self.study.points() if point not in begun), None)
+        if point is None:
             return False
-        self.optuna.enqueue_trial(points[len(trials)])
+        self.optuna.enqueue_trial(point)
         return True
 
     def finish(self, taken: Taken, stop: Stop) -> None:
@@ -139,7 +146,8 @@ class Worker:
         self.say(f"{label}{' again' if taken.again else ''}: {describe_point(point)}")
         twin = self._twin(trial, point)
         if twin is not None:
-            self._keep(trial, {**twin.user_attrs, "reason": f"the settings of trial {twin.number}: not trained again"})
+            own = {"epochs": 0, "seconds": 0.0, "reason": f"the settings of trial {twin.number}: not trained again"}
+            self._keep(trial, {**twin.user_attrs, **own})
             self.optuna.tell(trial, twin.values)
             self.say(f"{label}: has the settings of trial {twin.number}, and so its result")
             return
@@ -157,8 +165,10 @@ class Worker:
         except optuna.TrialPruned as pruned:
             outcome, reason = TrialState.PRUNED, f"given up {pruned}"
         except Failed as failure:
-            # A sampler learns from what was pruned, and nothing from what has failed: too large is worth knowing.
-            outcome = TrialState.PRUNED if failure.outcome == OUT_OF_MEMORY else TrialState.FAIL
+            # A sampler learns from what was pruned, and nothing from what has failed: too large is worth knowing. (With
+            # several objectives Optuna's samplers cannot do with it.)
+            learns = failure.outcome == OUT_OF_MEMORY and len(self.study.objectives) == 1
+            outcome = TrialState.PRUNED if learns else TrialState.FAIL
             reason = str(failure)
             self._keep(trial, {"outcome": failure.outcome})
         finally:
@@ -178,7 +188,7 @@ class Worker:
 
     def _verdict(self, number: int) -> str:
         """A trial's end in a few words."""
-        record = read_record(self.study, self.optuna, self.folder.path)
+        record = read_record(self.study, self.optuna, self.folder.path, importance=False)
         trial = next(each for each in record.trials if each.number == number)
         cost = f"{trial.epochs} epochs, {trial.seconds:.0f} s"
         if trial.values is None:
@@ -226,5 +236,7 @@ def best_yaml(study: Study, record: StudyRecord) -> str:
     if len(objectives) > 1:
         others = ", ".join(map(str, record.front))
         lines.insert(1, f"# The best in {objectives[0].score} of the Pareto front, which is trials {others}.")
+    if len(study.rungs) > 1 and study.fields.warm_start:
+        lines.append("# It had started from its cheaper runs (warm_start), which model.weights here does not name.")
     config: Config = study.config(best.settings, study.rungs[-1], study.seeds[0] if study.seeds else None)
     return "\n".join([*lines, config.replace("tracking", group=None).to_yaml()])

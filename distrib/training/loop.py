@@ -189,7 +189,8 @@ def end_epoch(
     job.folder.epoch(row, scores)
     job.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch)
     job.tracker.epoch(row, scores.by_attribute(), epoch * plan.steps_per_epoch)
-    after.pruned = job.judge(row)
+    # Told of every epoch; a run that has come to its end is not given up any more.
+    after.pruned = job.judge(row) and epoch < job.config.train.epochs
     return row, after
 
 

@@ -247,8 +247,9 @@ def on_every_rank(accelerator: Accelerator, make: Callable[P, T], *args: P.args,
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device, or the host, has no room for what was asked of it."""
-    # On the CPU torch has no type of its own for it.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    # torch has no type of its own for it on the CPU, nor have DALI and CUDA's libraries.
+    said = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
 def lost_a_rank(error: Exception) -> bool:

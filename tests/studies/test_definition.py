@@ -111,6 +111,8 @@ def test_optuna_samples_what_the_space_says(tmp_path: Path) -> None:
         ("space: {optim.lr: [0.1]}\nbudgt: {trials: 3}", ["budgt", "did you mean budget"]),
         ("space: {optim.lr: [0.1]}\nbudget: {trials: 0}", ["budget.trials", "0"]),
         ("space: {optim.lr: [0.1]}\nstorage: postgresql://me:secret@host/db", ["password", "PGPASSWORD"]),
+        ("space: {optim.lr: [0.1]}\nstorage: 'postgresql://me@host/db?password=secret'", ["password", "PGPASSWORD"]),
+        ("space: {optim.lr: [0.1]}\nlaunch: nowhere.yaml", ["launch", "nowhere.yaml"]),
         ("space: {optim.lr: [0.1]}\nfidelity: [{}]", ["fidelity", "two"]),
         ("space: {optim.lr: [0.1]}\nfidelity: [{optim.lr: 1}, {}]\npruner: halving", ["optim.lr", "fidelity"]),
         ("space: {optim.lr: [0.1]}\nfidelity: [{train.epochs: 1}, {}]", ["fidelity", "pruner"]),
@@ -137,6 +139,18 @@ def test_a_search_without_end_is_refused(tmp_path: Path) -> None:
 def test_an_option_that_the_study_varies_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"optim\.lr is varied by space, and the command line sets it too"):
         study(tmp_path, GRID + "space: {optim.lr: [0.1]}", **{"optim.lr": 0.5})
+
+
+def test_what_the_study_decides_is_no_option(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the command line sets run\.folder, which a study decides"):
+        study(tmp_path, GRID + "space: {optim.lr: [0.1]}", **{"run.folder": "runs/a"})
+
+
+def test_a_name_that_is_no_part_of_a_folder_name_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a b.yaml"
+    file.write_text("space: {optim.lr: [0.1]}\nsampler: grid\n")
+    with pytest.raises(UserError, match="rename the file"):
+        read_study(file)
 
 
 def test_the_kept_epoch_is_the_best_by_the_objective(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from distrib.reproduce import main
 from distrib.studies.definition import Study, read_study
 from distrib.studies.record import Setting, StudyRecord, TrialRecord
 from distrib.studies.reproduction import SECTIONS, Section, apart, around, gather, make_section, report_epochs
+from distrib.studies.scale import Scale
 from distrib.training.run_folder import METRICS
 
 REPORT = ROOT / "configs/report"
@@ -55,6 +57,13 @@ def turning(accuracy: float, f1: float = 0.7) -> Curve:
     }  # fmt: skip
 
 
+def spread_out(accuracy: float) -> Curve:
+    return lambda seed, epoch: {
+        **turning(accuracy, accuracy)(seed, epoch),
+        "val_accuracy": accuracy + 0.05 * (seed - 1),
+    }
+
+
 def test_batch_sizes_hold_where_64_is_ahead_by_little(tmp_path: Path) -> None:
     ahead = finding(tmp_path / "a", "batch-size", {16: turning(0.840), 32: turning(0.841), 64: turning(0.846, 0.72)})
     assert ahead.holds == "holds"
@@ -62,6 +71,9 @@ def test_batch_sizes_hold_where_64_is_ahead_by_little(tmp_path: Path) -> None:
     assert "0.60 points" in ahead.verdict
     behind = finding(tmp_path / "b", "batch-size", {16: turning(0.846), 32: turning(0.841), 64: turning(0.840)})
     assert behind.holds == "undecided"
+    noisy = finding(tmp_path / "d", "batch-size", {16: spread_out(0.80), 32: turning(0.81), 64: spread_out(0.82)})
+    assert noisy.holds == "undecided"
+    assert "not told from chance" in noisy.verdict
     far = finding(tmp_path / "c", "batch-size", {16: turning(0.80), 32: turning(0.81), 64: turning(0.86, 0.72)})
     assert far.holds == "does not hold"
     assert "more than marginal" in far.verdict
@@ -101,6 +113,18 @@ def test_the_robust_fit_is_where_validation_turns(tmp_path: Path) -> None:
     still = finding(tmp_path / "b", "epochs", {20: falling}, epochs=8)
     assert still.holds == "does not hold"
     assert "after epoch 8.0 ± 0.0 of 8" in still.verdict
+
+
+def test_a_subset_of_a_smaller_data_set_says_nothing(tmp_path: Path) -> None:
+    assert finding(tmp_path, "subset", {80000: turning(0.84), None: turning(0.842)}).holds == "holds"
+    study = replace(read_study(REPORT / "subset.yaml"), scale=Scale(0.9, {"official": 1000}))
+    trials = [
+        TrialRecord(number, "finished", {"data.subset": size}, (0.5,), None, (), 4, 9.0, (f"trials/{number}-0",), "")
+        for number, size in enumerate((80000, None))
+    ]
+    section = make_section(gather(study, a_record(study, tmp_path / "subset", trials), NUMBERS))
+    assert section.holds == "undecided"
+    assert "fewer images" in section.verdict
 
 
 def test_the_leak_is_the_difference_of_the_two_splits(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from sentences import refusal
 
 from distrib.studies.definition import Study, read_study
 from distrib.studies.results import read_record
-from distrib.studies.search import Judge, TrialFile, storage_url
-from distrib.studies.worker import Worker
+from distrib.studies.search import Judge, TrialFile, rehearse, storage_url
+from distrib.studies.worker import Worker, best_yaml
 
 WORKERS, LEARNING_RATES = 3, 12
 
@@ -67,7 +67,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         run(here / "pg_ctl", "stop", "-m", "immediate", "-D", folder / "data")
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgres"])
+@pytest.mark.parametrize(
+    "kind", ["journal", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "postgres"))]
+)
 def test_many_workers_take_each_trial_once(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     study = a_study(tmp_path, request.getfixturevalue("postgres") if kind == "postgres" else kind)
     folder = tmp_path / "study"
@@ -132,6 +134,8 @@ def test_a_database_that_has_the_study_of_another_folder_is_refused(postgres: st
 def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     study = a_study(tmp_path, "postgresql://nobody@127.0.0.1:1/none")
     refusal(lambda: Worker(study, tmp_path / "study", print), "127.0.0.1:1", "cannot be opened", "journal")
+    # And what it advises can be done.
+    Worker(a_study(tmp_path, "journal"), tmp_path / "study", print)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +148,69 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 )
 def test_options_that_optuna_refuses_are_refused_at_the_start(tmp_path: Path, more: str, parts: list[str]) -> None:
     study = a_study(tmp_path, "journal", more)
-    refusal(lambda: Worker(study, tmp_path / "study", print), *parts)
-    assert not (tmp_path / "study").exists()
+    refusal(lambda: rehearse(study), *parts)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "objective", "parts"),
+    [
+        ("{name: tpe, n_startup_trials: ten}", "val_loss", ["tpe", "change its options"]),
+        ("{name: tpe, startup: 3}", "val_loss", ["tpe", "startup"]),
+        ("{name: cmaes}", "[val_loss, seconds]", ["cmaes"]),
+    ],
+)
+def test_a_sampler_is_rehearsed(tmp_path: Path, sampler: str, objective: str, parts: list[str]) -> None:
+    file = tmp_path / "sampled.yaml"
+    file.write_text(
+        "space: {optim.lr: {low: 0.1, high: 0.2}, optim.momentum: {low: 0.1, high: 0.9}}\n"
+        f"sampler: {sampler}\nobjective: {objective}\nbudget: {{trials: 3}}\n"
+    )
+    refusal(lambda: rehearse(read_study(file)), *parts)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "qmc", "nsgaii", "nsgaiii"])
+def test_every_sampler_does_with_every_kind_of_setting(tmp_path: Path, sampler: str) -> None:
+    file = tmp_path / "sampled.yaml"
+    file.write_text(
+        "space: {optim.lr: {low: 1.0e-4, high: 0.1, log: true}, train.epochs: {low: 2, high: 9},\n"
+        "  data.flip: [true, false],\n"
+        "  optim.name: [adam, sgd], optim.momentum: {low: 0.1, high: 0.9, when: {optim.name: sgd}}}\n"
+        f"sampler: {sampler}\nbudget: {{trials: 3}}\n"
+    )
+    rehearse(read_study(file))
+
+
+def test_a_grid_whose_lines_changed_places_goes_on_with_the_points_that_are_left(tmp_path: Path) -> None:
+    file = tmp_path / "turned.yaml"
+
+    def take(lines: str, count: int) -> list[tuple[object, object]]:
+        file.write_text(f"space:\n{lines}sampler: grid\n")
+        worker, found = Worker(read_study(file), tmp_path / "study", print), []
+        while len(found) < count and (taken := worker.take()) is not None:
+            found.append((taken.point["optim.lr"], taken.point["train.batch_size"]))
+            worker.optuna.tell(taken.trial, 0.5)
+            taken.lock.release()
+        return found
+
+    rates, sizes = "  optim.lr: [0.1, 0.2, 0.3]\n", "  train.batch_size: [16, 32]\n"
+    found = take(rates + sizes, 3) + take(sizes + rates, 9)
+    assert sorted(found) == [(rate, size) for rate in (0.1, 0.2, 0.3) for size in (16, 32)]
+
+
+def test_a_journal_whose_last_line_was_cut_off_is_mended(tmp_path: Path) -> None:
+    study = a_study(tmp_path, "journal")
+    worker = Worker(study, tmp_path / "study", print)
+    taken = worker.take()
+    assert taken is not None
+    worker.optuna.tell(taken.trial, 0.5)
+    taken.lock.release()
+    journal = tmp_path / "study/journal.log"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "trial')
+    again = Worker(study, tmp_path / "study", print)
+    following = again.take()
+    assert following is not None
+    assert following.trial.number == 1
+    assert len(Worker(study, tmp_path / "study", print).optuna.trials) == 2
 
 
 def test_the_sampler_proposes_the_same_again(tmp_path: Path) -> None:
@@ -164,3 +229,20 @@ def test_the_sampler_proposes_the_same_again(tmp_path: Path) -> None:
     assert len(first) == 14
     assert len({each["optim.lr"] for each in first}) == 14
     assert points("two") == first
+
+
+def test_several_objectives_make_a_front_and_the_best_is_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "front.yaml"
+    file.write_text("space: {optim.lr: [0.1, 0.2, 0.3]}\nsampler: grid\nobjective: [val_roc_auc, seconds]\n")
+    study = read_study(file)
+    worker = Worker(study, tmp_path / "study", print)
+    for values in ([0.8, 10.0], [0.9, 30.0], [0.7, 20.0]):
+        taken = worker.take()
+        assert taken is not None
+        worker.optuna.tell(taken.trial, values)
+        taken.lock.release()
+    assert worker.take() is None
+    record = worker.publish()
+    assert sorted(record.front) == [0, 1]
+    assert "optim.lr 0.2" in best_yaml(study, record)
+    assert "Pareto" in (tmp_path / "study/study/index.html").read_text()
