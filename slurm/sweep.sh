@@ -64,7 +64,7 @@ for word in "$@"; do
     previous=$word
 done
 marks() { # how far the study has come, whoever worked on it
-    find "$folder/trials" -maxdepth 3 \( -name 'step-*' -o -name '*.lock' \) 2>/dev/null | sort | cksum
+    { find "$folder/trials" -maxdepth 3 \( -name 'step-*' -o -name '*.lock' \) 2>/dev/null || true; } | sort | cksum
 }
 
 starts=$((${SLURM_RESTART_COUNT:-0} + 1)) had=$(marks)
