@@ -161,11 +161,15 @@ def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(faces: Path, tmp_
 
 @pytest.mark.slow
 def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
-    space = {"size": {"variants": {"huge": {"data.image_size": [4096, 4096], "train.batch_size": 128}}}}
-    sweep(write_study(tmp_path, faces, space=space))
-    [huge] = trials(tmp_path)
-    assert huge["state"] == "out of memory"
-    assert "train.accumulation" in huge["reason"]
+    huge = {"data.image_size": [1024, 1024], "data.prefetch": 1}
+    file = write_study(tmp_path, faces, space={"size": {"variants": {"huge": huge}}})
+    # Address space, so that an allocation fails where a machine would begin to suffer.
+    limited = ["prlimit", f"--as={9 * 2**30}", "--", *command(file)]
+    done = subprocess.run(limited, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [only] = trials(tmp_path)
+    assert only["state"] == "out of memory", only["reason"]
+    assert "train.accumulation" in only["reason"]
 
 
 @pytest.mark.slow
