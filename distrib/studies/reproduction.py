@@ -267,7 +267,7 @@ def batch_size(evidence: Evidence) -> Section:
     section.verdict = (
         f"Batch size {best} is the most accurate ({around(accuracy[best])}) and {best_f1} has the highest F1 "
         f"({around(f1[best_f1])}); from the least to the most accurate it is {points(width)}, which is "
-        f"{'marginal' if marginal else 'more than marginal' if told else 'more than that, and not told from chance'}"
+        f"{'' if marginal else 'more than '}marginal{'' if marginal or told else ', but not told from chance'}"
         f"{'' if best == best_f1 == 64 else ', and 64 is not ahead in both'}."
     )
     section.notes.append(_robust_fit(measured, "batch size "))
