@@ -417,7 +417,8 @@ def frozen_backbone(evidence: Evidence) -> Section:
         if label in measured:
             rows.append([*_kept_row(label, measured[label]), around(_positives(measured[label]))])
         else:
-            rows.append([label, f"not measured: {trial.reason}", *[DASH] * (len(KEPT_HEADER) - 1)])
+            rows.append([label, "not measured", *[DASH] * (len(KEPT_HEADER) - 1)])
+            section.notes.append(f"Not measured: {label}. {trial.reason}")
     section.tables.append(
         Table("At the epoch of the lowest validation loss", (*KEPT_HEADER, "positives found (recall)"), rows)
     )

@@ -142,7 +142,8 @@ def test_a_frozen_backbone_says_what_was_not_measured_and_what_is_refused(tmp_pa
     section = make_section(gather(study, a_record(study, tmp_path, [lost]), NUMBERS))
     assert section.holds == "undecided"
     assert "no way to the store" in section.verdict
-    assert any("not measured: no way to the store" in row for row in section.tables[0].rows)
+    assert section.tables[0].rows[0][:2] == ["ImageNet, frozen", "not measured"]
+    assert "Not measured: ImageNet, frozen. no way to the store" in section.notes
     assert any("leaves nothing to train" in note for note in section.notes)
 
 
