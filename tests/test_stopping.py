@@ -63,6 +63,7 @@ def test_asked_to_stop_wherever_it_is_it_ends_as_if_it_had_not_been(
     assert leftovers(folder) == []
 
 
+@pytest.mark.slow
 def test_distrib_train_leaves_with_the_ranks_own_status(faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = [*settings(faces, folder, "--tracking.mode", "disabled"), "--run.ranks", 2]
@@ -78,6 +79,7 @@ def test_distrib_train_leaves_with_the_ranks_own_status(faces: Path, tmp_path: P
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_killed_leaves_no_orphans(faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     launch(*settings(faces, folder), script="tests/observer.py", DISTURB="4 0 launcher:SIGKILL", OBSERVE=str(tmp_path))
@@ -158,6 +160,7 @@ def test_a_rank_that_hangs_is_named(disturbance: str, what: str, faces: Path, tm
     assert f"distrib: rank 0 leaves: {lost['reason']}" in errors
 
 
+@pytest.mark.slow
 def test_a_restart_does_not_take_up_the_run_of_somebody_else(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
@@ -247,6 +250,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_need_not_end_the_run(faces: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def trials(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_study_is_trained_told_and_gone_on_with(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +194,7 @@ def test_more_workers_than_cores_are_refused(faces: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_a_missing_data_set_is_said_once_and_nothing_is_written(tmp_path: Path) -> None:
     done = sweep(write_study(tmp_path, tmp_path / "nowhere", space={"optim.lr": [1e-3]}), status=2)
     assert "nowhere" in done.stderr

@@ -104,6 +104,7 @@ def test_a_killed_run_resumes_exactly(faces: Path, finished: tuple[Path, str, Pa
     assert_same_training(undisturbed, folder)
 
 
+@pytest.mark.slow
 def test_stopped_on_two_ranks_it_goes_on_with_one(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ def test_stopped_on_two_ranks_it_goes_on_with_one(
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_one_and_two_ranks_give_the_same_scores(faces: Path, finished: tuple[Path, str, Path]) -> None:
     folder, _, _ = finished
     scores = []

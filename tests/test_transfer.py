@@ -115,6 +115,7 @@ def test_on_two_ranks_it_goes_on_as_if_it_had_not_stopped(faces: Path, tmp_path:
         assert_same_training(undisturbed, folder)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_an_earlier_stage_on_several_ranks() -> None:
     """Its DDP would wait for its own gradients, and accelerate's autocast be put around itself."""
     done = launch(script="tests/free_ranks.py")
