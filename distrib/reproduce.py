@@ -22,14 +22,15 @@ from distrib.data.table import read_table
 from distrib.errors import UserError
 from distrib.reporting.reproduction import render_reproduction, to_markdown
 from distrib.studies.definition import Study
-from distrib.studies.folder import write_whole
-from distrib.studies.reproduction import SECTIONS, Section, gather, make_section
+from distrib.studies.evidence import Section, gather
+from distrib.studies.reproduction import SECTIONS, make_section
 from distrib.studies.results import read_record
 from distrib.studies.scale import TRAINING_IMAGES, Scale
 from distrib.studies.search import open_study
 from distrib.studies.trial import Stop
 from distrib.sweep import read, run_study
 from distrib.training.preemption import STOPPED
+from distrib.training.run_folder import write_whole
 from distrib.training.runtime import resolve
 
 

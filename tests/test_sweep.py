@@ -1,7 +1,9 @@
 """Studies through the command, with real trainings."""
 
 import csv
+import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -12,14 +14,17 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
+import torch
 import yaml
 from launching import ROOT, clean_environment, read_events, read_metrics
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from sentences import refusal
 from small_run import assert_same_training
 
 from distrib.config import read_yaml
-from distrib.sweep import main
+from distrib.studies.definition import read_study
+from distrib.sweep import main, share
 
 SMALL = {
     "data.attributes": ["Smiling", "Male"], "data.image_size": [32, 32], "train.batch_size": 16, "train.epochs": 3,
@@ -112,8 +117,9 @@ def test_a_study_is_trained_told_and_gone_on_with(
 
 def test_pruning_is_agreed_by_all_ranks(faces: Path, tmp_path: Path) -> None:
     file = write_study(
-        tmp_path, faces, space={"optim.lr": [1e-3]}, pruner={"name": "threshold", "upper": 0.0}, set={"run.ranks": 2}
-    )
+        tmp_path, faces, space={"optim.lr": [1e-3]}, pruner={"name": "threshold", "upper": 0.0}, set={"run.ranks": 2},
+        launch=str(ROOT / "launch/cpu.yaml"),
+    )  # fmt: skip
     sweep(file)
     [only] = trials(tmp_path)
     assert (only["state"], only["epochs"]) == ("pruned", "1")
@@ -161,6 +167,27 @@ def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(faces: Path, tmp_
 
 
 @pytest.mark.slow
+def test_a_trial_that_does_not_convince_at_the_cheapest_rung_goes_no_further(faces: Path, tmp_path: Path) -> None:
+    rungs, pruner = [{"train.epochs": 1}, {"train.epochs": 2}], {"name": "threshold", "upper": 0.0}
+    sweep(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, fidelity=rungs, pruner=pruner))
+    [only] = trials(tmp_path)
+    assert (only["state"], only["epochs"], only["runs"]) == ("pruned", "1", "trials/little-0000-rung0")
+    assert only["reason"] == "given up after rung 0"
+
+
+@pytest.mark.slow
+def test_the_value_of_a_trial_is_the_mean_over_its_seeds(faces: Path, tmp_path: Path) -> None:
+    sweep(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, seeds=[3, 8], set={"train.epochs": 2}))
+    [only] = trials(tmp_path)
+    runs = [tmp_path / "study" / run for run in only["runs"].split()]
+    assert [read_yaml(run / "config.yaml").train.seed for run in runs] == [3, 8]
+    values = [min(row["val_loss"] for row in read_metrics(run)) for run in runs]
+    assert values[0] != values[1]
+    assert float(only["val_loss"]) == pytest.approx(statistics.fmean(values))
+    assert float(only["val_loss_sd"]) == pytest.approx(statistics.stdev(values))
+
+
+@pytest.mark.slow
 def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
     huge = {"data.image_size": [1024, 1024], "data.prefetch": 1}
     file = write_study(tmp_path, faces, space={"size": {"variants": {"huge": huge}}})
@@ -186,6 +213,21 @@ def test_a_trial_climbs_from_cheap_to_dear_and_starts_from_what_it_has_learnt(fa
     assert read_yaml(cheap / "config.yaml").model.weights == "none"
     assert (only["state"], only["epochs"]) == ("finished", "3")
     assert float(only["val_loss"]) == min(row["val_loss"] for row in read_metrics(dear))
+
+
+def test_gpus_and_cores_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    file = tmp_path / "shared.yaml"
+    file.write_text("space: {optim.lr: [0.1]}\nsampler: grid\nset: {data.decoder: torch}\n")
+    study = read_study(file)
+    shares = share(study, 2)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in shares] == ["4,7", "5"]
+    assert [cores for _, cores in shares] == [{0, 2, 6}, {1, 3}]
+    refusal(lambda: share(study, 4), "--workers is 4", "3 GPUs")
+    refusal(lambda: share(study, 0), "--workers is 0")
 
 
 def test_more_workers_than_cores_are_refused(faces: Path, tmp_path: Path) -> None:
@@ -226,6 +268,8 @@ def test_of_twelve_trials_none_is_lost_or_doubled_when_a_worker_is_killed(faces:
         run = tmp_path / "study" / each["runs"]
         assert len(read_metrics(run)) == 3
         assert len(read_events(run, "end")) == 1
+        # The run that outlived its worker was waited for, and not started again beside itself.
+        assert len(read_events(run, "start")) == 1
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "study/journal.log")))
     assert len(optuna.load_study(study_name="little", storage=storage).trials) == 12
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from distrib.explaining.curves import read_metrics
 from distrib.explaining.study import Study, words
-from distrib.reporting.page import score_name
+from distrib.reporting.page import duration, score_name
 
 # Scores that a card shows: label, name in the scores job, and what stands beside it.
 _CHANCE = "a guess"
@@ -80,7 +80,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
             f"{ranks} rank{'s' if ranks > 1 else ''} on {start.get('device', 'an unknown device')}, precision "
             f"{start.get('precision', trained.get('train', {}).get('precision'))}, decoder {start.get('decoder')}",
         ),
-        ("Time", f"{_duration(seconds)} of training and validation, median {speeds[len(speeds) // 2]:,.0f} images/s"),
+        ("Time", f"{duration(seconds)} of training and validation, median {speeds[len(speeds) // 2]:,.0f} images/s"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in start.get("versions", {}).items())),
         ("Date", str(description.training.get("date", "unknown"))),
     ]
@@ -141,11 +141,3 @@ def _start(run: Path) -> dict[str, Any]:
         return {}
     events = [json.loads(line) for line in lines if '"event": "start"' in line]
     return dict(events[-1]) if events else {}
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -381,6 +381,17 @@ def whole(value: Any) -> str:
     return DASH if number(value) == DASH else f"{round(value):,}"
 
 
+def duration(seconds: float) -> str:
+    """A time in its two largest units, a dash for what is none."""
+    if not math.isfinite(seconds):
+        return DASH
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:
     """The charts of metrics.csv: one for each score, with training and validation in it where both are known.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.reporting.page import compose, render, write_page
-from distrib.studies.reproduction import Section, Table
+from distrib.studies.evidence import Section, Table
 
 # How a verdict is marked beside its words.
 MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?", "no claim": "·"}

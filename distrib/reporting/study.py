@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, get_args
 from urllib.parse import quote
 
 from distrib.errors import UserError
-from distrib.reporting.page import DASH, MINUS, compose, render, score_name, words, write_page
+from distrib.reporting.page import DASH, MINUS, compose, duration, render, score_name, words, write_page
 from distrib.studies.record import Objective, Parameter, Setting, State, StudyRecord, TrialRecord
 
 # The front is that of several objectives; the last section alone needs no trial.
@@ -297,17 +297,6 @@ def setting_text(value: Setting, digits: int) -> str:
         # 1e-05 is 1e-5.
         return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.{digits}g}").replace("-", MINUS)
     return (value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…") or '""'
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units, a dash for what is none."""
-    if not math.isfinite(seconds):
-        return DASH
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _goal(trials: Sequence[TrialRecord], place: int, objective: Objective) -> Goal:

@@ -134,13 +134,6 @@ class Lock:
         os.close(self.descriptor)
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    staged = file.with_name(f".{file.name}.staged")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(file)
-
-
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """The leaves of a tree by their dotted keys; the space, whose names have dots of their own, entry by entry."""
     for key, value in tree.items():

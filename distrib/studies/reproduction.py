@@ -2,228 +2,37 @@
 
 Each of its findings is a section: the report's numbers, those of a study in configs/report/, and whether the report's
 conclusion holds. The page and the Markdown are made of the same sections.
-
-Spreads are sample standard deviations over seeds. Two means are told apart by Welch's t-test, at 5 %.
 """
 
 import csv
-import itertools
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
-from scipy.stats import ttest_ind
 
 from distrib.config import Config
 from distrib.errors import UserError
-from distrib.studies.definition import Study
-from distrib.studies.record import Setting, StudyRecord, TrialRecord
+from distrib.studies.evidence import (
+    COLUMNS,
+    DASH,
+    KEPT_HEADER,
+    Chart,
+    Evidence,
+    Measured,
+    Section,
+    Table,
+    against,
+    apart,
+    around,
+    epoch_table,
+    kept_row,
+    points,
+    report_epochs,
+    restlessness,
+)
+from distrib.studies.record import Setting, TrialRecord
 from distrib.studies.space import changed
 
-Holds = Literal["holds", "does not hold", "undecided", "no claim"]
-Rows = list[dict[str, float]]
-# The columns of the report's tables, as metrics.csv has them; accuracy in per cent there.
-COLUMNS = ("train_loss", "val_loss", "val_accuracy", "val_precision", "val_f1", "val_roc_auc")
-HEADINGS = ("training loss", "validation loss", "accuracy", "precision", "F1", "ROC AUC")
-DASH = "–"  # noqa: RUF001
 # Accuracies this close are "marginally different": the report says so of 0.57 points between its batch sizes.
 MARGINAL = 0.01
-# Two means are told apart below this p-value.
-SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as it is shown.
-
-    Attributes:
-        caption: what it is of.
-        header: of its columns; those of the report say so.
-        rows: of text.
-    """
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over epochs.
-
-    Attributes:
-        title: what is shown.
-        lines: label -> a value an epoch, from the first one on.
-    """
-
-    title: str
-    lines: Mapping[str, Sequence[float]]
-
-
-@dataclass
-class Section:
-    """One finding of the report, and what was measured.
-
-    Attributes:
-        id: the name of its study.
-        title: what it is about.
-        source: which tables and figures of the report.
-        claim: what the report says.
-        holds: whether that holds here.
-        verdict: a sentence on that, with the numbers it goes by.
-        tables: the report's numbers and those measured.
-        charts: curves of both.
-        notes: further sentences.
-        links: label -> a file, relative to the folder of the reproduction.
-    """
-
-    id: str
-    title: str
-    source: str
-    claim: str
-    holds: Holds
-    verdict: str
-    tables: list[Table] = field(default_factory=list)
-    charts: list[Chart] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    links: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Several trainings of the same settings that differ in their seeds.
-
-    Attributes:
-        label: what they are of.
-        runs: the rows of metrics.csv of each.
-    """
-
-    label: str
-    runs: Sequence[Rows]
-
-    @property
-    def epochs(self) -> int:
-        return max((len(rows) for rows in self.runs), default=0)
-
-    def kept(self, column: str, within: int | None = None) -> list[float]:
-        """A column at the epoch of the lowest validation loss, a value a run; among the first epochs alone if given."""
-        return [min(rows[:within], key=lambda row: row["val_loss"])[column] for rows in self.runs]
-
-    def at(self, column: str, epoch: int) -> list[float]:
-        """A column after an epoch, counted from 1, a value a run that came so far."""
-        return [rows[epoch - 1][column] for rows in self.runs if len(rows) >= epoch]
-
-    def curve(self, column: str) -> list[float]:
-        """A column's mean over the runs, a value an epoch."""
-        return [statistics.fmean(self.at(column, epoch)) for epoch in range(1, self.epochs + 1)]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a section is made of.
-
-    Attributes:
-        study: as it was run.
-        record: what it found.
-        measured: point's label -> its runs; only those that finished.
-        numbers: folder of the report's own numbers.
-    """
-
-    study: Study
-    record: StudyRecord
-    measured: Mapping[Setting, Measured]
-    numbers: Path
-
-
-def gather(study: Study, record: StudyRecord, numbers: Path) -> Evidence:
-    """Read the runs of a study, by the value of its first parameter.
-
-    Raises:
-        UserError: if the metrics of a run cannot be read.
-    """
-    name = study.parameters[0].name
-    found: dict[Setting, list[Rows]] = {}
-    for trial in record.of_state("finished"):
-        found.setdefault(trial.settings[name], []).extend(_read_rows(record.folder / run) for run in trial.runs)
-    return Evidence(study, record, {key: Measured(str(key), runs) for key, runs in found.items()}, numbers)
-
-
-def _read_rows(run: Path) -> Rows:
-    try:
-        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{run / 'metrics.csv'} cannot be read ({error}): remove the run, and reproduce again"
-        ) from None
-
-
-def report_epochs(numbers: Path, table: str) -> Rows:
-    """The rows of one of the report's tables by our column names; accuracy as a share."""
-    with (numbers / "tables-1-2-3-5.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["table"] == table]
-    return [
-        {
-            "epoch": float(row["epoch"]),
-            "val_accuracy": float(row["val_accuracy_percent"]) / 100,
-            **{name: float(row[name]) for name in COLUMNS if name != "val_accuracy"},
-        }
-        for row in rows
-    ]
-
-
-# --- numbers as text
-
-
-def around(values: Sequence[float], digits: int = 4) -> str:
-    """`0.9123 ± 0.0041`: mean and sample standard deviation; the value alone where there is one; a dash for none."""
-    known = [value for value in values if math.isfinite(value)]
-    if not known:
-        return DASH
-    mean = f"{statistics.fmean(known):.{digits}f}"
-    return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
-
-
-def apart(one: Sequence[float], other: Sequence[float]) -> bool | None:
-    """Whether two means differ by more than chance would have it (Welch, 1947); None: too few runs to say."""
-    if min(len(one), len(other)) < 2:
-        return None
-    if statistics.variance(one) == statistics.variance(other) == 0:
-        return statistics.fmean(one) != statistics.fmean(other)
-    return bool(ttest_ind(one, other, equal_var=False).pvalue < SIGNIFICANT)
-
-
-def points(value: float) -> str:
-    """A difference of two shares in percentage points."""
-    return f"{100 * value:.2f} points"
-
-
-def _epoch_table(caption: str, report: Rows, measured: Measured | None) -> Table:
-    """The report's table with the measured value beside each of its own."""
-    epochs = max(len(report), measured.epochs if measured else 0)
-    rows = []
-    for epoch in range(1, epochs + 1):
-        row = [str(epoch)]
-        for column in COLUMNS:
-            row.append(f"{report[epoch - 1][column]:.4f}" if epoch <= len(report) else DASH)
-            row.append(around(measured.at(column, epoch)) if measured else DASH)
-        rows.append(row)
-    header = ["epoch", *(cell for name in HEADINGS for cell in (f"{name}, report", "measured"))]
-    return Table(caption, header, rows)
-
-
-def _kept_row(label: str, measured: Measured) -> list[str]:
-    epochs = [f"{epoch:.0f}" for epoch in measured.kept("epoch")]
-    return [label, *(around(measured.kept(column)) for column in COLUMNS), ", ".join(epochs)]
-
-
-KEPT_HEADER = ("", *HEADINGS, "epochs kept")
-
-
-# --- the findings
 
 
 def batch_size(evidence: Evidence) -> Section:
@@ -239,15 +48,15 @@ def batch_size(evidence: Evidence) -> Section:
     measured = evidence.measured
     for table, size in (("1", 16), ("2", 32), ("3", 64)):
         report = report_epochs(evidence.numbers, table)
-        section.tables.append(_epoch_table(f"Table {table}, batch size {size}", report, measured.get(size)))
-        section.charts.append(_against(f"Validation loss, batch size {size}", report, measured.get(size), "val_loss"))
+        section.tables.append(epoch_table(f"Table {table}, batch size {size}", report, measured.get(size)))
+        section.charts.append(against(f"Validation loss, batch size {size}", report, measured.get(size), "val_loss"))
     sizes = [size for size in (16, 32, 64) if size in measured]
     section.tables.append(
         Table("At the epoch of the lowest validation loss", KEPT_HEADER, [
             cells for table, size in (("1", 16), ("2", 32), ("3", 64))
             for cells in (
-                _kept_row(f"{size}, report", Measured("", [report_epochs(evidence.numbers, table)])),
-                *([_kept_row(f"{size}, measured", measured[size])] if size in measured else []),
+                kept_row(f"{size}, report", Measured("", [report_epochs(evidence.numbers, table)])),
+                *([kept_row(f"{size}, measured", measured[size])] if size in measured else []),
             )
         ])
     )  # fmt: skip
@@ -290,7 +99,7 @@ def learning_rate(evidence: Evidence) -> Section:
             "At the epoch of the lowest validation loss; restlessness is the mean step of the validation loss from one "
             "epoch to the next, up or down",
             (*KEPT_HEADER, "restlessness"),
-            [[*_kept_row(str(rate), each), around(_restlessness(each))] for rate, each in measured.items()],
+            [[*kept_row(str(rate), each), around(restlessness(each))] for rate, each in measured.items()],
         )
     )
     section.charts.append(
@@ -298,7 +107,7 @@ def learning_rate(evidence: Evidence) -> Section:
     )
     if len(measured) < 3:
         return _unfinished(section, evidence)
-    restless = {rate: statistics.fmean(_restlessness(each)) for rate, each in measured.items()}
+    restless = {rate: statistics.fmean(restlessness(each)) for rate, each in measured.items()}
     accuracy = {rate: each.kept("val_accuracy") for rate, each in measured.items()}
     slow = {rate: statistics.fmean(each.kept("epoch")) for rate, each in measured.items()}
     gain = statistics.fmean(accuracy[0.0003]) - statistics.fmean(accuracy[0.001])
@@ -377,14 +186,14 @@ def subset(evidence: Evidence) -> Section:
     )
     part, whole = evidence.measured.get(80000), evidence.measured.get(None)
     report = report_epochs(evidence.numbers, "5")
-    section.tables.append(_epoch_table("Table 5, 80,000 images", report, part))
-    section.charts.append(_against("Validation loss on the subset", report, part, "val_loss"))
+    section.tables.append(epoch_table("Table 5, 80,000 images", report, part))
+    section.charts.append(against("Validation loss on the subset", report, part, "val_loss"))
     if part is None or whole is None:
         return _unfinished(section, evidence)
     section.tables.append(
         Table("At the epoch of the lowest validation loss", KEPT_HEADER, [
-            _kept_row("80,000, report", Measured("", [report])), _kept_row("80,000, measured", part),
-            _kept_row("all, measured", whole),
+            kept_row("80,000, report", Measured("", [report])), kept_row("80,000, measured", part),
+            kept_row("all, measured", whole),
         ])
     )  # fmt: skip
     if evidence.study.config({"data.subset": 80000}, {}, None).data.subset is None:
@@ -415,7 +224,7 @@ def frozen_backbone(evidence: Evidence) -> Section:
     for trial in evidence.record.trials:
         label = str(trial.settings["backbone"])
         if label in measured:
-            rows.append([*_kept_row(label, measured[label]), around(_positives(measured[label]))])
+            rows.append([*kept_row(label, measured[label]), around(measured[label].kept("val_recall"))])
         else:
             rows.append([label, "not measured", *[DASH] * (len(KEPT_HEADER) - 1)])
             section.notes.append(f"Not measured: {label}. {trial.reason}")
@@ -458,10 +267,6 @@ def _refusal(base: Config) -> str:
     raise AssertionError("a configuration that trains nothing was taken")
 
 
-def _positives(measured: Measured) -> list[float]:
-    return measured.kept("val_recall")
-
-
 def optimizers(evidence: Evidence) -> Section:
     """Adam against SGD."""
     section = Section(
@@ -477,7 +282,7 @@ def optimizers(evidence: Evidence) -> Section:
         Table(
             "At the epoch of the lowest validation loss",
             KEPT_HEADER,
-            [_kept_row(key, each) for key, each in measured.items()],
+            [kept_row(key, each) for key, each in measured.items()],
         )
     )
     section.charts.append(Chart("Validation loss", {key: each.curve("val_loss") for key, each in measured.items()}))
@@ -544,7 +349,7 @@ def split(evidence: Evidence) -> Section:
     measured = evidence.measured
     section.tables.append(
         Table("At the epoch of the lowest validation loss, over three draws of the split", KEPT_HEADER,
-              [_kept_row(f"split by {key}", each) for key, each in measured.items()])
+              [kept_row(f"split by {key}", each) for key, each in measured.items()])
     )  # fmt: skip
     if len(measured) < 2:
         return _unfinished(section, evidence)
@@ -619,19 +424,6 @@ def _unfinished(section: Section, evidence: Evidence) -> Section:
 
 def _why(lost: Sequence[TrialRecord]) -> str:
     return " ".join(f"Trial {trial.number} is {trial.state}: {trial.reason}." for trial in lost[:3])
-
-
-def _against(title: str, report: Rows, measured: Measured | None, column: str) -> Chart:
-    lines: dict[str, Sequence[float]] = {"report": [row[column] for row in report]}
-    if measured is not None:
-        lines["measured"] = measured.curve(column)
-    return Chart(title, lines)
-
-
-def _restlessness(measured: Measured) -> list[float]:
-    """The mean step of the validation loss from one epoch to the next, up or down, a value a run."""
-    steps = [[abs(b["val_loss"] - a["val_loss"]) for a, b in itertools.pairwise(rows)] for rows in measured.runs]
-    return [statistics.fmean(each) for each in steps if each]
 
 
 def _robust_fit(measured: Mapping[Setting, Measured], what: str) -> str:

@@ -1,6 +1,5 @@
 """Reading what a study has found so far, from Optuna and from the folders of its runs."""
 
-import csv
 import json
 import math
 import statistics
@@ -13,11 +12,14 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from distrib.config import read_yaml
 from distrib.errors import UserError
+from distrib.explaining.curves import read_metrics
 from distrib.studies.definition import Study
 from distrib.studies.record import Objective, State, StudyRecord, TrialRecord
 from distrib.training.run_folder import RunFolder
 
+Rows = list[dict[str, float]]
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -45,7 +47,7 @@ class RunResult:
     values: tuple[float, ...]
     epochs: int
     seconds: float
-    images: float
+    images: int
     pruned: bool
 
 
@@ -58,16 +60,28 @@ def read_result(folder: Path, objectives: Sequence[Objective]) -> RunResult | No
     ends = RunFolder(folder).events("end")
     if not ends:
         return None
+    rows = read_rows(folder)
     try:
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
         kept = next(row for row in rows if row["epoch"] == ends[-1]["best_epoch"])
         values = tuple(kept[objective.score] for objective in objectives)
         seconds = sum(row["seconds"] for row in rows)
-        images = sum(row["images_per_second"] * row["seconds"] for row in rows)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+    except (KeyError, StopIteration) as error:
         raise UserError(f"{folder} is no whole run ({type(error).__name__}: {error}): remove it") from None
+    images = round(rows[-1]["step"]) * read_yaml(folder / "config.yaml").train.batch_size
     return RunResult(values, len(rows), seconds, images, bool(ends[-1].get("pruned")))
+
+
+def read_rows(run: Path) -> Rows:
+    """The rows of a run's metrics.csv, an epoch each.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    columns, rows = read_metrics(run)
+    try:
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+    except ValueError:
+        raise UserError(f"{run / 'metrics.csv'} has rows that do not fit its header: remove the run") from None
 
 
 def mean(results: Sequence[RunResult]) -> tuple[float, ...]:

@@ -15,13 +15,13 @@ import optuna
 from distrib.config import Config
 from distrib.errors import UserError
 from distrib.studies.definition import Study
-from distrib.studies.folder import Lock, StudyFolder, write_whole
+from distrib.studies.folder import Lock, StudyFolder
 from distrib.studies.results import OUT_OF_MEMORY as NO_MEMORY
 from distrib.studies.results import RunResult, mean, read_result
 from distrib.studies.search import TrialFile
 from distrib.studies.space import Point
 from distrib.training.preemption import STOPPED
-from distrib.training.run_folder import RunFolder
+from distrib.training.run_folder import RunFolder, write_whole
 from distrib.training.runtime import OUT_OF_MEMORY
 
 # A worker passes signals on to the run it has under way; these ask to stop.

@@ -16,13 +16,14 @@ from distrib.config import Config
 from distrib.errors import UserError
 from distrib.reporting.study import render_study
 from distrib.studies.definition import Study, to_yaml
-from distrib.studies.folder import Lock, StudyFolder, write_whole
+from distrib.studies.folder import Lock, StudyFolder
 from distrib.studies.record import StudyRecord, study_csv
 from distrib.studies.results import OUT_OF_MEMORY, mean, read_record, spread
 from distrib.studies.search import make_pruner, make_sampler, open_storage, storage_url
 from distrib.studies.space import Point, describe_point, short
 from distrib.studies.trial import Failed, Interrupted, Stop, TrialRun
 from distrib.training.preemption import STOPPED
+from distrib.training.run_folder import write_whole
 
 
 @dataclass(frozen=True)

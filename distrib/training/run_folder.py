@@ -178,7 +178,7 @@ class RunFolder:
         return found
 
     def write_config(self, yaml: str) -> None:
-        _write_whole(self.path / "config.yaml", yaml)
+        _write(self.path / "config.yaml", yaml)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add a line to events.jsonl, on the disk when this returns."""
@@ -207,7 +207,7 @@ class RunFolder:
                     for row, number in zip(rows, epochs, strict=True)
                     if row.endswith("\n") and number.isdecimal() and int(number) <= epoch
                 ]
-                _write_whole(file, "".join([header, *kept]))
+                _write(file, "".join([header, *kept]))
 
     def forget_best(self, epoch: int) -> bool:
         """Drop best/ unless it is of this epoch, the best one that a resumed run knows of; whether it was dropped."""
@@ -284,11 +284,20 @@ def _append(file: Path, text: str) -> None:
         raise _cannot_write(file, error) from None
 
 
-def _write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     staged = file.with_name(f".{file.name}.staged")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(file)
+
+
+def _write(file: Path, text: str) -> None:
     try:
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(file)
+        write_whole(file, text)
     except OSError as error:
         raise _cannot_write(file, error) from None
 

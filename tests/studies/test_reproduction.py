@@ -13,8 +13,9 @@ from distrib.errors import UserError
 from distrib.reporting.reproduction import headline, render_reproduction, to_markdown
 from distrib.reproduce import main
 from distrib.studies.definition import Study, read_study
+from distrib.studies.evidence import Section, apart, around, gather, report_epochs
 from distrib.studies.record import Setting, StudyRecord, TrialRecord
-from distrib.studies.reproduction import SECTIONS, Section, apart, around, gather, make_section, report_epochs
+from distrib.studies.reproduction import SECTIONS, make_section
 from distrib.studies.scale import Scale
 from distrib.training.run_folder import METRICS
 

@@ -246,3 +246,15 @@ def test_several_objectives_make_a_front_and_the_best_is_of_it(tmp_path: Path) -
     assert sorted(record.front) == [0, 1]
     assert "optim.lr 0.2" in best_yaml(study, record)
     assert "Pareto" in (tmp_path / "study/study/index.html").read_text()
+
+
+def test_no_trial_begins_after_the_hours_of_the_budget(tmp_path: Path) -> None:
+    study = a_study(tmp_path, "journal", "budget: {hours: 1.0e-9}\n")
+    worker = Worker(study, tmp_path / "study", print)
+    first = worker.take()
+    assert first is not None
+    assert worker.take() is None
+    first.lock.release()
+    again = worker.take()
+    assert again is not None, "what has begun is gone on with"
+    assert (again.trial.number, again.again) == (0, True)
