@@ -202,7 +202,10 @@ def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trial_climbs_from_cheap_to_dear_and_starts_from_what_it_has_learnt(faces: Path, tmp_path: Path) -> None:
-    rungs = [{"data.subset": 48, "train.epochs": 1}, {"data.subset": 96, "train.epochs": 2}]
+    rungs = [
+        {"data.subset": 48, "data.image_size": [24, 24], "train.epochs": 1},
+        {"data.subset": 96, "data.image_size": [32, 32], "train.epochs": 2},
+    ]
     pruner = {"name": "threshold", "upper": 10.0}
     file = write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, fidelity=rungs, pruner=pruner)
     sweep(file)
@@ -217,6 +220,7 @@ def test_a_trial_climbs_from_cheap_to_dear_and_starts_from_what_it_has_learnt(fa
 
 def test_gpus_and_cores_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
