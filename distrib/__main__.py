@@ -5,6 +5,7 @@ distrib explain runs/celeba
 distrib predict runs/celeba photo.jpg
 """
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -119,7 +120,8 @@ def launch(command: Sequence[str]) -> int:
     """`accelerate launch` in this process, with the ranks' own exit status and without a traceback of the launcher.
 
     Returns:
-        0, the status of the rank that failed first, or 128 + N where signal N ended the launcher.
+        0; the status of the rank that failed first; 3 where the kernel has killed it for want of memory; or 128 + N
+        where signal N ended the launcher.
     """
     import logging
 
@@ -127,11 +129,23 @@ def launch(command: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from distrib.training.memory import kernel_kills
+    from distrib.training.runtime import OUT_OF_MEMORY
+
+    kills = kernel_kills()
     logging.disable(logging.ERROR)  # what the ranks say about their own end is enough
     try:
         launch_command(launch_command_parser().parse_args(list(command)))
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
+        killed = [rank for rank, each in error.failures.items() if each.exitcode == -signal.SIGKILL]
+        if killed and kernel_kills() > kills:
+            print(
+                f"distrib: error: rank {killed[0]} was killed by the kernel, for want of memory on the machine or in "
+                "the job: ask for more, start fewer ranks, or lower train.batch_size or data.prefetch",
+                file=sys.stderr,
+            )
+            return OUT_OF_MEMORY
         if failure.exitcode < 0:
             print(f"distrib: rank {number} was ended by signal {-failure.exitcode}", file=sys.stderr)
             return 1

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -30,8 +30,11 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distrib.config import parse
+from distrib.data.splits import digest
 from distrib.errors import UserError
+from distrib.reporting.page import plural
 from distrib.studies.definition import Study, read_study
+from distrib.studies.folder import StudyFolder
 from distrib.studies.record import State, StudyRecord
 from distrib.studies.results import read_record
 from distrib.studies.search import open_study, rehearse
@@ -57,6 +60,8 @@ class SweepOptions:
     """Folder of the study; None: studies/NAME, after the file."""
     workers: int = 1
     """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
+    retry_failed: bool = False
+    """Train the settings of failed trials again, each as a new trial; for once what they failed by has been mended."""
     best: bool = False
     """Train nothing: print the configuration of the best trial so far, as --config takes it."""
 
@@ -69,8 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not arguments or arguments[0].startswith("-"):
+        if arguments[:1] in (["--help"], ["-h"]):
             tyro.cli(SweepOptions, prog="distrib sweep STUDY.yaml", args=["--help"])
+        if not arguments or arguments[0].startswith("-"):
+            raise UserError(
+                f"which study? Name its file first: distrib sweep STUDY.yaml {' '.join(arguments)}".rstrip()
+            )
         file, *rest = arguments
         options, others = tyro.cli(
             SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
@@ -81,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.best:
             print(best(study, folder), end="")
             return 0
-        return run_study(study, folder, options.workers, Stop())
+        return run_study(study, folder, options.workers, Stop(), options.retry_failed)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr, flush=True)
         return error.exit_status
@@ -103,7 +112,7 @@ def read(file: Path, arguments: Sequence[str]) -> Study:
     return read_study(file, {key: functools.reduce(getattr, key.split("."), config) for key in named})
 
 
-def run_study(study: Study, folder: Path, workers: int, stop: Stop) -> int:
+def run_study(study: Study, folder: Path, workers: int, stop: Stop, retry_failed: bool = False) -> int:
     """Train a study's trials until its budget is used up; returns the exit status.
 
     Args:
@@ -111,15 +120,18 @@ def run_study(study: Study, folder: Path, workers: int, stop: Stop) -> int:
         folder: of the study.
         workers: trials at a time.
         stop: of this process.
+        retry_failed: whether settings of failed trials are trained again.
 
     Raises:
         UserError: if the study, its folder or the number of workers is refused, or its storage fails.
     """
     shares = share(study, workers)
-    check(study)
-    with storage_failures(study):
+    study = replace(study, data=check(study))
+    with failures(study, folder):
         worker = Worker(study, folder, lambda line: print(line, flush=True))
         introduce(study, folder)
+        if retry_failed:
+            print(f"again:   {plural(worker.retry_failed(), 'failed trial')}", flush=True)
         if workers > 1:
             worker.publish()  # the page is there from the beginning
             status = supervise(study, folder, shares, stop)
@@ -131,14 +143,18 @@ def run_study(study: Study, folder: Path, workers: int, stop: Stop) -> int:
     return status
 
 
-def check(study: Study) -> None:
+def check(study: Study) -> str:
     """Refuse a study whose trials would all fail: no data, nothing to train, a sampler that cannot do with it.
+
+    Returns:
+        The digest of what the base configuration trains on.
 
     Raises:
         UserError: as `distrib check` does.
     """
     rehearse(study)
-    check_start(resolve(study.base.replace("run", folder=None)), study.base.run.ranks or 1)
+    table, splits = check_start(resolve(study.base.replace("run", folder=None)), study.base.run.ranks or 1)
+    return digest(table, splits.train, splits.valid)
 
 
 def introduce(study: Study, folder: Path) -> None:
@@ -161,19 +177,17 @@ def summarise(record: StudyRecord) -> None:
     print(f"page:   {record.folder / 'study/index.html'}", flush=True)
 
 
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
-
-
 def best(study: Study, folder: Path) -> str:
     """The best trial's configuration as YAML.
 
     Raises:
-        UserError: if the study has not begun, or no trial of it has finished.
+        UserError: if the study has not begun, is not the one in the folder, or no trial of it has finished.
     """
     if not (folder / "study.yaml").is_file():
         raise UserError(f"{folder} holds no study: start it with distrib sweep, or name its folder with --folder")
-    record = read_record(study, open_study(study, folder), folder, importance=False)
+    StudyFolder(folder, study.name).check(study)
+    with failures(study, folder):
+        record = read_record(study, open_study(study, folder), folder, importance=False)
     if not record.front:
         raise UserError(f"no trial of the study in {folder} has finished yet, so there is no best one")
     return best_yaml(study, record)
@@ -224,7 +238,7 @@ def be_worker(study: Study, folder: Path, number: int, environment: dict[str, st
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, affinity)
     try:
-        with storage_failures(study):
+        with failures(study, folder):
             status = Worker(study, folder, lambda line: print(f"worker {number}: {line}", flush=True)).work(stop)
     except UserError as error:
         print(f"distrib: error: worker {number}: {error}", file=sys.stderr, flush=True)
@@ -233,11 +247,11 @@ def be_worker(study: Study, folder: Path, number: int, environment: dict[str, st
 
 
 @contextmanager
-def storage_failures(study: Study) -> Iterator[None]:
-    """What a database or a journal says while this is on becomes one sentence.
+def failures(study: Study, folder: Path) -> Iterator[None]:
+    """What a database, a journal or the disk says while this is on becomes one sentence.
 
     Raises:
-        UserError: for what Optuna's storage raises.
+        UserError: for what Optuna's storage raises, and for files that cannot be read or written.
     """
     try:
         yield
@@ -246,13 +260,18 @@ def storage_failures(study: Study) -> Iterator[None]:
         raise UserError(
             f"storage {study.fields.storage} fails ({problem}): see to it; the same command goes on with the study"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} fails ({error.strerror}): see to the disk; the same command goes on with the "
+            "study"
+        ) from None
 
 
 def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
     """For each worker the environment and the cores of its share of this machine.
 
     Raises:
-        UserError: if there are fewer GPUs, or cores, than workers.
+        UserError: if there are fewer GPUs, or cores, than workers, or too few for the ranks of their trials.
     """
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
     if workers < 1:
@@ -266,6 +285,12 @@ def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
     gpus = visible.split(",")
     if workers > len(gpus):
         raise UserError(f"--workers is {workers}, and there are {len(gpus)} GPUs here: ask for at most {len(gpus)}")
+    least, ranks = len(gpus) // workers, study.base.run.ranks or 1
+    if ranks > least:
+        raise UserError(
+            f"run.ranks is {ranks}, and each of {workers} workers has {least} of the {len(gpus)} GPUs here: ask for at "
+            f"most {len(gpus) // ranks} workers"
+        )
     return [({"CUDA_VISIBLE_DEVICES": ",".join(gpus[i::workers])}, each) for i, each in enumerate(spread)]
 
 

@@ -61,6 +61,7 @@ trap 'ask TERM' TERM
 folder=studies/$(basename "${1%.*}") previous=''
 for word in "$@"; do
     [ "$previous" != --folder ] || folder=$word
+    [[ $word != --folder=* ]] || folder=${word#--folder=}
     previous=$word
 done
 marks() { # how far the study has come, whoever worked on it

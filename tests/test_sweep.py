@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -21,6 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from sentences import refusal
 from small_run import assert_same_training
+from wandb_log import read_records, wandb_files
 
 from distrib.config import read_yaml
 from distrib.studies.definition import read_study
@@ -79,13 +82,16 @@ def trials(folder: Path) -> list[dict[str, str]]:
 def test_a_study_is_trained_told_and_gone_on_with(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    variants = {"plain": {}, "broken": {"model.weights": "/nowhere.pt"}, "lower": {"optim.lr": 1e-4}}
+    weights = tmp_path / "weights.safetensors"
+    variants = {"plain": {}, "broken": {"model.weights": str(weights)}, "lower": {"optim.lr": 1e-4}}
     file = write_study(tmp_path, faces, space={"how": {"variants": variants}}, budget={"trials": 2}, seeds=[5])
     done = sweep(file)
-    assert "trial 1: failed: model.weights /nowhere.pt" in done.stdout
+    assert f"trial 1: failed: model.weights {weights}" in done.stdout
+    assert "little-0000: epoch 3 of 3, val_loss " in done.stdout
+    assert "; 1 to go, about " in done.stdout
     plain, broken = trials(tmp_path)
     assert (plain["state"], broken["state"]) == ("finished", "failed")
-    assert "/nowhere.pt" in broken["reason"]
+    assert str(weights) in broken["reason"]
     run = tmp_path / "study" / plain["runs"]
     rows = read_metrics(run)
     assert float(plain["val_loss"]) == min(row["val_loss"] for row in rows)
@@ -108,11 +114,21 @@ def test_a_study_is_trained_told_and_gone_on_with(
     assert [each["state"] for each in trials(tmp_path)] == ["finished", "failed", "finished"]
     assert len(read_events(run, "start")) == 1
 
-    # What the study is of does not change under its trials.
+    # What a trial failed by is mended, and it is tried again.
+    shutil.copy(run / "best/model.safetensors", weights)
+    done = sweep(file, "--retry-failed")
+    assert "again:   1 failed trial" in done.stdout
+    plain, broken, _, again = trials(tmp_path)
+    assert (broken["state"], again["state"], again["how"]) == ("failed", "finished", "broken")
+    assert "tried again as trial 3" in broken["reason"]
+
+    # What the study is of does not change under its trials, nor is another one's best given out for its own.
     write_study(tmp_path, faces, space={"how": {"variants": variants}}, budget={"trials": 3}, seeds=[6])
     refused = sweep(file, status=2)
     assert refused.stderr.count("\n") == 1
     assert "seeds" in refused.stderr
+    assert main([str(file), "--folder", str(tmp_path / "study"), "--best"]) == 2
+    assert "seeds" in capsys.readouterr().err
 
 
 def test_pruning_is_agreed_by_all_ranks(faces: Path, tmp_path: Path) -> None:
@@ -177,10 +193,15 @@ def test_a_trial_that_does_not_convince_at_the_cheapest_rung_goes_no_further(fac
 
 @pytest.mark.slow
 def test_the_value_of_a_trial_is_the_mean_over_its_seeds(faces: Path, tmp_path: Path) -> None:
-    sweep(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, seeds=[3, 8], set={"train.epochs": 2}))
+    sweep(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, seeds=[3, 8],
+                      set={"train.epochs": 2, "tracking.mode": "offline"}))  # fmt: skip
     [only] = trials(tmp_path)
     runs = [tmp_path / "study" / run for run in only["runs"].split()]
     assert [read_yaml(run / "config.yaml").train.seed for run in runs] == [3, 8]
+    for run in runs:
+        [file] = wandb_files(run)
+        [described] = [record.run for record in read_records(file) if record.WhichOneof("record_type") == "run"]
+        assert (described.run_group, described.display_name) == ("little", run.name)
     values = [min(row["val_loss"] for row in read_metrics(run)) for run in runs]
     assert values[0] != values[1]
     assert float(only["val_loss"]) == pytest.approx(statistics.fmean(values))
@@ -232,12 +253,37 @@ def test_gpus_and_cores_are_shared_out(tmp_path: Path, monkeypatch: pytest.Monke
     assert [cores for _, cores in shares] == [{0, 2, 6}, {1, 3}]
     refusal(lambda: share(study, 4), "--workers is 4", "3 GPUs")
     refusal(lambda: share(study, 0), "--workers is 0")
+    wide = replace(study, base=study.base.replace("run", ranks=2))
+    refusal(lambda: share(wide, 2), "run.ranks is 2", "each of 2 workers has 1 of the 3 GPUs", "at most 1 workers")
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in share(wide, 1)] == ["4,5,7"]
 
 
 def test_more_workers_than_cores_are_refused(faces: Path, tmp_path: Path) -> None:
     done = sweep(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}), "--workers", 1000, status=2)
     assert "--workers is 1000" in done.stderr
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--workers", "2", "study.yaml"]])
+def test_a_study_is_named_first(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "distrib sweep STUDY.yaml" in said.err
+    assert not said.out
+
+
+def test_a_disk_that_fails_ends_in_a_sentence_and_the_trial_is_gone_on_with(faces: Path, tmp_path: Path) -> None:
+    file = write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, set={"train.epochs": 1})
+    log = tmp_path / "study/trials/little-0000.log"
+    log.mkdir(parents=True)
+    done = sweep(file, status=2)
+    assert done.stderr.count("\n") == 1
+    assert str(log) in done.stderr
+    assert "the same command goes on" in done.stderr
+    log.rmdir()
+    assert "trial 0 again" in sweep(file).stdout
+    assert [each["state"] for each in trials(tmp_path)] == ["finished"]
 
 
 @pytest.mark.slow

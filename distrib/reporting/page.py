@@ -392,6 +392,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def plural(count: int, word: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:
     """The charts of metrics.csv: one for each score, with training and validation in it where both are known.
 

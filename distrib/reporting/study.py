@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, get_args
 from urllib.parse import quote
 
 from distrib.errors import UserError
-from distrib.reporting.page import DASH, MINUS, compose, duration, render, score_name, words, write_page
+from distrib.reporting.page import DASH, MINUS, compose, duration, plural, render, score_name, words, write_page
 from distrib.studies.record import Objective, Parameter, Setting, State, StudyRecord, TrialRecord
 
 # The front is that of several objectives; the last section alone needs no trial.
@@ -368,7 +368,7 @@ def _headline(
         if not front:
             return f"No finished trial has a value of each of {names}"
         if len(front) == 1:
-            return f"Trial {front[0].number} is the best of {_plural(finished, 'finished trial')} in {names} alike"
+            return f"Trial {front[0].number} is the best of {plural(finished, 'finished trial')} in {names} alike"
         return f"{len(front)} of {finished} finished trials are on the Pareto front of {names}"
     if not leaders:
         return f"No finished trial has a value of {goals[0].name}"
@@ -417,6 +417,7 @@ def _numbers(
 ) -> dict[str, Any]:
     """What the script draws; marked are the front, or the best trial."""
     return {
+        "step": "rung" if record.rungs > 1 else "epoch",
         "goals": [
             {"name": " in ".join(filter(None, (goal.name, goal.unit))), "title": goal.title, "better": goal.better}
             for goal in goals
@@ -452,7 +453,7 @@ def _told(trial: TrialRecord, goals: Sequence[Goal], axes: Sequence[Axis]) -> st
     told = [
         ", ".join(f"{goal.name} {goal.told(trial)}" for goal in goals if goal.value(trial) is not None),
         ", ".join(f"{axis.label} {axis.told(trial)}" for axis in axes if axis.has(trial)),
-        f"{_plural(trial.epochs, 'epoch')}, {duration(trial.seconds)}",
+        f"{plural(trial.epochs, 'epoch')}, {duration(trial.seconds)}",
         trial.reason,
     ]
     return f"Trial {trial.number}, {trial.state}: {'; '.join(filter(None, told))}"
@@ -470,10 +471,6 @@ def _numeric(value: Setting) -> TypeGuard[int | float]:
 def _same(value: Setting, other: Setting) -> bool:
     """Whether two settings are the same; true is not 1."""
     return value == other and isinstance(value, bool) == isinstance(other, bool)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _listed(names: Sequence[str]) -> str:

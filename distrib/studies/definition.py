@@ -36,6 +36,7 @@ from sqlalchemy.exc import ArgumentError
 
 from distrib.config import Config, Section, nearest, read_mapping, read_yaml
 from distrib.errors import UserError
+from distrib.studies.methods import PRUNERS, SAMPLERS, Method
 from distrib.studies.record import Direction, Objective, Parameter, Setting
 from distrib.studies.scale import Scale
 from distrib.studies.space import (
@@ -54,25 +55,6 @@ from distrib.training.run_folder import METRICS
 
 # Columns of metrics.csv that are no result.
 NO_OBJECTIVE = ("epoch", "step", "lr")
-SAMPLERS = ("grid", "random", "tpe", "gp", "qmc", "cmaes", "nsgaii", "nsgaiii")
-PRUNERS = ("none", "median", "percentile", "halving", "hyperband", "threshold")
-
-
-class Method(Section):
-    """A sampler or a pruner of Optuna, with the options that Optuna gives it."""
-
-    name: str
-    options: dict[str, int | float | bool | str] = Field(default_factory=dict)
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and "options" not in value:
-            rest = {key: each for key, each in value.items() if key != "name"}
-            return {"name": value.get("name"), "options": rest}
-        return value
 
 
 class ObjectiveConfig(Section):
@@ -155,7 +137,7 @@ class StudyFile(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        for kind, method, names in (("sampler", self.sampler, SAMPLERS), ("pruner", self.pruner, PRUNERS)):
+        for kind, method, names in (("sampler", self.sampler, list(SAMPLERS)), ("pruner", self.pruner, list(PRUNERS))):
             if method.name not in names:
                 raise UserError(
                     f"{kind} {method.name} is not known{nearest(method.name, names)}: choose one of {', '.join(names)}"
@@ -210,6 +192,7 @@ class Study:
         objectives: the first one is what pruning goes by.
         seeds: of the runs of each trial; None: the base configuration's own, or the space's.
         scale: makes each configuration smaller; None: they are as they are.
+        data: digest of what the base configuration trains on; None: it has not been read.
     """
 
     name: str
@@ -219,6 +202,7 @@ class Study:
     objectives: tuple[Objective, ...]
     seeds: tuple[int, ...] | None
     scale: Scale | None = None
+    data: str | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -352,4 +336,5 @@ def to_yaml(study: Study) -> str:
     """The study and its base configuration as one YAML text."""
     fields = study.fields.model_dump(mode="json", exclude={"base", "set"})
     scale = {} if study.scale is None else {"scale": study.scale.share}
-    return yaml.safe_dump({**fields, **scale, "config": study.base.model_dump(mode="json")}, sort_keys=False)
+    data = {} if study.data is None else {"data": study.data}
+    return yaml.safe_dump({**fields, **scale, **data, "config": study.base.model_dump(mode="json")}, sort_keys=False)

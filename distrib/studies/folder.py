@@ -7,9 +7,10 @@
     study/index.html     the page
     trials/NAME-0007/    the run of a trial; with -rung1 and -seed2 where it has several
     trials/NAME-0007.yaml, .log    with what it was started, and what it said
-    study.lock, trials/NAME-0007.lock, .run.lock    held by who is choosing, by that trial's worker, and by its run
+    study.lock, publishing.lock                     held by who is choosing a trial, and by who writes the page
+    trials/NAME-0007.lock, .run.lock                held by that trial's worker, and by its run
 
-Any number of workers write it, each under the lock of the study.
+Any number of workers write it, each under these locks.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -53,13 +54,13 @@ class StudyFolder:
         return self.trials / "-".join(parts)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other workers from choosing and from writing while this is on; waits for them.
+    def lock(self, name: Literal["study", "publishing"] = "study") -> Iterator[None]:
+        """Keep other workers from choosing, or from writing what is found, while this is on; waits for them.
 
         Raises:
             UserError: if the folder cannot be written, or its file system has no locks.
         """
-        held = self._lock(self.path / "study.lock", fcntl.LOCK_EX)
+        held = self._lock(self.path / f"{name}.lock", fcntl.LOCK_EX)
         assert held is not None
         try:
             yield
@@ -115,7 +116,12 @@ class StudyFolder:
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             problem = str(error).partition("\n")[0]
             raise UserError(f"{self.definition} cannot be read ({problem}): choose another --folder") from None
-        for key in sorted(before.keys() | now.keys()):
+        if study.data is not None and before.get("data", study.data) != study.data:
+            raise UserError(
+                f"the study in {self.path} began with other images or labels than those of data.root "
+                f"{study.base.data.root}: name the data set it began with, or choose another --folder"
+            )
+        for key in sorted((before.keys() | now.keys()) - {"data"}):
             if before.get(key) != now.get(key) and not key.startswith(FREE):
                 raise UserError(
                     f"the study in {self.path} began with {key.removeprefix('config.')} {before.get(key)}, and now it "

@@ -65,11 +65,11 @@ class TrialRecord:
         settings: parameter -> value; without those that this point does not have (they depend on others).
         values: an objective each, the mean over the seeds; None where there is none.
         spread: an objective each, the standard deviation over the seeds; NaN for one seed; None where there is none.
-        curve: (epoch, or rung where the study has a fidelity; first objective), as pruning saw it.
+        curve: (epoch, or rung counted from 0 where the study has a fidelity; first objective), as pruning saw it.
         epochs: trained in all, over all of its runs.
         seconds: of its runs together, from launch to end.
         runs: folders of its runs, relative to the study's.
-        reason: why it was pruned or failed; empty where it was not.
+        reason: why it was pruned or failed, and which trial has tried it again; empty where it was not.
     """
 
     number: int
@@ -94,11 +94,13 @@ class StudyRecord:
         objectives: one, or several for a Pareto front.
         parameters: that are searched over.
         trials: by their numbers.
-        planned: trials of the budget; None: as many as there is time for.
+        planned: trials of the budget, and those that are tried again; None: as many as there is time for.
         importance: for each objective, parameter -> its share in the variance of the objective, the largest first;
             empty where there are too few finished trials to tell.
         front: numbers of the finished trials that no other is better than in every objective; with one objective, the
             best alone.
+        seeds: runs of a trial whose mean counts.
+        rungs: trainings of rising cost that a trial may have; 1: there is no fidelity.
     """
 
     name: str
@@ -109,6 +111,8 @@ class StudyRecord:
     planned: int | None
     importance: tuple[dict[str, float], ...]
     front: tuple[int, ...]
+    seeds: int = 1
+    rungs: int = 1
 
     def of_state(self, state: State) -> list[TrialRecord]:
         """The trials in a state."""

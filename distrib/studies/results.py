@@ -16,6 +16,7 @@ from distrib.config import read_yaml
 from distrib.errors import UserError
 from distrib.explaining.curves import read_metrics
 from distrib.studies.definition import Study
+from distrib.studies.methods import rung_step
 from distrib.studies.record import Objective, State, StudyRecord, TrialRecord
 from distrib.training.run_folder import RunFolder
 
@@ -27,7 +28,8 @@ STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "running",
 }
-OUT_OF_MEMORY: State = "out of memory"
+# What a trial keeps of the failed one whose settings it tries again: its number.
+RETRY_OF = "retry_of"
 # Below so many finished trials nothing can be said about which settings matter.
 ENOUGH_FOR_IMPORTANCE = 4
 
@@ -107,6 +109,7 @@ def read_record(study: Study, found: optuna.Study, folder: Path, importance: boo
     """
     trials = [trial for trial in found.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    again = {trial.user_attrs[RETRY_OF]: trial.number for trial in trials if RETRY_OF in trial.user_attrs}
     several = len(study.objectives) > 1
     best = [trial.number for trial in found.best_trials] if several else _best(finished, study.objectives[0])
     return StudyRecord(
@@ -114,29 +117,35 @@ def read_record(study: Study, found: optuna.Study, folder: Path, importance: boo
         folder=folder,
         objectives=study.objectives,
         parameters=study.parameters,
-        trials=tuple(_trial(trial) for trial in trials),
-        planned=study.planned,
+        trials=tuple(_trial(trial, study, again.get(trial.number)) for trial in trials),
+        planned=None if study.planned is None else study.planned + len(again),
         importance=tuple(
             _importance(found, i, len(finished)) if importance else {} for i in range(len(study.objectives))
         ),
         front=tuple(best),
+        seeds=len(study.seeds or (None,)),
+        rungs=len(study.rungs),
     )
 
 
-def _trial(trial: FrozenTrial) -> TrialRecord:
+def _trial(trial: FrozenTrial, study: Study, again: int | None) -> TrialRecord:
     kept: Mapping[str, Any] = trial.user_attrs
     state = STATES[trial.state]
+    rungs = {rung_step(study.fields.pruner, rung): rung for rung in range(len(study.rungs))}
+    curve = sorted(trial.intermediate_values.items())
+    reason = kept.get("reason", "")
     return TrialRecord(
         number=trial.number,
-        state=OUT_OF_MEMORY if kept.get("outcome") == OUT_OF_MEMORY else state,
+        # Optuna has no word for it.
+        state="out of memory" if kept.get("outcome") == "out of memory" and state in ("pruned", "failed") else state,
         settings=dict(trial.params),
         values=tuple(trial.values) if state == "finished" else None,
         spread=tuple(json.loads(kept["spread"])) if "spread" in kept else None,
-        curve=tuple(sorted(trial.intermediate_values.items())),
+        curve=tuple((rungs[step], value) for step, value in curve) if len(rungs) > 1 else tuple(curve),
         epochs=int(kept.get("epochs", 0)),
         seconds=float(kept.get("seconds", 0)),
         runs=tuple(kept.get("runs", ())),
-        reason=kept.get("reason", ""),
+        reason=reason if again is None else f"{reason} (tried again as trial {again})",
     )
 
 

@@ -1,55 +1,27 @@
-"""Optuna's side of a study: where its trials are kept, which point comes next, and which trial is not worth going on.
+"""Optuna's side of a study: where its trials are kept, and which of them is not worth going on.
 
 A trial that has been begun is one that Optuna calls RUNNING; its worker holds a lock on it, so that a trial whose lock
 is free has lost its worker, and the next worker takes it up. All choosing is done under one lock of the study: there
 are never more trials than the budget has, and none is begun twice.
 """
 
-import inspect
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from distrib.config import nearest
 from distrib.errors import UserError
-from distrib.studies.definition import Method, Study
+from distrib.studies.definition import Study
+from distrib.studies.methods import Method, make_pruner, make_sampler
 from distrib.training.run_folder import RunFolder
 
-SAMPLERS: dict[str, type[BaseSampler]] = {
-    "grid": optuna.samplers.RandomSampler,  # its points are given; nothing is left to sample
-    "random": optuna.samplers.RandomSampler,
-    "tpe": optuna.samplers.TPESampler,
-    "gp": optuna.samplers.GPSampler,
-    "qmc": optuna.samplers.QMCSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "nsgaii": optuna.samplers.NSGAIISampler,
-    "nsgaiii": optuna.samplers.NSGAIIISampler,
-}
-PRUNERS: dict[str, type[BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "halving": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "threshold": optuna.pruners.ThresholdPruner,
-}
 # So many proposals, and every sampler has gone over from its random beginning to what it is for.
 REHEARSALS = 14
-# Distinct random numbers for each trial from the one seed of a sampler.
-SEED_STRIDE = 1_000_003
-
-# Optuna says of half its samplers that they are experimental, and of grids of numbers that they are categorical.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def storage_url(study: Study, folder: Path) -> str:
@@ -118,7 +90,7 @@ def rehearse(study: Study) -> None:
         UserError: if it cannot be made, or cannot do with this space and these objectives.
     """
     method = study.fields.sampler
-    make_pruner(study.fields.pruner)
+    make_pruner(study.fields.pruner, len(study.rungs))
     trial_run = optuna.create_study(directions=[objective.direction for objective in study.objectives])
     for number in range(REHEARSALS if method.name != "grid" else 1):
         trial_run.sampler = make_sampler(method, number)
@@ -131,50 +103,6 @@ def rehearse(study: Study) -> None:
             raise UserError(
                 f"sampler {method.name} cannot do with this study ({problem}): change its options, or choose another"
             ) from None
-
-
-def make_sampler(method: Method, number: int) -> BaseSampler:
-    """The sampler that proposes one trial; the same proposal for the same seed, trial and trials before it.
-
-    Args:
-        method: its name and options.
-        number: of the trial.
-
-    Raises:
-        UserError: if Optuna does not know an option, or refuses its value.
-    """
-    options = dict(method.options)
-    if method.name == "tpe":
-        # Trials that other workers have under way count as bad ones, or all workers would look at the same place.
-        options.setdefault("constant_liar", True)
-    if "seed" in inspect.signature(SAMPLERS[method.name]).parameters:
-        seed = options.get("seed", 0)
-        # A low-discrepancy sequence is one sequence for all trials; all others draw anew for each.
-        options["seed"] = seed if method.name == "qmc" or type(seed) is not int else seed + SEED_STRIDE * number
-    sampler: BaseSampler = _make("sampler", SAMPLERS[method.name], method.name, options)
-    return sampler
-
-
-def make_pruner(method: Method) -> BasePruner:
-    """The pruner.
-
-    Raises:
-        UserError: if Optuna does not know an option, lacks one, or refuses its value.
-    """
-    pruner: BasePruner = _make("pruner", PRUNERS[method.name], method.name, dict(method.options))
-    return pruner
-
-
-def _make(kind: str, maker: Any, name: str, options: Mapping[str, Any]) -> Any:
-    known = [each for each in inspect.signature(maker).parameters if each not in ("self", "args", "kwargs")]
-    for option in options:
-        if option not in known:
-            raise UserError(f"{kind} {name} has no option {option}{nearest(option, known)}: it has {', '.join(known)}")
-    try:
-        return maker(**options)
-    except (ImportError, ValueError, TypeError) as error:
-        problem = str(error).strip().partition("\n")[0]
-        raise UserError(f"{kind} {name} refuses its options {dict(options)}: {problem}") from None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """One trial: its runs, one after the other, each through the real launcher and in a folder of its own."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from distrib.config import Config
 from distrib.errors import UserError
 from distrib.studies.definition import Study
 from distrib.studies.folder import Lock, StudyFolder
-from distrib.studies.results import OUT_OF_MEMORY as NO_MEMORY
-from distrib.studies.results import RunResult, mean, read_result
+from distrib.studies.methods import rung_step
+from distrib.studies.record import State
+from distrib.studies.results import RunResult, mean, read_result, read_rows, spread
 from distrib.studies.search import TrialFile
-from distrib.studies.space import Point
+from distrib.studies.space import Point, short
+from distrib.training.memory import kernel_kills
 from distrib.training.preemption import STOPPED
 from distrib.training.run_folder import RunFolder, write_whole
 from distrib.training.runtime import OUT_OF_MEMORY
@@ -34,12 +37,35 @@ class Interrupted(Exception):  # noqa: N818 - nothing is wrong
     """A run was asked to stop, and did; the trial is to be gone on with."""
 
 
-class Failed(Exception):  # noqa: N818 - a result, not an error
-    """A trial came to no value; says why."""
+class _Failed(Exception):  # noqa: N818 - a result, not an error
+    """A run came to no value; says why."""
 
-    def __init__(self, reason: str, outcome: str = "failed") -> None:
+    def __init__(self, reason: str, state: State = "failed") -> None:
         super().__init__(reason)
-        self.outcome = outcome
+        self.state = state
+
+
+class _Pruned(Exception):  # noqa: N818 - a result, not an error
+    """Others are better; says when that was seen."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a trial came to.
+
+    Attributes:
+        state: finished, pruned, out of memory or failed.
+        epochs: trained in all, over all of its runs.
+        values: an objective each, the mean over the seeds; None where there is none.
+        spread: an objective each, the standard deviation over the seeds; None where there are no values.
+        reason: why there are no values.
+    """
+
+    state: State
+    epochs: int
+    values: tuple[float, ...] | None = None
+    spread: tuple[float, ...] | None = None
+    reason: str = ""
 
 
 class Stop:
@@ -74,13 +100,14 @@ class Stop:
         finally:
             del self._workers[pid]
 
-    def run(self, command: list[str], log: Path, inherited: Lock) -> int:
+    def run(self, command: list[str], log: Path, inherited: Lock, look: Callable[[], None]) -> int:
         """Run a command, with its output added to a file; its exit status, negative where a signal ended it.
 
         Args:
             command: program and arguments.
             log: for its output.
             inherited: a lock that it holds too.
+            look: is called every second, and once more at its end.
         """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
         with log.open("ab") as output:
@@ -89,7 +116,12 @@ class Stop:
                 pass_fds=[inherited.descriptor],
             )  # fmt: skip
             with self.working(child.pid, lambda: child.poll() is None):
-                return child.wait()
+                while True:
+                    with suppress(subprocess.TimeoutExpired):
+                        child.wait(timeout=1)
+                    look()
+                    if child.returncode is not None:
+                        return child.returncode
 
 
 @dataclass
@@ -104,7 +136,6 @@ class TrialRun:
         storage: where the study is kept, for the runs to ask.
         stop: of the worker.
         say: takes a line for the terminal.
-        results: of the runs that have ended, in order.
         runs: their folders and that of the one under way, relative to the study's.
     """
 
@@ -115,57 +146,68 @@ class TrialRun:
     storage: str
     stop: Stop
     say: Callable[[str], None]
-    results: list[RunResult] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
 
-    def train(self) -> list[RunResult]:
+    def train(self) -> Ending:
         """Train to the end, one run after the other.
-
-        Returns:
-            The results of the last rung, a seed each.
 
         Raises:
             Interrupted: if it was asked to stop; it is gone on with by another call.
-            optuna.TrialPruned: if others are better.
-            Failed: if a run came to no result, with the reason.
         """
+        try:
+            results = self._train()
+        except _Pruned as pruned:
+            return Ending("pruned", self._epochs(), reason=f"given up {pruned}")
+        except _Failed as failure:
+            return Ending(failure.state, self._epochs(), reason=str(failure))
+        values = mean(results)
+        for objective, value in zip(self.study.objectives, values, strict=True):
+            if math.isnan(value):
+                reason = f"{objective.score} is undefined at the epoch that was kept"
+                return Ending("failed", self._epochs(), reason=reason)
+        return Ending("finished", self._epochs(), values, spread(results))
+
+    def _train(self) -> list[RunResult]:
+        """The results of the last rung, a seed each."""
         study, rungs = self.study, self.study.rungs
-        earlier: list[tuple[int | None, Path, RunResult]] = []
+        seeds = study.seeds or (None,)
+        cheaper: dict[int | None, list[tuple[int, Path]]] = {seed: [] for seed in seeds}
         for number, rung in enumerate(rungs):
             results: list[RunResult] = []
-            for seed, run in zip(study.seeds or (None,), self._folders(number), strict=True):
+            for seed, run in zip(seeds, self._folders(number), strict=True):
                 try:
                     config = study.config(self.point, rung, seed).replace("run", folder=run.resolve(), resume="auto")
                 except UserError as error:
-                    raise Failed(str(error)) from None
-                if study.fields.warm_start:
-                    config = _warm(config, [(path, each) for its, path, each in earlier if its == seed])
-                first = not results
-                result = self._run(run, config, judged=first and len(rungs) == 1)
-                self.results.append(result)
+                    raise _Failed(str(error)) from None
+                if study.fields.warm_start and cheaper[seed]:
+                    _, longest = max(cheaper[seed])
+                    config = config.replace("model", weights=str(RunFolder(longest.resolve()).best))
+                result = self._run(run, config, judged=not results and len(rungs) == 1)
                 if result.pruned:
-                    raise optuna.TrialPruned(f"after epoch {result.epochs}")
+                    raise _Pruned(f"after epoch {result.epochs}")
                 results.append(result)
-                earlier.append((seed, run, result))
+                cheaper[seed].append((result.images, run))
             if number + 1 < len(rungs) and self._folders(number + 1)[0].exists():
                 continue  # it had gone on before it was lost
             if len(rungs) > 1:
-                self.trial.report(mean(results)[0], self._resource(number))
+                self.trial.report(mean(results)[0], rung_step(study.fields.pruner, number))
                 if number + 1 < len(rungs) and self.trial.should_prune():
-                    raise optuna.TrialPruned(f"after rung {number}")
+                    raise _Pruned(f"after rung {number}")
         return results
+
+    def _epochs(self) -> int:
+        """Trained so far, those of a run that came to nothing too."""
+        count = 0
+        for run in self.runs:
+            with suppress(UserError):  # a run that failed before its first epoch, or whose table is damaged
+                count += len(read_rows(self.folder.path / run))
+        return count
 
     def _folders(self, rung: int) -> list[Path]:
         """The folders of a rung's runs, a seed each."""
         seeds, number = self.study.seeds or (None,), self.trial.number
         named = rung if len(self.study.rungs) > 1 else None
         return [self.folder.run(number, named, seed if len(seeds) > 1 else None) for seed in seeds]
-
-    def _resource(self, rung: int) -> int:
-        """How Optuna's pruners count rungs: halving and hyperband in powers of their factor, the others one by one."""
-        pruner = self.study.fields.pruner
-        factor = {"halving": 4, "hyperband": 3}.get(pruner.name)
-        return rung + 1 if factor is None else int(pruner.options.get("reduction_factor", factor)) ** rung
 
     def _run(self, run: Path, config: Config, judged: bool) -> RunResult:
         """One run, from wherever it is to its end."""
@@ -179,7 +221,7 @@ class TrialRun:
 
     def _ended(self, run: Path, config: Config) -> RunResult | None:
         """What a run came to that has ended before, its report included; None where there is something left to do."""
-        result = read_result(run, self.study.objectives)
+        result = self._result(run)
         reported = RunFolder(run).page.exists() or not config.explain.after_training
         return result if result is not None and (reported or result.pruned) else None
 
@@ -194,15 +236,41 @@ class TrialRun:
         if self.study.fields.launch is not None:
             command += ["--launch", str(self.study.fields.launch)]
         began = log.stat().st_size if log.exists() else 0
-        status = self.stop.run(command, log, held)
+        kills = kernel_kills()
+        status = self.stop.run(command, log, held, self._teller(run, config))
         if status == STOPPED or (status != 0 and self.stop.reason is not None):
             raise Interrupted(f"{run.name} was asked to stop, and is gone on with by the next worker")
         if status != 0:
-            raise Failed(_reason(log, began, status), NO_MEMORY if status == OUT_OF_MEMORY else "failed")
-        result = read_result(run, self.study.objectives)
+            killed = status == -signal.SIGKILL and kernel_kills() > kills
+            state: State = "out of memory" if status == OUT_OF_MEMORY or killed else "failed"
+            raise _Failed(_reason(log, began, status), state)
+        result = self._result(run)
         if result is None:
-            raise Failed(f"the run left no end in {run / 'events.jsonl'}; see {log.name}")
+            raise _Failed(f"the run left no end in {run / 'events.jsonl'}; see {log.name}")
         return result
+
+    def _teller(self, run: Path, config: Config) -> Callable[[], None]:
+        """What says each epoch that a run has come to since it was last called."""
+        score = self.study.objectives[0].score
+        told = 0
+
+        def look() -> None:
+            nonlocal told
+            with suppress(UserError):  # there is no row yet
+                rows = read_rows(run)
+                for row in rows[told:] if told else rows[-1:]:  # what is gone on with has told its first epochs
+                    said = f"{score} {short(row[score])}"
+                    self.say(f"{run.name}: epoch {row['epoch']:.0f} of {config.train.epochs}, {said}")
+                told = len(rows)
+
+        return look
+
+    def _result(self, run: Path) -> RunResult | None:
+        """What a run came to; one that is damaged costs its trial, and not the study."""
+        try:
+            return read_result(run, self.study.objectives)
+        except UserError as error:
+            raise _Failed(str(error)) from None
 
     def _lock_run(self, run: Path) -> Lock:
         """The lock of this trial's runs. One that has outlived its worker is waited for, and what it did is kept."""
@@ -215,14 +283,6 @@ class TrialRun:
             told = True
             time.sleep(1)
         return held
-
-
-def _warm(config: Config, earlier: list[tuple[Path, RunResult]]) -> Config:
-    """The configuration that starts from the one of a trial's cheaper runs that was trained on the most pictures."""
-    if not earlier:
-        return config
-    path, _ = max(earlier, key=lambda each: each[1].images)
-    return config.replace("model", weights=str(RunFolder(path.resolve()).best))
 
 
 def _reason(log: Path, began: int, status: int) -> str:

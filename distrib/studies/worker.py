@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,14 +15,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from distrib.config import Config
 from distrib.errors import UserError
+from distrib.reporting.page import duration, plural
 from distrib.reporting.study import render_study
 from distrib.studies.definition import Study, to_yaml
 from distrib.studies.folder import Lock, StudyFolder
+from distrib.studies.methods import make_pruner, make_sampler
 from distrib.studies.record import StudyRecord, study_csv
-from distrib.studies.results import OUT_OF_MEMORY, mean, read_record, spread
-from distrib.studies.search import make_pruner, make_sampler, open_storage, storage_url
+from distrib.studies.results import RETRY_OF, read_record
+from distrib.studies.search import open_storage, storage_url
 from distrib.studies.space import Point, describe_point, short
-from distrib.studies.trial import Failed, Interrupted, Stop, TrialRun
+from distrib.studies.trial import Interrupted, Stop, TrialRun
 from distrib.training.preemption import STOPPED
 from distrib.training.run_folder import write_whole
 
@@ -46,6 +49,7 @@ class Worker:
 
     Raises:
         UserError: if the folder is of another study, or the storage cannot be opened.
+        OSError: if the folder cannot be written.
     """
 
     def __init__(self, study: Study, folder: Path, say: Callable[[str], None]) -> None:
@@ -63,17 +67,32 @@ class Worker:
                         f"storage {self.storage} has a study {study.name} already, and {folder} is not its folder: "
                         "name its folder, or give this study's file another name"
                     )
+            # First, so that a study that is cut off here is known for this folder's.
+            write_whole(self.folder.definition, to_yaml(study))
             self.optuna = optuna.create_study(
                 storage=storage,
                 study_name=study.name,
                 directions=[objective.direction for objective in study.objectives],
-                pruner=make_pruner(study.fields.pruner),
+                pruner=make_pruner(study.fields.pruner, len(study.rungs)),
                 load_if_exists=True,
             )
-            try:
-                write_whole(self.folder.definition, to_yaml(study))
-            except OSError as error:
-                raise UserError(f"{self.folder.path} cannot be written ({error.strerror}): see to the disk") from None
+
+    def retry_failed(self) -> int:
+        """Put the settings of each failed trial in the queue once more; returns how many these are.
+
+        They count as the trials that they try again, and not against the budget.
+        """
+        with self.folder.lock():
+            trials = self.optuna.get_trials(deepcopy=False)
+            again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+            failed = [
+                trial for trial in trials
+                if trial.state == TrialState.FAIL and trial.number not in again
+                and trial.user_attrs.get("outcome") != "out of memory"
+            ]  # fmt: skip
+            for trial in failed:
+                self.optuna.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+        return len(failed)
 
     def work(self, stop: Stop) -> int:
         """Take trials until there is nothing left to begin; returns the exit status, 75 where it was asked to stop."""
@@ -108,7 +127,8 @@ class Worker:
                 self.optuna.sampler = make_sampler(self.study.fields.sampler, number)
                 trial = optuna.Trial(self.optuna, now._trial_id)
                 return Taken(trial, self.study.suggest(trial), lock, again=True)
-            if self._used_up(begun) or not self._enqueue(trials):
+            waiting = len(begun) < len(trials)
+            if not waiting and (self._used_up(begun) or not self._enqueue(trials)):
                 return None
             lock = self.folder.lock_trial(len(begun))
             assert lock is not None, "trials are numbered in the order in which they begin"
@@ -119,7 +139,7 @@ class Worker:
 
     def _used_up(self, begun: Sequence[FrozenTrial]) -> bool:
         budget = self.study.fields.budget
-        if budget.trials is not None and len(begun) >= budget.trials:
+        if budget.trials is not None and sum(RETRY_OF not in trial.user_attrs for trial in begun) >= budget.trials:
             return True
         starts = [trial.datetime_start for trial in begun if trial.datetime_start is not None]
         hours = (datetime.now() - min(starts)).total_seconds() / 3600 if starts else 0.0
@@ -127,7 +147,7 @@ class Worker:
 
     def _enqueue(self, trials: Sequence[FrozenTrial]) -> bool:
         """Put a grid's next point in the queue; False where all have been there. Other samplers always have one."""
-        if not self.study.is_grid or any(each.state == TrialState.WAITING for each in trials):
+        if not self.study.is_grid:
             return True
         begun = [each.params for each in trials]
         point = next((point for point in self.study.points() if point not in begun), None)
@@ -147,35 +167,25 @@ class Worker:
         self.say(f"{label}{' again' if taken.again else ''}: {describe_point(point)}")
         twin = self._twin(trial, point)
         if twin is not None:
-            own = {"epochs": 0, "seconds": 0.0, "reason": f"the settings of trial {twin.number}: not trained again"}
-            self._keep(trial, {**twin.user_attrs, **own})
+            names = [name for name in ("outcome", "spread", "runs") if name in twin.user_attrs]
+            shared: dict[str, object] = {name: twin.user_attrs[name] for name in names}
+            self._keep(trial, {**shared, "reason": f"the settings of trial {twin.number}: not trained again"})
             self.optuna.tell(trial, twin.values)
             self.say(f"{label}: has the settings of trial {twin.number}, and so its result")
             return
-        run = TrialRun(self.study, self.folder, trial, point, self.storage, stop, self.say)
         began, before = time.monotonic(), float(trial.user_attrs.get("seconds", 0))
-        outcome, reason, values = TrialState.COMPLETE, "", None
         try:
-            results = run.train()
-            values = mean(results)
-            self._keep(trial, {"spread": json.dumps(spread(results))})
-            if any(math.isnan(value) for value in values):
-                place = next(i for i, value in enumerate(values) if math.isnan(value))
-                score = self.study.objectives[place].score
-                outcome, reason, values = TrialState.FAIL, f"{score} is undefined at the epoch that was kept", None
-        except optuna.TrialPruned as pruned:
-            outcome, reason = TrialState.PRUNED, f"given up {pruned}"
-        except Failed as failure:
-            # A sampler learns from what was pruned, and nothing from what has failed: too large is worth knowing. (With
-            # several objectives Optuna's samplers cannot do with it.)
-            learns = failure.outcome == OUT_OF_MEMORY and len(self.study.objectives) == 1
-            outcome = TrialState.PRUNED if learns else TrialState.FAIL
-            reason = str(failure)
-            self._keep(trial, {"outcome": failure.outcome})
+            ending = TrialRun(self.study, self.folder, trial, point, self.storage, stop, self.say).train()
         finally:
             self._keep(trial, {"seconds": before + time.monotonic() - began})
-        self._keep(trial, {"reason": reason, "epochs": sum(result.epochs for result in run.results)})
-        self.optuna.tell(trial, values, state=outcome)
+        self._keep(trial, {"outcome": ending.state, "reason": ending.reason, "epochs": ending.epochs})
+        if ending.spread is not None:
+            self._keep(trial, {"spread": json.dumps(ending.spread)})
+        # A sampler learns from what was pruned, and nothing from what has failed: too large is worth knowing. (With
+        # several objectives Optuna's samplers cannot do with it.)
+        too_large = TrialState.PRUNED if len(self.study.objectives) == 1 else TrialState.FAIL
+        told = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "out of memory": too_large}
+        self.optuna.tell(trial, ending.values, state=told.get(ending.state, TrialState.FAIL))
         self.say(f"{label}: {self._verdict(trial.number)}")
 
     def _twin(self, trial: optuna.Trial, point: Point) -> FrozenTrial | None:
@@ -191,36 +201,43 @@ class Worker:
         """A trial's end in a few words."""
         record = read_record(self.study, self.optuna, self.folder.path, importance=False)
         trial = next(each for each in record.trials if each.number == number)
-        cost = f"{trial.epochs} epochs, {trial.seconds:.0f} s"
+        cost = f"{plural(trial.epochs, 'epoch')}, {duration(trial.seconds)}"
         if trial.values is None:
-            return f"{trial.state}: {trial.reason} ({cost})"
+            return f"{trial.state}: {trial.reason} ({cost}){_to_go(record)}"
         scores = ", ".join(f"{o.score} {short(v)}" for o, v in zip(record.objectives, trial.values, strict=True))
         if len(record.objectives) > 1:
             place = "on the Pareto front" if number in record.front else "not on the Pareto front"
         else:
             place = "the best so far" if number in record.front else f"the best is trial {record.front[0]}"
-        return f"{scores} ({place}; {cost})"
+        return f"{scores} ({place}; {cost}){_to_go(record)}"
 
     def publish(self) -> StudyRecord:
         """Write study.csv, best.yaml and the page as the study stands.
 
         Raises:
-            UserError: if study.csv or best.yaml cannot be written.
+            UserError: if the folder cannot be locked.
+            OSError: if study.csv or best.yaml cannot be written.
         """
-        with self.folder.lock():
+        with self.folder.lock("publishing"):
             record = read_record(self.study, self.optuna, self.folder.path)
-            try:
-                write_whole(self.folder.csv, study_csv(record))
-                if record.front:
-                    write_whole(self.folder.best, best_yaml(self.study, record))
-                self.folder.page.parent.mkdir(exist_ok=True)
-            except OSError as error:
-                raise UserError(f"{self.folder.path} cannot be written ({error.strerror}): see to the disk") from None
+            write_whole(self.folder.csv, study_csv(record))
+            if record.front:
+                write_whole(self.folder.best, best_yaml(self.study, record))
             try:
                 render_study(record, self.folder.page)
             except Exception as error:  # a page is never worth a study
                 self.say(f"warning: the page could not be made ({type(error).__name__}: {error})")
         return record
+
+
+def _to_go(record: StudyRecord) -> str:
+    """How many trials are left, and how long that takes if they are as long as those before, on as many workers."""
+    left = 0 if record.planned is None else record.planned - len(record.trials)
+    running = len(record.of_state("running"))
+    ended = [trial.seconds for trial in record.trials if trial.state != "running"]
+    if left <= 0:
+        return ""
+    return f"; {left} to go, about {duration(left * statistics.fmean(ended) / (running + 1))}"
 
 
 def best_yaml(study: Study, record: StudyRecord) -> str:

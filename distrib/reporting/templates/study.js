@@ -203,7 +203,7 @@ function curves() {
     const { svg, toX, toY } = axes(host, width, 300, {
       x: first === last ? [first - 0.5, last + 0.5] : [first, last], y: scale.domain, yTicks: scale.ticks,
       xTicks: inner(first, last, false, Math.min(last - first, width / 70)).filter(Number.isInteger),
-      xTitle: "epoch, or rung", yTitle: data.goals[0].name, label: `${data.goals[0].title} of the trials while they learnt`,
+      xTitle: data.step, yTitle: data.goals[0].name, label: `${data.goals[0].title} of the trials while they learnt`,
     });
     const lines = drawn.map((trial) => ({
       trial,
