@@ -6,9 +6,11 @@ distrib reproduce --data.root data/celeba --only batch-size --scale 0.02 # one f
 
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
@@ -18,20 +20,24 @@ import tyro
 
 from distrib.config import Config
 from distrib.data.splits import make_splits
-from distrib.data.table import read_table
+from distrib.data.table import Table, read_table
 from distrib.errors import UserError
 from distrib.reporting.reproduction import render_reproduction, to_markdown
-from distrib.studies.definition import Study
+from distrib.studies.definition import Study, read_study
 from distrib.studies.evidence import Section, gather
-from distrib.studies.reproduction import SECTIONS, make_section
+from distrib.studies.reproduction import FINDINGS, make_section
 from distrib.studies.results import read_record
-from distrib.studies.scale import TRAINING_IMAGES, Scale
+from distrib.studies.scale import ALL_IMAGES, TRAINING_IMAGES, Scale
 from distrib.studies.search import open_study
+from distrib.studies.space import Point
 from distrib.studies.trial import Stop
 from distrib.sweep import read, run_study
 from distrib.training.preemption import STOPPED
 from distrib.training.run_folder import write_whole
 from distrib.training.runtime import resolve
+
+# What a study sets, and what the report had.
+Value = TypeVar("Value", int, str)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class ReproduceOptions:
     Takes the options of `distrib train` too, such as --data.root. The same command again goes on where it was.
     """
 
-    only: tuple[str, ...] = field(default=tuple(SECTIONS))
+    only: tuple[str, ...] = field(default=tuple(FINDINGS))
     """Findings to reproduce, by the names of their studies in configs/report/."""
     scale: float = 1.0
     """Share of the report's images, above 0 and up to 1; epochs and the side of the pictures shrink by its fourth
@@ -78,33 +84,36 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> int:
         UserError: for all that the user can mend; what one study's trials come to is a result, and no error.
     """
     if not options.only:
-        raise UserError(f"--only names no finding: choose from {', '.join(SECTIONS)}")
-    unknown = [name for name in options.only if name not in SECTIONS]
+        raise UserError(f"--only names no finding: choose from {', '.join(FINDINGS)}")
+    unknown = [name for name in options.only if name not in FINDINGS]
     if unknown:
-        raise UserError(f"--only names {unknown[0]}, which is none of the findings: choose from {', '.join(SECTIONS)}")
+        raise UserError(f"--only names {unknown[0]}, which is none of the findings: choose from {', '.join(FINDINGS)}")
     if not 0 < options.scale <= 1:
         raise UserError(f"--scale is {options.scale}: expected a share of the report's images, above 0 and up to 1")
     here = report_folder()
-    studies = [read(here / f"{name}.yaml", arguments) for name in SECTIONS if name in options.only]
-    scale = Scale(options.scale, available(studies))
+    files = [here / f"{name}.yaml" for name in FINDINGS if name in options.only]
+    studies = [read(file, arguments) for file in files]
+    base = resolve(studies[0].base)
+    table = read_table(base.data.root, base.data.missing).select(base.data.attributes)
+    scale = Scale(options.scale, available(table, studies))
     studies = [replace(study, scale=scale) for study in studies]
-    notes = describe(scale, studies[0].base)
+    notes = describe(list(zip(studies, map(read_study, files), strict=True)), scale, len(table) >= ALL_IMAGES)
     stop = Stop()
     for note in notes:
         print(note)
-    began = time.monotonic()
+    began, sections = time.monotonic(), list[Section]()
     for number, study in enumerate(studies, 1):
         print(f"\n--- {number} of {len(studies)}: {study.name}", flush=True)
         status = run_study(study, options.folder / "studies" / study.name, options.workers, stop)
         if status != 0:
             return status
-        sections = [section_of(each, options.folder, here / "numbers") for each in studies[:number]]
+        sections.append(section_of(study, options.folder, here / "numbers"))
         write(options.folder, sections, notes)
         if stop.reason is not None:
             return STOPPED
     print(f"\n{len(studies)} finding{'s' * (len(studies) > 1)} in {(time.monotonic() - began) / 60:.0f} minutes")
     for section in sections:
-        print(f"{section.title}: {section.holds}. {section.verdict}")
+        print(f"{section.finding.title}: {section.verdict.holds}. {section.verdict.sentence}")
     print(f"\npage:     {options.folder / 'index.html'}\nmarkdown: {options.folder / 'reproduction.md'}")
     return 0
 
@@ -115,49 +124,82 @@ def report_folder() -> Path:
     return next(folder for folder in (here / "configs/report", here.parent / "configs/report") if folder.is_dir())
 
 
-def available(studies: Sequence[Study]) -> dict[str, int]:
+def points(study: Study) -> list[Point]:
+    """The points of a study; one that sets nothing where they are not known before."""
+    return study.points() if study.is_grid else [{}]
+
+
+def available(table: Table, studies: Sequence[Study]) -> dict[str, int]:
     """How many training images the data set has, by each way of splitting that the studies use.
 
+    A split of whole identities differs in size from seed to seed: the smallest counts.
+
     Raises:
-        UserError: if the data set is not as it should be, or lacks what a split needs.
+        UserError: if the data set lacks what a split needs.
     """
-    base = resolve(studies[0].base)
-    points = [(study, point) for study in studies for point in (study.points() if study.is_grid else [{}])]
-    splits = {study.config(point, {}, None).data.split for study, point in points}
-    table = read_table(base.data.root, base.data.missing).select(base.data.attributes)
-    whole = base.replace("data", subset=None)
-    return {split: len(make_splits(table, whole.replace("data", split=split).data).train) for split in splits}
+    whole = [study.config(point, {}, None).replace("data", subset=None) for study in studies for point in points(study)]
+    drawn = {(config.data.split, config.data.split_seed): config.data for config in whole}
+    sizes: dict[str, list[int]] = {}
+    for (split, _), data in drawn.items():
+        sizes.setdefault(split, []).append(len(make_splits(table, data).train))
+    return {split: min(each) for split, each in sizes.items()}
 
 
-def describe(scale: Scale, config: Config) -> list[str]:
-    """What is done otherwise than in the report, a sentence each.
+def describe(studies: Sequence[tuple[Study, Study]], scale: Scale, whole: bool) -> list[str]:
+    """What is done otherwise than in the report: a sentence or two, or none.
 
     Args:
+        studies: each as it is run, and as it is in configs/report/.
         scale: of what is done.
-        config: of the report.
+        whole: whether the data set has all images of CelebA.
     """
-    small = scale(config.replace("data", split=next(iter(scale.available))))
-    images = small.data.subset or max(scale.available.values())
-    if scale.share < 1:
-        height, width = small.data.image_size
-        return [
-            f"This is a small version (--scale {scale.share:g}): {images:,} training images where the report had "
-            f"{TRAINING_IMAGES:,}, {small.train.epochs} epochs where it had 15 (and as much less where it had others), "
-            f"pictures of {height} x {width} pixels where it had 178 x 178. What it says of the report is an "
-            "indication, not a verdict."
-        ]
-    if images < TRAINING_IMAGES:
-        return [
-            f"The data set has {images:,} training images, and the report had {TRAINING_IMAGES:,}: what is said here "
-            "is an indication, not a verdict."
-        ]
-    return []
+    images: dict[int, set[int]] = defaultdict(set)
+    epochs: dict[int, set[int]] = defaultdict(set)
+    pictures: dict[str, set[str]] = defaultdict(set)
+    for study, report in studies:
+        for point in points(study):
+            here, there = study.config(point, {}, None), report.config(point, {}, None)
+            epochs[there.train.epochs].add(here.train.epochs)
+            pictures[side_by_side(there)].add(side_by_side(here))
+            # The official split of all of CelebA and the random ones differ a little, and that is no change.
+            if not whole or here.data.subset != there.data.subset:
+                available = scale.available[here.data.split]
+                images[there.data.subset or TRAINING_IMAGES].add(here.data.subset or available)
+    found = [
+        *changes(images, "{} training images where it had {}"),
+        *changes(epochs, "{} epochs where it had {}"),
+        *changes(pictures, "pictures of {} pixels where it had {}"),
+    ]
+    if not found:
+        return []
+    small = f"This is a small version of the report (--scale {scale.share:g})"
+    what = small if scale.share < 1 else "This is done otherwise than in the report"
+    return [f"{what}: {', '.join(found)}. What it says of the report is an indication, not a verdict."]
+
+
+def side_by_side(config: Config) -> str:
+    """The size of a configuration's pictures."""
+    height, width = config.data.image_size
+    return f"{height} x {width}"
+
+
+def changes(done: Mapping[Value, set[Value]], words: str) -> list[str]:
+    """`words` with what is done and what the report had, for each value of the report that is another one here."""
+    return [
+        words.format(" to ".join(map(readable, sorted({min(here), max(here)}))), readable(there))
+        for there, here in sorted(done.items(), reverse=True) if here != {there}
+    ]  # fmt: skip
+
+
+def readable(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def section_of(study: Study, folder: Path, numbers: Path) -> Section:
     """What a study that has been run says of the report."""
     place = folder / "studies" / study.name
-    return make_section(gather(study, read_record(study, open_study(study, place), place), numbers))
+    record = read_record(study, open_study(study, place), place, importance=False)
+    return make_section(gather(study, record, numbers))
 
 
 def write(folder: Path, sections: Sequence[Section], notes: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """The report reproduced: its findings beside what was measured, as one HTML file and as Markdown."""
 
-import os
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,12 @@ def render_reproduction(sections: Sequence[Section], notes: Sequence[str], file:
     """
     numbers = {
         section.id: [
-            {
-                "title": chart.title,
-                "lines": [{"label": label, "values": values} for label, values in chart.lines.items()],
-            }
-            for chart in section.charts
+            {"title": chart.title, "lines": [asdict(line) for line in chart.lines]} for chart in section.charts
         ]
         for section in sections
     }
     parts = [
-        {"id": section.id, "title": section.title,
+        {"id": section.id, "title": section.finding.title,
          "html": render("reproduction/section.html.j2", {"section": section, "marks": MARKS})}
         for section in sections
     ]  # fmt: skip
@@ -51,34 +47,35 @@ def render_reproduction(sections: Sequence[Section], notes: Sequence[str], file:
 
 
 def to_markdown(sections: Sequence[Section], notes: Sequence[str]) -> str:
-    """The same as Markdown, as it can be put into documentation."""
+    """The same as Markdown, as it can be put into documentation: with no links to what is beside the page."""
     lines = ["# The report reproduced", "", headline(sections) + ".", ""]
     for note in notes:
         lines += [f"> {_escaped(note)}", ""]
     lines += ["| finding | of the report | its conclusion |", "|---|---|---|"]
     lines += [
-        f"| [{each.title}](#{_anchor(each.title)}) | {each.source} | {MARKS[each.holds]} {each.holds} |"
+        f"| [{each.finding.title}](#{_anchor(each.finding.title)}) | {each.finding.source} | "
+        f"{MARKS[each.verdict.holds]} {each.verdict.holds} |"
         for each in sections
     ]
     for section in sections:
-        lines += ["", f"## {section.title}", "", f"**The report ({section.source}):** {_escaped(section.claim)}", ""]
-        lines += [f"**{section.holds.capitalize()}.** {_escaped(section.verdict)}", ""]
+        finding, verdict = section.finding, section.verdict
+        lines += ["", f"## {finding.title}", ""]
+        lines += [f"**The report ({finding.source}):** {_escaped(finding.claim)}", ""]
+        lines += [f"**{verdict.holds.capitalize()}.** {_escaped(verdict.sentence)}", ""]
         for note in section.notes:
             lines += [_escaped(note), ""]
         for table in section.tables:
             lines += [*_markdown_table(table), ""]
-        lines += [", ".join(f"[{label}]({link})" for label, link in section.links.items())]
+        lines += [f"Study: `configs/report/{section.id}.yaml`"]
     return "\n".join(lines) + "\n"
 
 
 def headline(sections: Sequence[Section]) -> str:
     """How many of the report's conclusions hold."""
-    claims = [section for section in sections if section.holds != "no claim"]
-    held, failed, open_ = (
-        sum(section.holds == verdict for section in claims) for verdict in ("holds", "does not hold", "undecided")
-    )
+    claims = [section.verdict.holds for section in sections if section.verdict.holds != "no claim"]
+    held, failed, open_ = claims.count("holds"), claims.count("does not hold"), claims.count("undecided")
     if not claims:
-        return "The report's figures, made again"
+        return "What the report draws no conclusion on, made again"
     count = f"{len(claims)} conclusions" if len(claims) > 1 else "one conclusion"
     return (
         f"Of {count} of the report {held} hold{'s' * (held == 1)}, {failed} do{'es' * (failed == 1)} not, {open_} "
@@ -92,7 +89,7 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace(os.linesep, " ")
+    return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))
 
 
 def _anchor(title: str) -> str:

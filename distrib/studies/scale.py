@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from distrib.config import Config
 
-# What the report had: CelebA's official training split, and pictures of 178 x 178 pixels.
-TRAINING_IMAGES = 162_770
+# What the report had: CelebA, its official training split, and pictures of 178 x 178 pixels.
+ALL_IMAGES, TRAINING_IMAGES = 202_599, 162_770
 # Pictures get no smaller, and trainings no shorter: less shows nothing of a network of this depth.
 LEAST_SIDE, LEAST_EPOCHS = 64, 2
 # Sides are multiples of this, which ResNet18 halves down to whole pixels.
@@ -22,7 +22,7 @@ class Scale:
 
     Attributes:
         share: of the images, in (0, 1].
-        available: split's name -> how many training images the data set has by it.
+        available: split's name -> how many training images the data set has by it, whatever its seed.
     """
 
     share: float
@@ -37,6 +37,9 @@ class Scale:
         if self.share == 1:
             return config
         root = self.share**0.25
-        height, width = (max(LEAST_SIDE, STEP * round(root * side / STEP)) for side in config.data.image_size)
-        epochs = max(LEAST_EPOCHS, round(root * config.train.epochs))
+        # Who asks for less than the least gets what he asks for.
+        height, width = (
+            min(side, max(LEAST_SIDE, STEP * round(root * side / STEP))) for side in config.data.image_size
+        )
+        epochs = min(config.train.epochs, max(LEAST_EPOCHS, round(root * config.train.epochs)))
         return config.replace("data", image_size=(height, width)).replace("train", epochs=epochs)

@@ -6,7 +6,11 @@ function curves() {
       const chart = data[host.dataset.charts][i];
       const count = Math.max(...chart.lines.map((line) => line.values.length));
       const epochs = Array.from({ length: count }, (_, epoch) => epoch + 1);
-      const lines = chart.lines.map((line, place) => ({ values: epochs.map((epoch) => line.values[epoch - 1] ?? null), tone: `run-${place % 8}` }));
+      const lines = chart.lines.map((line) => ({
+        values: epochs.map((epoch) => line.values[epoch - 1] ?? null),
+        tone: `run-${line.tone % 8}${line.dashed ? " dashed" : ""}`,
+        ring: line.values.length === 1 ? 0 : undefined, // one value makes no line
+      }));
       const show = (index) => {
         move(index);
         for (const output of all("output", figure)) {
