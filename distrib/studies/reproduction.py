@@ -100,14 +100,11 @@ def learning_rate(evidence: Evidence, section: Section) -> Verdict:
     measured = {rate: evidence.of(rate) for rate in rates}
     large, middle, small = measured.values()
     diverged = {rate: [each for each in evidence.trials(rate) if has_diverged(each)] for rate in rates}
-    table = kept_table(
-        {str(rate): each for rate, each in measured.items()},
-        "At the epoch of the lowest validation loss; restlessness is the mean step of the validation loss from one "
-        "epoch to the next, up or down",
-    )
+    table = kept_table({str(rate): each for rate, each in measured.items()})
     restless = [around(restlessness(each)) for each in measured.values() if each.runs]
     section.tables.append(with_column(table, "restlessness", restless))
     section.charts.append(validation_losses(evidence.measured))
+    section.notes.append("Restlessness is the mean step of the validation loss from one epoch to the next, up or down.")
     for rate, trials in diverged.items():
         section.notes += [f"Learning rate {rate}, trial {each.number}: {each.reason}" for each in trials]
     if not all(measured[rate].runs or diverged[rate] for rate in rates):
@@ -208,8 +205,8 @@ def frozen_backbone(evidence: Evidence, section: Section) -> Verdict:
         "is guessing, or finds fewer than one positive in ten at a threshold of 0.5."
     )
     for label in missing:
-        reason = next((each.reason for each in reversed(evidence.trials(label)) if each.reason), "No trial has ended.")
-        section.notes.append(f"Not measured: {label}. {reason}")
+        reason = next((each.reason for each in reversed(evidence.trials(label)) if each.reason), "no trial has ended")
+        section.notes.append(f"Not measured is {label}: {reason}")
     section.notes.append(refusal(evidence.study.base))
     if not trained.runs or len(measured) < 2:
         return too_few(evidence)
@@ -315,7 +312,7 @@ def split(evidence: Evidence, section: Section) -> Verdict:
     identity, image = evidence.of("identity"), evidence.of("image")
     section.tables.append(
         kept_table({"split by identity": identity, "split by image": image},
-                   "At the epoch of the lowest validation loss, over three draws of the split")
+                   "At the epoch of the lowest validation loss, three draws")
     )  # fmt: skip
     if not (identity.runs and image.runs):
         return too_few(evidence, "no claim")

@@ -307,8 +307,8 @@ def test_frozen_candidates_are_absurd_or_not_and_none_is_listed_twice(tmp_path: 
     assert sorted(labels) == sorted(["trained", *CAUSES])
     missing = [row[0] for row in section.tables[0].rows if row[1] == "not measured"]
     assert missing == ["random, frozen, BatchNorm in training mode"]
-    assert [note for note in section.notes if note.startswith("Not measured")] == [
-        "Not measured: random, frozen, BatchNorm in training mode. the disk is full"
+    assert [note for note in section.notes if note.startswith("Not measured is")] == [
+        "Not measured is random, frozen, BatchNorm in training mode: the disk is full"
     ]
     assert any("more than half" in note and "one positive in ten" in note for note in section.notes)
     assert any("leaves nothing to train" in note for note in section.notes)
@@ -339,8 +339,8 @@ def test_what_is_not_measured_of_a_frozen_backbone_is_said_with_its_reason(tmp_p
     assert verdict(section) == "undecided"
     assert "no way to the store" in section.verdict.sentence
     assert [row[1] for row in section.tables[0].rows] == ["not measured"] * 6
-    assert "Not measured: ImageNet, frozen. no way to the store" in section.notes
-    assert "Not measured: trained. No trial has ended." in section.notes
+    assert "Not measured is ImageNet, frozen: no way to the store" in section.notes
+    assert "Not measured is trained: no trial has ended" in section.notes
 
 
 def test_the_best_of_adam_is_set_against_the_best_of_sgd(tmp_path: Path) -> None:
