@@ -73,13 +73,14 @@ def to_markdown(sections: Sequence[Section], notes: Sequence[str]) -> str:
 def headline(sections: Sequence[Section]) -> str:
     """How many of the report's conclusions hold."""
     claims = [section.verdict.holds for section in sections if section.verdict.holds != "no claim"]
-    held, failed, open_ = claims.count("holds"), claims.count("does not hold"), claims.count("undecided")
     if not claims:
         return "What the report draws no conclusion on, made again"
-    count = f"{len(claims)} conclusions" if len(claims) > 1 else "one conclusion"
+    if len(claims) == 1:
+        return f"The conclusion of the report {'is undecided' if claims[0] == 'undecided' else claims[0]}"
+    held, failed, open_ = claims.count("holds"), claims.count("does not hold"), claims.count("undecided")
     return (
-        f"Of {count} of the report {held} hold{'s' * (held == 1)}, {failed} do{'es' * (failed == 1)} not, {open_} "
-        + ("is undecided" if open_ == 1 else "are undecided")
+        f"Of {len(claims)} conclusions of the report {held} hold{'s' * (held == 1)}, "
+        f"{failed} do{'es' * (failed == 1)} not, {open_} {'is' if open_ == 1 else 'are'} undecided"
     )
 
 

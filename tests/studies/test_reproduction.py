@@ -23,14 +23,15 @@ from reproduction_data import (
 )
 from sentences import refusal
 
+from distrib import reproduce
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
 from distrib.reporting.reproduction import headline, render_reproduction, to_markdown
 from distrib.reproduce import available, describe, main
-from distrib.studies.definition import read_study
+from distrib.studies.definition import Study, read_study
 from distrib.studies.evidence import Section, above, around, either, every, gather, holds, report_epochs
-from distrib.studies.record import Setting
+from distrib.studies.record import Setting, StudyRecord
 from distrib.studies.reproduction import CAUSES, FINDINGS, freezes, has_diverged
 from distrib.studies.scale import Scale
 from distrib.training.loop import report_non_finite
@@ -477,6 +478,10 @@ def test_the_headline_counts_claims_alone(tmp_path: Path) -> None:
         "subset", "optuna", "split", "visualisations",
     ]  # fmt: skip
     assert headline(sections).startswith(f"Of {count} conclusions of the report ")
+    for wanted in ("holds", "undecided"):
+        only = next(each for each in sections if verdict(each) == wanted)
+        said = "is undecided" if wanted == "undecided" else wanted
+        assert headline([only, sections[3]]) == f"The conclusion of the report {said}"
     nothing = [finding(tmp_path / "none", name, {}) for name in ("subset", "split", "optuna", "visualisations")]
     assert headline(nothing) == "What the report draws no conclusion on, made again"
 
@@ -510,6 +515,26 @@ def test_the_markdown_links_to_nothing_outside_itself(tmp_path: Path) -> None:
     assert all(link.startswith("#") for link in links)
     for name in FINDINGS:
         assert f"Study: `configs/report/{name}.yaml`" in text
+
+
+def test_each_study_is_read_once_and_without_what_no_section_shows(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[str, bool]] = []
+
+    def record(study: Study, _found: object, place: Path, importance: bool = True) -> StudyRecord:
+        read.append((study.name, importance))
+        return a_record(study, place, [])
+
+    monkeypatch.setattr(reproduce, "Stop", lambda: SimpleNamespace(reason=None))
+    monkeypatch.setattr(reproduce, "run_study", lambda *_, **__: tmp_path.mkdir(exist_ok=True) or 0)
+    monkeypatch.setattr(reproduce, "open_study", lambda *_: None)
+    monkeypatch.setattr(reproduce, "read_record", record)
+    names = ["batch-size", "epochs", "split"]
+    assert main(["--only", *names, "--folder", str(tmp_path), "--data.root", str(faces),
+                 "--data.attributes", "Smiling"]) == 0  # fmt: skip
+    assert read == [(name, False) for name in names]
+    assert "The leak-free split" in (tmp_path / "reproduction.md").read_text()
 
 
 def test_what_is_no_finding_or_no_share_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
