@@ -118,7 +118,7 @@ def learning_rate(evidence: Evidence, section: Section) -> Verdict:
     slower = above(small.kept("epoch"), middle.kept("epoch"))
     parts = [f"at {rate} the loss became infinite, or no number" for rate in rates if diverged[rate]]
     if not diverged[0.01]:
-        compared = {True: "less stable than", False: "as stable as", None: "not told to be less stable than"}
+        compared = {True: "less stable than", False: "no less stable than", None: "not told to be less stable than"}
         parts.append(
             f"0.01 is {compared[unstable]} 0.001 (restlessness {around(restlessness(large))} against "
             f"{around(restlessness(middle))}; accuracy {around(accuracy[0.01])} against {around(accuracy[0.001])})"
@@ -171,14 +171,16 @@ def subset(evidence: Evidence, section: Section) -> Verdict:
     """Table 5."""
     part, whole = evidence.of(80000), evidence.of(None)
     report = report_epochs(evidence.numbers, "5")
-    section.tables.append(epoch_table("Table 5, 80,000 images", report, part))
+    size = evidence.study.config({"data.subset": 80000}, {}, None).data.subset
+    here = "all" if size is None else f"{size:,}"
+    section.tables.append(epoch_table(f"Table 5, 80,000 images (measured: {here})", report, part))
     section.charts += learning_curves("80,000 images", report, part)
     section.tables.append(
-        kept_table({"80,000, report": Measured("", [report]), "80,000, measured": part, "all, measured": whole})
+        kept_table({"80,000, report": Measured("", [report]), f"{here}, measured": part, "no subset, measured": whole})
     )
     if not (part.runs and whole.runs):
         return too_few(evidence, "no claim")
-    if evidence.study.config({"data.subset": 80000}, {}, None).data.subset is None:
+    if size is None:
         return Verdict("no claim", "The data set has fewer images than the subset: both were trained on all of them.")
     accuracy = whole.kept("val_accuracy"), part.kept("val_accuracy")
     difference = statistics.fmean(accuracy[0]) - statistics.fmean(accuracy[1])

@@ -265,6 +265,10 @@ def test_a_subset_is_measured_and_no_claim(tmp_path: Path) -> None:
                     scale=Scale(0.9, {"official": 1000}))  # fmt: skip
     assert verdict(small) == "no claim"
     assert "fewer images" in small.verdict.sentence
+    part = finding(tmp_path / "c", "subset", {80000: turning(0.84), None: turning(0.84)},
+                   scale=Scale(0.02, {"official": 162_770}))  # fmt: skip
+    assert part.tables[0].caption == "Table 5, 80,000 images (measured: 1,600)"
+    assert [row[0] for row in part.tables[1].rows] == ["80,000, report", "1,600, measured", "no subset, measured"]
 
 
 def test_the_leak_is_the_difference_of_the_two_splits(tmp_path: Path) -> None:
