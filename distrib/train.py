@@ -128,8 +128,8 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
         outcome = None
         if checkpoint is not None and finished(config, checkpoint.progress):
             outcome = Outcome(checkpoint.progress)
-            say_finished(config, checkpoint)
-            if folder.events("end") and (not wants_report(config, outcome) or folder.page.exists()):
+            say(what_is_finished(config, checkpoint))
+            if from_rank_0(accelerator, is_done, job, outcome):
                 accelerator.end_training()
                 return 0
         net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
@@ -222,6 +222,12 @@ def wants_report(config: Config, outcome: Outcome) -> bool:
     return config.explain.after_training and not outcome.progress.pruned
 
 
+def is_done(job: Job, outcome: Outcome) -> bool:
+    """Whether a finished run has all that belongs to it; on rank 0, as a file may reach other machines later."""
+    report = not wants_report(job.config, outcome) or job.folder.page.exists()
+    return report and bool(job.folder.events("end"))
+
+
 def open_judge(folder: RunFolder) -> Callable[[Mapping[str, float]], bool]:
     """Who says after each epoch whether to go on: the study, where this run is a trial of one; on rank 0.
 
@@ -299,9 +305,10 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
     if config.run.folder is not None:
         folder, resume = RunFolder(config.run.folder), config.run.resume
         folder.check(resume)
-        checkpoint = None if resume == "never" else find_checkpoint(folder.checkpoints, resume, warn)
+        checkpoint = choose(folder, resume)
         if checkpoint is not None:
             refuse_changes(checkpoint, config, digest(table, splits.train, splits.valid))
+            refuse_finished(checkpoint, config, folder)
     return table, splits
 
 
@@ -327,8 +334,7 @@ def find_start(config: Config, folder: RunFolder) -> Path | None:
         UserError: if the folder holds or is in use by another run, or no checkpoint is whole.
     """
     resume = config.run.resume
-    ours = restarts() > 0 and any(event.get("launch") == launch_id() for event in folder.events("start"))
-    if ours and (resume == "never" or any(folder.checkpoints.glob("step-*"))):
+    if restarts() > 0 and any(event.get("launch") == launch_id() for event in folder.events("start")):
         resume = "auto"  # after this run's earlier self, which the launcher has started again
     folder.check(resume)
     if resume == "never":
@@ -336,22 +342,34 @@ def find_start(config: Config, folder: RunFolder) -> Path | None:
     if folder.path.is_dir():
         folder.lock(patience=LEAVES_WITHIN)
         sweep(folder.checkpoints)
-    checkpoint = find_checkpoint(folder.checkpoints, resume, warn)
-    if checkpoint is None and folder.epochs() > 1:
+    # A row of metrics.csv is written when the checkpoint of the row before is on the disk, or could not be written.
+    if not any(folder.checkpoints.glob("step-*")) and folder.epochs() > 1 + len(folder.events("checkpoint_failed")):
         raise UserError(
-            f"--resume auto: {folder.path} has a run of {folder.epochs()} epochs and no checkpoint of it in "
-            f"{folder.checkpoints}: put one back, or start anew in another run.folder"
+            f"{folder.path} has a run of {folder.epochs()} epochs and no checkpoint of it in {folder.checkpoints}: "
+            "put one back, or start anew in another run.folder"
         )
+    checkpoint = choose(folder, resume)
     return None if checkpoint is None else checkpoint.folder
 
 
-def say_finished(config: Config, checkpoint: Checkpoint) -> None:
-    """Say that there is nothing left to train."""
+def choose(folder: RunFolder, resume: str) -> Checkpoint | None:
+    """The checkpoint that --resume means in this folder; None for a new run.
+
+    Raises:
+        UserError: as `find_checkpoint` does.
+    """
+    if resume == "never":
+        return None
+    origin = folder.origin() if resume == "auto" else None
+    return find_checkpoint(folder.checkpoints, resume if origin is None else str(origin), warn)
+
+
+def what_is_finished(config: Config, checkpoint: Checkpoint) -> str:
+    """That there is nothing left to train after a checkpoint, and what would change that."""
     if checkpoint.progress.pruned:
-        say(f"{checkpoint.folder} is finished: its study gave it up after {checkpoint.progress.epoch} epochs")
-        return
+        return f"{checkpoint.folder} is finished: its study gave it up after {checkpoint.progress.epoch} epochs"
     more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
-    say(f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on")
+    return f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on"
 
 
 def read_checkpoint(path: Path, job: Job) -> Checkpoint:
@@ -367,7 +385,19 @@ def read_checkpoint(path: Path, job: Job) -> Checkpoint:
             f"{path} is no whole checkpoint here ({damage}): put the run folder where all machines see it"
         ) from None
     refuse_changes(checkpoint, job.config, job.data)
+    refuse_finished(checkpoint, job.config, job.folder)
     return checkpoint
+
+
+def refuse_finished(checkpoint: Checkpoint, config: Config, folder: RunFolder) -> None:
+    """Refuse a new run from a checkpoint elsewhere that would not train a step, and so have no best/ either.
+
+    Raises:
+        UserError: if it is one.
+    """
+    elsewhere = checkpoint.folder.parent.resolve() != folder.checkpoints.resolve()
+    if elsewhere and finished(config, checkpoint.progress):
+        raise UserError(f"{what_is_finished(config, checkpoint)}; nothing is left to train in {folder.path}")
 
 
 def first_model(
@@ -403,12 +433,15 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
         warn(f"{folder.preempt} is older than this run: it is removed")
         folder.preempt.unlink()
     progress = Progress() if checkpoint is None else checkpoint.progress
-    folder.forget_after(progress.epoch)  # what came after the checkpoint will be trained again
-    if folder.forget_best(progress.best_epoch) and checkpoint is not None:
-        warn(f"{folder.best} is of an epoch later than {checkpoint.folder}: the next epoch takes its place")
+    passed_over = []
     if checkpoint is not None and checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
-        for each in set_aside_later(checkpoint.folder):
+        passed_over = set_aside_later(checkpoint.folder)
+        for each in passed_over:
             warn(f"a checkpoint later than {checkpoint.folder} is kept as {each}, which no run reads")
+    folder.forget_after(progress.epoch)  # what came after the checkpoint will be trained again
+    if folder.recall_best(progress.best_epoch, bool(passed_over)) and checkpoint is not None:
+        kept = f" and is kept as {folder.passed_over_best}" if passed_over else ""
+        warn(f"{folder.best} is of an epoch later than {checkpoint.folder}{kept}: the next epoch takes its place")
     folder.write_config(config.to_yaml())
 
 
@@ -435,6 +468,7 @@ def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint
         splits=sizes,
         attributes=table.attributes,
         weights=asdict(origin),
+        checkpoint=None if checkpoint is None else str(checkpoint.folder.resolve()),
         freeze=config.model.freeze_in(1 if checkpoint is None else checkpoint.progress.epoch + 1),
         warnings=notes,
         launch=launch_id(),

@@ -11,14 +11,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from accelerate.state import AcceleratorState
 from launching import ROOT, clean_environment, free_port, launch, read_events, read_metrics
 from small_run import BATCH, EVERY, assert_same_training, settings, the_plan
 
 from distrib import train as program
+from distrib.scoring.metrics import Scores
+from distrib.training import checkpoint
+from distrib.training.checkpoint import load_checkpoint
 from distrib.training.preemption import STOPPED
+from distrib.training.run_folder import METRICS, RunFolder
 
 
 def newest(folder: Path) -> str:
@@ -307,6 +313,58 @@ def test_a_run_without_its_checkpoints_does_not_start_over(
     assert status == 2
     assert "has a run of 2 epochs and no checkpoint of it" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_run_whose_checkpoints_could_not_be_written_starts_over(faces: Path, tmp_path: Path) -> None:
+    rows = [",".join(METRICS), *(",".join([str(epoch)] * len(METRICS)) for epoch in (1, 2))]
+    (tmp_path / "metrics.csv").write_text("\n".join([*rows, ""]))
+    (tmp_path / "events.jsonl").write_text('{"event": "checkpoint_failed"}\n')
+    options = settings(faces, tmp_path, "--resume", "auto", "--train.epochs", 1, "--tracking.mode", "disabled")
+    assert program.main([str(each) for each in options]) == 0
+    assert [row["step"] for row in read_metrics(tmp_path)] == [the_plan(faces, tmp_path).steps_per_epoch]
+
+
+def test_results_are_never_two_epochs_ahead_of_the_checkpoints(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the disk is: else a kill could leave two rows and no checkpoint, which is a run that lost them."""
+    folder, epochs = tmp_path / "run", []
+    write, add_row = checkpoint.save_checkpoint, RunFolder.epoch
+
+    def slow(*arguments: Any) -> Path:
+        time.sleep(4)
+        return write(*arguments)
+
+    def look(self: RunFolder, row: dict[str, float], scores: Scores) -> None:
+        epochs.append([load_checkpoint(each).progress.epoch for each in sorted(self.checkpoints.glob("step-*"))])
+        add_row(self, row, scores)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", slow)
+    monkeypatch.setattr(RunFolder, "epoch", look)
+    options = settings(faces, folder, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled")
+    assert program.main([str(each) for each in options]) == 0
+    assert epochs == [[], [1], [1, 2]]
+    assert not (folder / "former-best").exists()
+
+
+def test_killed_before_its_first_checkpoint_a_run_from_elsewhere_begins_there_again(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    start = min((finished[0] / "checkpoints").iterdir())
+    options = ["--resume", start, "--train.epochs", 4, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
+    assert program.main([str(each) for each in settings(faces, undisturbed, *options)]) == 0
+    killed = alone(faces, folder, *options, DISTURB="write 0 self:SIGKILL")
+    assert killed.returncode == -signal.SIGKILL
+    assert (folder / "best").exists()
+    assert [path.suffix for path in (folder / "checkpoints").iterdir()] == [".staged"]
+    again = program.choose(RunFolder(folder), "auto")
+    assert again is not None
+    assert again.folder == start
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
+    assert_same_training(undisturbed, folder)
+    assert leftovers(folder) == []
 
 
 def until(happened: Callable[[], object], seconds: float = 90) -> None:

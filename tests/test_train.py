@@ -291,6 +291,16 @@ def test_a_checkpoint_elsewhere_does_not_write_over_a_run(
     assert "holds a run already" in said
 
 
+def test_a_finished_checkpoint_elsewhere_starts_no_run(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = max((finished[0] / "checkpoints").iterdir())
+    status, said = here(capsys, *settings(faces, tmp_path / "run", "--resume", last))
+    assert status == 2
+    assert f"{last} is finished: 3 epochs; raise train.epochs to go on; nothing is left to train in" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_epochs_go_on_from_a_finished_run(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

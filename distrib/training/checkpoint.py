@@ -151,15 +151,22 @@ class CheckpointWriter:
         keep: how many to leave.
         failed: called with the sentence where one could not be written and the run is to go on without it; None: the
             error is raised from the next call instead.
+        written: called in the background when one is on the disk.
     """
 
     def __init__(
-        self, folder: Path, data: str, config_yaml: str, keep: int, failed: Callable[[str], None] | None
+        self,
+        folder: Path,
+        data: str,
+        config_yaml: str,
+        keep: int,
+        failed: Callable[[str], None] | None,
+        written: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._data, self._config_yaml, self._keep = folder, data, config_yaml, keep
-        self._failed = failed
+        self._failed, self._written = failed, written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[Path] | None = None
+        self._pending: Future[None] | None = None
 
     def save(self, contents: Contents) -> None:
         """Copy the state where the training cannot reach it, and have it written; waits for an earlier one first.
@@ -199,9 +206,9 @@ class CheckpointWriter:
                 raise
             self._failed(str(error))
 
-    def _write(self, contents: Contents, copy: "_Copy") -> Path:
+    def _write(self, contents: Contents, copy: "_Copy") -> None:
         weights, optimizer = copy.on_cpu()
-        return save_checkpoint(
+        save_checkpoint(
             self._folder,
             weights,
             optimizer,
@@ -213,6 +220,7 @@ class CheckpointWriter:
             contents.total_steps,
             self._keep,
         )
+        self._written()
 
 
 class _Copy:
@@ -402,11 +410,11 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
         staged.mkdir()
         write(staged)
         for path in [*staged.iterdir(), staged]:
-            _fsync(path)
+            fsync(path)
         if target.exists():
             target.rename(old)
         staged.rename(target)
-        _fsync(target.parent)
+        fsync(target.parent)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
@@ -434,6 +442,15 @@ def recover_folder(target: Path) -> None:
         old.rename(target)
     for leftover in (old, target.with_name(f".{target.name}.staged")):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def fsync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -466,11 +483,3 @@ def _first_line(error: Exception) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -120,7 +120,7 @@ def train(
                 return saver.stop(progress, agreement.reason)
             lr = learning_rate(config.optim, done - 1, per_epoch, epochs)
             seconds = time.monotonic() - began
-            row, progress = from_rank_0(accelerator, end_epoch, job, net, progress, logits, lr, seconds)
+            row, progress = from_rank_0(accelerator, end_epoch, job, net, saver, progress, logits, lr, seconds)
             terminal.epoch(row, best=progress.best_epoch == progress.epoch)
             saver.save(progress, done)
             watch.started()
@@ -149,13 +149,20 @@ def finished(config: Config, progress: Progress) -> bool:
 
 
 def end_epoch(
-    job: Job, net: AttributeClassifier, progress: Progress, logits: NDArray[np.float32], lr: float, seconds: float
+    job: Job,
+    net: AttributeClassifier,
+    saver: Saver,
+    progress: Progress,
+    logits: NDArray[np.float32],
+    lr: float,
+    seconds: float,
 ) -> tuple[dict[str, float], Progress]:
     """Score the epoch, write it down and keep its weights if they are the best; on rank 0.
 
     Args:
         job: of the run.
         net: as trained.
+        saver: of the checkpoints. A checkpoint is at most one epoch behind metrics.csv and best/.
         progress: at the epoch's last step.
         logits: float32 [validation images, A].
         lr: learning rate of the last step.
@@ -179,6 +186,7 @@ def end_epoch(
         "seconds": seconds,
     }
     row = {name: values[name] for name in METRICS}
+    saver.wait()
     after = Progress(epoch, best_epoch=progress.best_epoch, best_score=progress.best_score, skipped=progress.skipped)
     if not job.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
         after.best_epoch = epoch

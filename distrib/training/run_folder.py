@@ -6,6 +6,8 @@
     events.jsonl                what happened, in order: start, resume, epoch, nonfinite, end …
     checkpoints/                step-NNNNNNNN/
     best/                       the model of the best validation epoch, with its model card
+    former-best/                the one before, until a checkpoint that knows of best/ is on the disk
+    passed-over-best/           one that a run has gone back behind, with the checkpoints that it passed over
     report/                     index.html, and the figures and tables it is made of
     wandb/                      W&B's own files
     preempt                     made by whoever wants the run to save and leave; gone when it has
@@ -37,7 +39,7 @@ from numpy.typing import NDArray
 from distrib.config import SCORES
 from distrib.errors import UserError
 from distrib.scoring.metrics import Scores
-from distrib.training.checkpoint import recover_folder, replace_folder, save_weights, sweep
+from distrib.training.checkpoint import fsync, recover_folder, replace_folder, save_weights, sweep
 
 METRICS = (
     "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_precision", "val_recall",
@@ -55,6 +57,8 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
+        self.former_best = path / "former-best"
+        self.passed_over_best = path / "passed-over-best"
         self.page = path / "report/index.html"
         self.preempt = path / "preempt"
         self.trial = path / "trial.json"
@@ -120,11 +124,21 @@ class RunFolder:
         """
         if not any((self.path / name).exists() for name in ("metrics.csv", "checkpoints", "best")):
             return
-        own = resume == "auto" or Path(resume).resolve().parent == self.checkpoints.resolve()
+        named = Path(resume).resolve()
+        # A run from a checkpoint elsewhere that was killed before its own first one begins there again.
+        own = resume == "auto" or named.parent == self.checkpoints.resolve() or named == self.origin()
         if not own:
             raise UserError(
                 f"run.folder {self.path} holds a run already: go on with it by --resume auto, or choose another folder"
             )
+
+    def origin(self) -> Path | None:
+        """The checkpoint elsewhere from which this folder's run has begun, as long as it has none of its own."""
+        starts = self.events("start")
+        if any(self.checkpoints.glob("step-*")) or not starts or not starts[-1].get("checkpoint"):
+            return None
+        checkpoint = Path(starts[-1]["checkpoint"])
+        return None if checkpoint.parent == self.checkpoints.resolve() else checkpoint
 
     def make(self) -> None:
         """Make the folder where there is none.
@@ -148,6 +162,7 @@ class RunFolder:
             probe.touch()
             probe.unlink()
             recover_folder(self.best)
+            recover_folder(self.former_best)
             sweep(self.checkpoints)
             for leftover in self.path.glob(".*.staged"):
                 if leftover.is_file():
@@ -209,16 +224,31 @@ class RunFolder:
                 ]
                 _write(file, "".join([header, *kept]))
 
-    def forget_best(self, epoch: int) -> bool:
-        """Drop best/ unless it is of this epoch, the best one that a resumed run knows of; whether it was dropped."""
-        try:
-            known = json.loads((self.best / "model.json").read_text(encoding="utf-8"))["epoch"] == epoch
-        except (OSError, ValueError, KeyError, TypeError):
-            known = False
-        if known or not self.best.exists():
-            return False
-        shutil.rmtree(self.best, ignore_errors=True)
-        return True
+    def recall_best(self, epoch: int, passed_over: bool) -> bool:
+        """Let best/ be that of this epoch, the best one that a resumed run knows of, or be no more.
+
+        Args:
+            epoch: counted from 1; 0: the run knows of none.
+            passed_over: whether the run has gone back behind checkpoints that are kept; then their best/ is kept too.
+
+        Returns:
+            Whether there was a best/ and is none now.
+        """
+        known = _epoch_of(self.best) == epoch
+        there = self.best.exists()
+        if there and not known and passed_over:
+            shutil.rmtree(self.passed_over_best, ignore_errors=True)
+            self.best.rename(self.passed_over_best)
+        elif not known:
+            shutil.rmtree(self.best, ignore_errors=True)
+        if not known and _epoch_of(self.former_best) == epoch:
+            self.former_best.rename(self.best)
+        self.forget_former_best()
+        return there and not self.best.exists()
+
+    def forget_former_best(self) -> None:
+        """Remove what is kept for a crash before a checkpoint knows of best/: one is on the disk now."""
+        shutil.rmtree(self.former_best, ignore_errors=True)
 
     def save_best(
         self,
@@ -227,7 +257,7 @@ class RunFolder:
         description: Mapping[str, Any],
         card: str,
     ) -> None:
-        """Replace best/.
+        """Replace best/; what a checkpoint on the disk may know of stays in former-best/ until `forget_former_best`.
 
         Args:
             weights: by torchvision's names, for model.safetensors.
@@ -243,6 +273,15 @@ class RunFolder:
             (staged / "model.json").write_text(to_json(description), encoding="utf-8")
             (staged / "README.md").write_text(card, encoding="utf-8")
 
+        def link(staged: Path) -> None:
+            for file in self.best.iterdir():
+                try:
+                    (staged / file.name).hardlink_to(file)
+                except OSError:  # not every file system has links
+                    shutil.copyfile(file, staged / file.name)
+
+        if self.best.exists() and not self.former_best.exists():
+            replace_folder(self.former_best, link)
         replace_folder(self.best, write)
 
 
@@ -260,6 +299,15 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(each) for each in value]
     return value
+
+
+def _epoch_of(best: Path) -> int | None:
+    """The epoch, counted from 1, whose model is in a folder such as best/; None: it does not say."""
+    try:
+        epoch = json.loads((best / "model.json").read_text(encoding="utf-8"))["epoch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return epoch if isinstance(epoch, int) else None
 
 
 def _append_rows(file: Path, header: tuple[str, ...], rows: list[list[Any]]) -> None:
@@ -285,14 +333,16 @@ def _append(file: Path, text: str) -> None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; it is on the disk when this returns.
 
     Raises:
         OSError: if it cannot be written.
     """
     staged = file.with_name(f".{file.name}.staged")
     staged.write_text(text, encoding="utf-8")
+    fsync(staged)
     staged.replace(file)
+    fsync(file.parent)
 
 
 def _write(file: Path, text: str) -> None:

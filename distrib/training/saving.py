@@ -34,6 +34,7 @@ class Saver:
             job.config.to_yaml(),
             self._options.keep,
             self._failed if goes_on else None,
+            job.folder.forget_former_best,
         )
 
     def __enter__(self) -> Self:
@@ -85,6 +86,14 @@ class Saver:
                 total_steps=done,
             )
         )
+
+    def wait(self) -> None:
+        """Wait for the checkpoint under way, before results are written that it does not know of; on rank 0.
+
+        Raises:
+            UserError: if it could not be written, and checkpoint.on_failure is stop.
+        """
+        self._writer.wait()
 
     def stop(self, progress: Progress, reason: str) -> Outcome:
         """Have everything on the disk, write down what stopped the run, and let the ranks leave together.

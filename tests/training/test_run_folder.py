@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import torch
 from distrib.config import SCORES, Config, read_yaml
 from distrib.errors import UserError
 from distrib.scoring.metrics import Scores
-from distrib.training.run_folder import BY_ATTRIBUTE, METRICS, RunFolder, finite
+from distrib.training.run_folder import BY_ATTRIBUTE, METRICS, RunFolder, finite, write_whole
 
 SCORES_OF_TWO = Scores(("Bald", "Smiling"), {name: np.array([0.25, 0.75]) for name in SCORES})
 LOGITS = np.linspace(-3, 3, 10, dtype=np.float32).reshape(5, 2)
@@ -61,6 +62,23 @@ def test_a_new_run_does_not_start_over_an_earlier_one(tmp_path: Path, name: str)
         opened(tmp_path)
     assert str(tmp_path) in str(error.value)
     opened(tmp_path, resuming=True)
+
+
+def test_a_run_from_elsewhere_without_a_checkpoint_of_its_own_may_begin_there_again(tmp_path: Path) -> None:
+    folder, elsewhere = RunFolder(tmp_path / "run"), tmp_path / "other/checkpoints/step-00000004"
+    (folder.path / "best").mkdir(parents=True)
+    folder.event("start", checkpoint=None)
+    assert folder.origin() is None
+    folder.event("start", checkpoint=str(elsewhere))
+    assert folder.origin() == elsewhere
+    folder.check(str(elsewhere))
+    for other in ("never", str(elsewhere.with_name("step-00000006"))):
+        with pytest.raises(UserError, match="holds a run already"):
+            folder.check(other)
+    (folder.checkpoints / "step-00000005").mkdir(parents=True)
+    assert folder.origin() is None
+    with pytest.raises(UserError, match="holds a run already"):
+        folder.check(str(elsewhere))
 
 
 def test_a_folder_with_other_files_is_taken(tmp_path: Path) -> None:
@@ -161,6 +179,17 @@ def test_a_file_cut_off_in_its_header_is_begun_anew(tmp_path: Path, torn: str) -
     assert float(only["train_loss"]) == 1.5
 
 
+def test_what_is_written_whole_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_whole(tmp_path / "file", "text")
+    assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+
 def test_nothing_to_forget(tmp_path: Path) -> None:
     opened(tmp_path).forget_after(3)
     assert list(tmp_path.iterdir()) == []
@@ -196,7 +225,48 @@ def test_best_is_replaced_whole(tmp_path: Path) -> None:
 
     text = (folder.best / "model.json").read_text()
     assert json.loads(text, parse_constant=refuse) == {"epoch": 2, "score": None, "by": {"Bald": [0.5, None]}}
+    folder.forget_former_best()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
+
+
+def saved_best(folder: RunFolder, *epochs: int) -> None:
+    for epoch in epochs:
+        folder.save_best({"a": torch.full((2,), float(epoch))}, LOGITS, {"epoch": epoch}, "")
+
+
+def kept(tmp_path: Path) -> dict[str, float]:
+    """Folder -> the number in the weights in it."""
+    files = tmp_path.glob("*/model.safetensors")
+    return {file.parent.name: float(safetensors.torch.load_file(file)["a"][0]) for file in files}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "passed_over", "wanted", "gone"),
+    [
+        (3, False, {"best": 3}, False),
+        (1, False, {"best": 1}, False),
+        (1, True, {"best": 1, "passed-over-best": 3}, False),
+        (2, False, {}, True),
+        (0, True, {"passed-over-best": 3}, True),
+    ],
+)
+def test_the_best_that_the_checkpoint_knows_comes_back(
+    tmp_path: Path, epoch: int, passed_over: bool, wanted: dict[str, float], gone: bool
+) -> None:
+    folder = opened(tmp_path)
+    saved_best(folder, 1, 2, 3)  # and no checkpoint came on the disk after the first
+    assert kept(tmp_path) == {"best": 3, "former-best": 1}
+    assert opened(tmp_path, resuming=True).recall_best(epoch, passed_over) is gone
+    assert kept(tmp_path) == wanted
+
+
+def test_without_links_the_former_best_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    saved_best(opened(tmp_path), 1, 2)
+    assert kept(tmp_path) == {"best": 2, "former-best": 1}
 
 
 def test_best_survives_a_crash_between_the_renames(tmp_path: Path) -> None:
