@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from distrib.training.model import AttributeClassifier
 from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
 from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
 from distrib.training.runtime import (
+    RankLost,
     check_batch,
     check_ranks,
     describe_machine,
@@ -133,7 +135,8 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
                 accelerator.end_training()
                 return 0
         net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
-        with requests.deferred(folder.preempt):
+        # One rank alone looks for the file, so that what is written down as the reason is the file.
+        with requests.deferred(folder.preempt if accelerator.is_main_process else None):
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
@@ -172,8 +175,18 @@ def watched(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, r
             job.folder.event("lost", reason=sentence)
 
     limits = job.config.run
-    with Watch(job.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
-        return train(job, net, checkpoint, Agreement(requests, job.accelerator), watch)
+    try:
+        with Watch(job.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
+            return train(job, net, checkpoint, Agreement(requests, job.accelerator), watch)
+    except RankLost as lost:
+        with suppress(UserError):  # the disk may be full
+            give_up(str(lost))
+        raise
+    except UserError as error:
+        if job.accelerator.is_main_process or not error.on_all_ranks:  # a rank's own error is its own to write down
+            with suppress(UserError):
+                job.folder.event("error", reason=str(error))
+        raise
 
 
 def leave_stopped(job: Job, outcome: Outcome) -> int:

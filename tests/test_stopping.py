@@ -46,7 +46,7 @@ def test_asked_to_stop_wherever_it_is_it_ends_as_if_it_had_not_been(
     per_epoch = the_plan(faces, undisturbed).steps_per_epoch
     folder = tmp_path / "run"
     disturbances = [
-        ("2 0 preempt", 3, "the file "),
+        ("2 1 preempt", None, "the file "),
         ("5 1 self:SIGUSR1", 6, "a request to another rank"),
         ("evaluation 1 launcher:SIGTERM", per_epoch, "SIGTERM"),
         ("write 0 launcher:SIGTERM", None, "SIGTERM"),

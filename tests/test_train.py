@@ -96,6 +96,8 @@ def test_a_killed_run_resumes_exactly(faces: Path, finished: tuple[Path, str, Pa
         DISTURB_AFTER=str(folder / f"checkpoints/step-{per_epoch + EVERY:08d}"),
     )  # fmt: skip
     assert killed.returncode != 0
+    (lost,) = read_events(folder, "lost")
+    assert re.fullmatch(r"rank 1 \(process \d+ on .+\) has gone", lost["reason"])
     assert [row["epoch"] for row in read_metrics(folder)] == [1]
     resumed = launch(*settings(faces, folder, "--resume", "auto"))
     assert resumed.returncode == 0, resumed.stderr
@@ -155,6 +157,8 @@ def test_a_broken_image_ends_all_ranks_and_is_named(faces: Path, tmp_path: Path)
     done = launch(*settings(broken, tmp_path / "run"))
     assert done.returncode != 0
     assert re.search(r"distrib: error: rank [01]: .*000003\.jpg cannot be decoded", done.stderr)
+    (error,) = read_events(tmp_path / "run", "error")
+    assert "000003.jpg cannot be decoded" in error["reason"]
     assert "distrib/training" not in done.stderr  # the trace of our own code is nobody's business
 
 
@@ -165,6 +169,8 @@ def test_a_loss_that_is_not_finite_stops_all_ranks(faces: Path, tmp_path: Path) 
     )
     assert done.returncode != 0
     assert len(re.findall("distrib: error: .* not finite in step", done.stderr)) == 1
+    (error,) = read_events(folder, "error")
+    assert f"distrib: error: {error['reason']}\n" in done.stderr
     (event,) = read_events(folder, "nonfinite")
     plan = the_plan(faces, folder)
     step = event["step"] - 1

@@ -159,19 +159,21 @@ class StopRequests:
                         self._request(signal.Signals(number))
 
     def _request(self, number: signal.Signals) -> None:
+        # Before the reason, which the main thread sets before it changes this: in "raise" it may have been faster.
+        mode = self._mode
         now, interrupts = time.monotonic(), number in (signal.SIGINT, signal.SIGTERM)
         # After Ctrl-C, which is a person's, launchers send SIGTERM for the second one.
         if self._interrupted_at is not None and interrupts and now - self._interrupted_at > ECHO:
             self._leave(128 + number, f"distrib: left at once by a second {number.name}")
-        first = self.reason is None  # not so where the main thread, in "raise", has been faster
+        first = self.reason is None
         if first:
             self.reason = number.name
-            if self._mode == "defer":
+            if mode == "defer":
                 again = "; Ctrl-C again leaves at once" if number is signal.SIGINT else ""
                 _say(f"\ndistrib: {number.name}: stopping after this step{again}")
         if number is signal.SIGINT and self._interrupted_at is None:
             self._interrupted_at = now
-        if first and self._mode == "leave":
+        if first and mode == "leave":
             self._leave(STOPPED, f"distrib: stopped by {number.name}; nothing is under way that would be lost")
 
     def _leave(self, status: int, line: str) -> None:
@@ -182,8 +184,8 @@ class StopRequests:
 
     def _in_main_thread(self, number: int, _frame: FrameType | None) -> None:
         if self._mode == "raise":
-            self._mode = "leave"  # once is enough
             self.reason = self.reason or signal.Signals(number).name
+            self._mode = "leave"  # once is enough
             raise Stopped(self.reason)
 
 

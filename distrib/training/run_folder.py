@@ -3,7 +3,7 @@
     config.yaml                 as resolved; a valid --config
     metrics.csv                 an epoch a row
     metrics_by_attribute.csv    an epoch and attribute a row
-    events.jsonl                what happened, in order: start, resume, epoch, nonfinite, end …
+    events.jsonl                what happened, in order: start, resume, epoch, nonfinite, error, end …
     checkpoints/                step-NNNNNNNN/
     best/                       the model of the best validation epoch, with its model card
     former-best/                the one before, until a checkpoint that knows of best/ is on the disk
@@ -14,7 +14,7 @@
     trial.json                  of which study this run is a trial, where it is one
     run.lock                    who is at work in this folder; gone when they have left
 
-Only rank 0 writes.
+Only rank 0 writes, but for the last line of another rank that has met an error of its own.
 """
 
 import csv
