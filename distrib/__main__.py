@@ -16,7 +16,8 @@ from distrib.errors import UserError
 USAGE = """usage: distrib COMMAND …
 
   train CONFIG          train, on all GPUs of this machine, or on two ranks on its CPU, or as --launch FILE says
-  check CONFIG          what `train` would refuse about configuration, data and run folder, without a GPU
+  check CONFIG          what `train` would refuse about configuration, data, weights and run folder, without a GPU;
+                        with --here about this machine too
   explain RUN           scores, figures, explanations and the report page of a run
   evaluate MODEL        exact scores on a split of a data set
   compare RUN RUN …     a page with several runs side by side
@@ -61,13 +62,17 @@ def train(arguments: list[str]) -> int:
 def check(arguments: list[str]) -> int:
     """Say what a training with these options would be of, or why it would be refused; nothing is written.
 
-    Before a job waits for hours in a queue, for example. The machine it will run on is not asked for.
+    Before a job waits for hours in a queue, for example. This machine is asked for what the training needs only after
+    --here.
     """
     from distrib.config import load_config
     from distrib.train import check_start
+    from distrib.training.runtime import resolve
 
+    here = "--here" in arguments
     try:
-        config, _ = load_config(_with_config(arguments))
+        config, _ = load_config(_with_config([each for each in arguments if each != "--here"]))
+        config = resolve(config) if here else config
         table, splits = check_start(config, config.run.ranks or 1)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)

@@ -38,7 +38,7 @@ from distrib.explaining.curves import read_metrics
 from distrib.explaining.study import Finding, Job, Study
 from distrib.prediction.model import TrainedModel, load
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
-from distrib.training.run_folder import RunFolder, to_json
+from distrib.training.run_folder import RunFolder, to_json, write_whole
 from distrib.training.runtime import fallbacks, rank, resolve, use_all_cores, warn
 from distrib.training.tracking import Rows, Tracker, open_tracker
 
@@ -217,7 +217,7 @@ def keep(
                 writer.writerows([columns, *rows])
             files.append(f"tables/{label}.csv")
     data = None if finding is None else finding.data
-    _write(file, to_json({"job": name, "seconds": seconds, "error": error, "files": files, "data": data}))
+    write_whole(file, to_json({"job": name, "seconds": seconds, "error": error, "files": files, "data": data}))
     return paths, {} if finding is None else finding.tables
 
 
@@ -242,7 +242,7 @@ def compose(study: Study, report: Path) -> dict[str, str]:
     for name, make in (("overview", head), ("operating", counts)):
         file = report / "data" / f"{name}.json"
         try:
-            _write(file, to_json(make()))
+            write_whole(file, to_json(make()))
         except Exception as error:
             failed[name] = str(error) if isinstance(error, UserError) else _sentence(error)
             file.unlink(missing_ok=True)
@@ -401,7 +401,7 @@ def _prepare(report: Path, run: Path) -> None:
             shutil.rmtree(report / folder, ignore_errors=True)
     for folder in ("data", "figures", "tables"):
         (report / folder).mkdir(parents=True, exist_ok=True)
-    _write(known, model)
+    write_whole(known, model)
 
 
 def _sentence(error: Exception) -> str:
@@ -426,12 +426,6 @@ def _last_step(run: Path) -> int:
     except UserError:
         return 0
     return int(rows[-1][columns.index("step")])
-
-
-def _write(file: Path, text: str) -> None:
-    staged = file.with_name(f".{file.name}.staged")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(file)
 
 
 if __name__ == "__main__":

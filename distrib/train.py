@@ -310,11 +310,14 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
     """What can be known before the ranks are started; nothing is written.
 
     Raises:
-        UserError: if the batch cannot be shared out, the data set is not as the configuration says, the run folder
-            holds another run, or what there is to go on from is damaged or of another training.
+        UserError: if the batch cannot be shared out, the data set is not as the configuration says, the first weights
+            cannot be had, W&B cannot be online as asked, the run folder holds another run, or what there is to go on
+            from is damaged, of another training or finished elsewhere.
     """
     check_batch(config, ranks)
+    tracking_mode(config.tracking)
     table, splits = read_data(config)
+    checkpoint = None
     if config.run.folder is not None:
         folder, resume = RunFolder(config.run.folder), config.run.resume
         folder.check(resume)
@@ -322,6 +325,8 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
         if checkpoint is not None:
             refuse_changes(checkpoint, config, digest(table, splits.train, splits.valid))
             refuse_finished(checkpoint, config, folder)
+    if checkpoint is None:
+        first_model(config, table.attributes, None)
     return table, splits
 
 

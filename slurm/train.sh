@@ -128,7 +128,7 @@ trap unstage_data EXIT
 
 check() { # whatever a person has to mend ends the job here, with one sentence and status 2
     local found
-    found=$(distrib check "$@") || exit $?
+    found=$(LOCAL_WORLD_SIZE=$per_node distrib check --here "$@") || exit $?
     data=$(sed -n 's/^data: *//p' <<<"$found")
     folder=$(sed -n 's/^folder: *//p' <<<"$found")
     if [ "$folder" = none ]; then
@@ -171,19 +171,24 @@ leave() { # saved, and not requeued
 }
 
 requeue() {
+    local vain=0
     running || leave "Slurm ends job $SLURM_JOB_ID"
-    [ "$starts" -lt 3 ] || [ "$(newest)" != "$had" ] ||
-        leave "job $SLURM_JOB_ID has come no step further in this start, its $starts., and ends: ask for more --time"
+    [ "$(newest)" != "$had" ] || vain=$((had_vain + 1))
+    [ "$vain" -lt 3 ] ||
+        leave "job $SLURM_JOB_ID has come no step further in three starts in a row, and ends: ask for more --time"
     unstage_data
     say "requeues job $SLURM_JOB_ID"
     trap '' TERM USR1
-    scontrol requeue "$SLURM_JOB_ID" || leave "Slurm does not requeue job $SLURM_JOB_ID"
+    [ "$vain" -eq 0 ] || echo "$vain" >"$folder/$memory"
+    scontrol requeue "$SLURM_JOB_ID" || { rm -f "$folder/$memory" && leave "Slurm does not requeue job $SLURM_JOB_ID"; }
     exit 0
 }
 
 # --- until training has finished
 
-starts=$((${SLURM_RESTART_COUNT:-0} + 1)) crashes=0 had=unknown
+# What a requeued job remembers, in the run folder: how many starts, up to this one, have come no step further.
+memory=.starts-in-vain-$SLURM_JOB_ID
+starts=$((${SLURM_RESTART_COUNT:-0} + 1)) crashes=0 had=unknown had_vain=0
 say "job $SLURM_JOB_ID, start $starts (SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0})"
 say "nodes $SLURM_JOB_NODELIST, GPUs a node: $gpus, ranks: $ranks, $per_node a node"
 
@@ -192,7 +197,10 @@ while :; do
     [ $((starts + crashes)) -eq 1 ] || resume=(--resume auto)
     check "${before[@]}" "$@" "${after[@]}" "${resume[@]}"
     [ -z "$stage" ] || [ -n "$copy" ] || [ -n "$asked" ] || stage_data
-    [ "$had" != unknown ] || had=$(newest)
+    if [ "$had" = unknown ]; then
+        had=$(newest) had_vain=$(cat "$folder/$memory" 2>/dev/null || echo 0)
+        rm -f "$folder/$memory"
+    fi
     rm -f "$folder/preempt"
     [ -z "$asked" ] || requeue
 
@@ -206,8 +214,11 @@ while :; do
     rm -f "$folder/preempt"
 
     [ "$status" -ne 0 ] || exit 0
+    news=$(events | tail -n "+$((seen + 1))")
+    # The launcher makes 1 of every status of a rank, and srun another one of those of several nodes.
+    [[ $news != *'"event": "error"'* ]] || refuse "training has met what a person has to mend (see above)"
     [ -z "$asked" ] || requeue
-    [[ $(events | tail -n "+$((seen + 1))") != *'"event": "stop"'* ]] || leave "training was stopped and has saved"
+    [[ $news != *'"event": "stop"'* ]] || leave "training was stopped and has saved"
     crashes=$((crashes + 1))
     [ "$crashes" -le "$max_restarts" ] || refuse "training crashed (see above), and MAX_RESTARTS is $max_restarts" 1
     say "training crashed: restart $crashes of $max_restarts"

@@ -12,10 +12,10 @@ from distrib.__main__ import check
 from distrib.config import keys
 
 
-def distrib(*arguments: object) -> subprocess.CompletedProcess[str]:
+def distrib(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "distrib", *map(str, arguments)],
-        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=400,
+        cwd=ROOT, env=clean_environment(**environment), capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
 
@@ -94,6 +94,23 @@ def test_check_refuses_what_train_would(
     assert sentence in said
     assert len(said.splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model.weights", "missing.pt"], "model.weights missing.pt is not a file"),
+        (["--tracking.mode", "online"], "no W&B key is configured"),
+        (["--train.precision", "fp16", "--here"], "train.precision fp16 needs a GPU"),
+    ],
+)
+def test_check_refuses_what_a_job_would_only_learn_when_it_is_launched(
+    options: list[object], sentence: str, faces: Path, tmp_path: Path
+) -> None:
+    done = distrib("check", *settings(faces, tmp_path / "run", *options), HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:

@@ -377,10 +377,13 @@ def _computes_in_bf16(device: str) -> bool:
 
 def use_all_cores(local_ranks: int) -> None:
     """Share this machine's cores out over its ranks; launchers give each rank one thread unless told otherwise."""
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    launched = not {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}.isdisjoint(os.environ)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is None or (launched and threads == "1"):
         torch.set_num_threads(max(1, cores() // local_ranks))
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use; a Slurm that binds no process to its share only says how large that is."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(mine, int(os.environ.get("SLURM_CPUS_PER_TASK", mine)))

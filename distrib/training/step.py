@@ -60,10 +60,10 @@ class Reading:
 class TrainStep:
     """Forward, backward, agreement of the ranks, update.
 
-    A step whose loss or gradient is not finite on any rank moves no weight and no statistic on any rank: the optimiser
-    is told on the device, and the host finds out at its next `read`. After one more than `train.on_nonfinite` allows
-    nothing moves again. (In fp16 gradients overflow in ordinary life and the scaler skips such steps; there the loss
-    alone counts.)
+    A step whose loss or gradient is not finite on any rank moves no weight on any rank, and where it may be skipped no
+    statistic of BatchNorm's either: the optimiser is told on the device, and the host finds out at its next `read`.
+    After one more than `train.on_nonfinite` allows no weight moves again, and nothing is saved any more. (In fp16
+    gradients overflow in ordinary life and the scaler skips such steps; there the loss alone counts.)
 
     Args:
         config: resolved.

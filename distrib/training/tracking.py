@@ -27,6 +27,7 @@ import psutil
 
 from distrib.config import TrackingConfig
 from distrib.errors import UserError
+from distrib.training.run_folder import write_whole
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -120,9 +121,7 @@ def run_id(folder: Path) -> str:
     file = folder / "wandb_run_id"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        staged = file.with_suffix(".tmp")
-        staged.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-        staged.replace(file)
+        write_whole(file, secrets.token_hex(4) + "\n")
     return file.read_text(encoding="utf-8").strip()
 
 

@@ -164,6 +164,30 @@ def test_starts_that_come_no_step_further_are_not_repeated_for_ever(cluster: Clu
     assert [("--resume" in words) for words in launches(stubs, "node1")] == [False, True, True]
 
 
+def test_starts_in_vain_count_only_in_a_row(cluster: Cluster, stubs: Path) -> None:
+    """The first, third and fourth starts save something, the others do not."""
+    (stubs / "does").write_text(
+        "start=$((SLURM_RESTART_COUNT + 1))\n"
+        'case $start in 1 | 3 | 4) mkdir -p "runs/a run/checkpoints/step-0000000$start" ;; esac\n'
+        'scancel --batch --signal=USR1 "$SLURM_JOB_ID"; sleep 1; exit 1\n'
+    )
+    job = cluster.submit("--gpus-per-node=0", "--mem=2G", TRAIN, "--config", "a.yaml", cwd=stubs)
+    assert cluster.ended(job)["ExitCode"] == "75:0", log_of(stubs, job)
+    assert cluster.job(job)["Restarts"] == "6", "the fifth to the seventh start"
+    assert not list((stubs / "runs/a run").glob(".*"))
+
+
+def test_what_a_person_has_to_mend_in_the_course_of_a_training_ends_the_job(cluster: Cluster, stubs: Path) -> None:
+    (stubs / "runs/a run/events.jsonl").write_text('{"event": "error"}\n')  # mended since
+    (stubs / "does").write_text(
+        "[ -e once ] || { touch once; exit 1; }\necho '{\"event\": \"error\"}' >>'runs/a run/events.jsonl'\nexit 1\n"
+    )
+    job = cluster.submit("--gpus-per-node=0", "--mem=2G", TRAIN, "--config", "a.yaml", cwd=stubs)
+    assert cluster.ended(job)["ExitCode"] == "2:0", log_of(stubs, job)
+    assert len(launches(stubs, "node1")) == 2
+    assert log_of(stubs, job).endswith("distrib: error: training has met what a person has to mend (see above)\n")
+
+
 def test_a_data_set_that_cannot_be_staged_is_one_sentence(cluster: Cluster, stubs: Path) -> None:
     job = cluster.submit("--gpus-per-node=0", "--mem=2G", TRAIN, "--config", "a.yaml", cwd=stubs, STAGE="/proc")
     assert cluster.ended(job)["ExitCode"] == "2:0"
