@@ -286,6 +286,14 @@ def test_a_finished_run_is_left_as_it_is(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_the_ranks_agree_that_a_run_is_finished_whatever_they_see(
+    faces: Path, finished: tuple[Path, str, Path]
+) -> None:
+    done = launch(*settings(faces, finished[0], "--resume", "auto"), script="tests/observer.py", BLIND="1")
+    assert done.returncode == 0, done.stderr
+    assert "is finished: 3 epochs" in done.stdout
+
+
 def test_a_checkpoint_elsewhere_does_not_write_over_a_run(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
