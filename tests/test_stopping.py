@@ -34,7 +34,7 @@ def newest(folder: Path) -> str:
 def leftovers(folder: Path) -> list[str]:
     """What should be gone once a run has left."""
     hidden = [path.name for path in folder.rglob(".*")]
-    return hidden + [name for name in ("preempt", "run.lock") if (folder / name).exists()]
+    return hidden + [name for name in ("preempt", "run.lock", "former-best") if (folder / name).exists()]
 
 
 @pytest.mark.slow
