@@ -56,13 +56,15 @@ class ReproduceOptions:
     """Where the studies, the page and the Markdown go."""
     workers: int = 1
     """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
+    retry_failed: bool = False
+    """Train the settings of failed trials again, each as a new trial; for once what they failed by has been mended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status, as that of `distrib sweep`."""
     options, others = tyro.cli(
         ReproduceOptions, prog="distrib reproduce", args=sys.argv[1:] if argv is None else list(argv),
-        return_unknown_args=True,
+        return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,),
     )  # fmt: skip
     try:
         return reproduce(options, others)
@@ -104,7 +106,7 @@ def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> int:
     began, sections = time.monotonic(), list[Section]()
     for number, study in enumerate(studies, 1):
         print(f"\n--- {number} of {len(studies)}: {study.name}", flush=True)
-        status = run_study(study, options.folder / "studies" / study.name, options.workers, stop)
+        status = run_study(study, options.folder / "studies" / study.name, options.workers, stop, options.retry_failed)
         if status != 0:
             return status
         sections.append(section_of(study, options.folder, here / "numbers"))
