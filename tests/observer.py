@@ -7,6 +7,7 @@ DISTURB=WHEN RANK WHAT   in the first attempt, on one rank:
     WHAT  self:SIGNAL or launcher:SIGNAL; twice:SIGNAL, to itself and once more a second later; preempt: make that
           file; hang: do nothing for a minute
 DISTURB_AFTER=PATH       and only once this is there, such as a checkpoint that is written in the background
+SELDOM=SECONDS           between two looks of rank 0 for the file that asks to stop
 BLIND=RANK               to this rank events.jsonl is empty, as a file may be for a while on another machine
 """
 
@@ -23,6 +24,7 @@ import distrib.data.decoders
 import distrib.explain
 import distrib.training.checkpoint
 import distrib.training.loop
+import distrib.training.preemption
 from distrib.training.run_folder import RunFolder
 from distrib.training.step import TrainStep
 
@@ -85,6 +87,8 @@ distrib.training.loop.predict_logits = before(distrib.training.loop.predict_logi
 distrib.training.checkpoint._write_manifest = before(distrib.training.checkpoint._write_manifest, "write")
 distrib.data.decoders.decode = before(distrib.data.decoders.decode, "read")
 distrib.explain.attempt = before(distrib.explain.attempt, "report")
+if RANK == "0" and "SELDOM" in os.environ:
+    distrib.training.preemption.LOOK_EVERY = float(os.environ["SELDOM"])
 if os.environ.get("BLIND") == RANK:
     RunFolder.events = lambda *_: []
 
