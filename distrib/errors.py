@@ -1,7 +1,14 @@
 """The one exception that is the user's to mend."""
 
+import errno
 import re
+import sys
 
+# What a disk or a network says that may do the same thing well the next time.
+PASSING = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+}  # fmt: skip
 # What would break a sentence into lines, steer the terminal, or fail to be printed at all.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -19,6 +26,8 @@ class UserError(Exception):
 
     Attributes:
         on_all_ranks: whether every rank raises the same, so that rank 0 alone prints it.
+        may_pass: whether it was raised for a disk or a network that failed, which may work the next time; from the
+            exception that was being handled.
     """
 
     exit_status = 2
@@ -26,3 +35,6 @@ class UserError(Exception):
     def __init__(self, sentence: str, on_all_ranks: bool = False) -> None:
         super().__init__(printable(sentence))
         self.on_all_ranks = on_all_ranks
+        handled = sys.exc_info()[1]
+        passing = isinstance(handled, OSError) and handled.errno in PASSING
+        self.may_pass: bool = passing or (isinstance(handled, UserError) and handled.may_pass)

@@ -57,7 +57,7 @@ class ReproduceOptions:
     workers: int = 1
     """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
     retry_failed: bool = False
-    """Train the settings of failed trials again, each as a new trial; for once what they failed by has been mended."""
+    """Train again what has failed or ran out of memory, each as a new trial; for once that has been mended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,7 +42,7 @@ from distrib.studies.trial import Stop
 from distrib.studies.worker import Worker, best_yaml
 from distrib.train import check_start
 from distrib.training.preemption import STOPPED
-from distrib.training.runtime import cores, resolve
+from distrib.training.runtime import cores, resolve, say
 
 # How many workers that have died are replaced.
 REPLACED = 5
@@ -61,7 +61,7 @@ class SweepOptions:
     workers: int = 1
     """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
     retry_failed: bool = False
-    """Train the settings of failed trials again, each as a new trial; for once what they failed by has been mended."""
+    """Train again what has failed or ran out of memory, each as a new trial; for once that has been mended."""
     best: bool = False
     """Train nothing: print the configuration of the best trial so far, as --config takes it."""
 
@@ -128,7 +128,7 @@ def run_study(study: Study, folder: Path, workers: int, stop: Stop, retry_failed
     shares = share(study, workers)
     study = replace(study, data=check(study))
     with failures(study, folder):
-        worker = Worker(study, folder, lambda line: print(line, flush=True))
+        worker = Worker(study, folder, say)
         introduce(study, folder)
         if retry_failed:
             print(f"again:   {plural(worker.retry_failed(), 'failed trial')}", flush=True)
@@ -153,7 +153,10 @@ def check(study: Study) -> str:
         UserError: as `distrib check` does.
     """
     rehearse(study)
-    table, splits = check_start(resolve(study.base.replace("run", folder=None)), study.base.run.ranks or 1)
+    base = study.base.replace("run", folder=None)
+    if "model.weights" in study.varied:  # those of the base may be no trial's
+        base = base.replace("model", weights="none")
+    table, splits = check_start(resolve(base), base.run.ranks or 1)
     return digest(table, splits.train, splits.valid)
 
 
@@ -239,7 +242,7 @@ def be_worker(study: Study, folder: Path, number: int, environment: dict[str, st
         os.sched_setaffinity(0, affinity)
     try:
         with failures(study, folder):
-            status = Worker(study, folder, lambda line: print(f"worker {number}: {line}", flush=True)).work(stop)
+            status = Worker(study, folder, lambda line: say(f"worker {number}: {line}")).work(stop)
     except UserError as error:
         print(f"distrib: error: worker {number}: {error}", file=sys.stderr, flush=True)
         status = error.exit_status

@@ -34,9 +34,10 @@ from distrib.training.checkpoint import (
     DamagedError,
     Progress,
     find_checkpoint,
+    later_than,
     load_checkpoint,
     refuse_changes,
-    set_aside_later,
+    set_aside,
     sweep,
 )
 from distrib.training.job import Job, Outcome, never
@@ -183,7 +184,8 @@ def watched(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, r
             give_up(str(lost))
         raise
     except UserError as error:
-        if job.accelerator.is_main_process or not error.on_all_ranks:  # a rank's own error is its own to write down
+        # A rank's own error is its own to write down. Of what may pass a job is started again, as after a crash.
+        if not error.may_pass and (job.accelerator.is_main_process or not error.on_all_ranks):
             with suppress(UserError):
                 job.folder.event("error", reason=str(error))
         raise
@@ -379,6 +381,11 @@ def choose(folder: RunFolder, resume: str) -> Checkpoint | None:
     if resume == "never":
         return None
     origin = folder.origin() if resume == "auto" else None
+    if origin is not None and not origin.exists():
+        raise UserError(
+            f"the run in {folder.path} began from {origin}, which is gone, and has no checkpoint of its own yet: put "
+            "it back, or start anew in another run.folder"
+        )
     return find_checkpoint(folder.checkpoints, resume if origin is None else str(origin), warn)
 
 
@@ -451,15 +458,16 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
         warn(f"{folder.preempt} is older than this run: it is removed")
         folder.preempt.unlink()
     progress = Progress() if checkpoint is None else checkpoint.progress
-    passed_over = []
+    later = []
     if checkpoint is not None and checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
-        passed_over = set_aside_later(checkpoint.folder)
-        for each in passed_over:
-            warn(f"a checkpoint later than {checkpoint.folder} is kept as {each}, which no run reads")
+        later = later_than(checkpoint.folder)
     folder.forget_after(progress.epoch)  # what came after the checkpoint will be trained again
-    if folder.recall_best(progress.best_epoch, bool(passed_over)) and checkpoint is not None:
-        kept = f" and is kept as {folder.passed_over_best}" if passed_over else ""
+    # Before the checkpoints that it goes by are set aside: a kill in between changes nothing then.
+    if folder.recall_best(progress.best_epoch, bool(later)) and checkpoint is not None:
+        kept = f" and is kept as {folder.passed_over_best}" if later else ""
         warn(f"{folder.best} is of an epoch later than {checkpoint.folder}{kept}: the next epoch takes its place")
+    for each in later:
+        warn(f"{each} is passed over, and is kept as {set_aside(each)}, which no run reads")
     folder.write_config(config.to_yaml())
 
 

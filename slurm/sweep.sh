@@ -58,8 +58,10 @@ ask() { # USR1 before the time limit, TERM when the job is cancelled
 trap 'ask USR1' USR1
 trap 'ask TERM' TERM
 
-folder=studies/$(basename "${1%.*}") previous=''
+folder=studies/$(basename "${1%.*}") previous='' arguments=()
 for word in "$@"; do
+    # What has failed is tried again once, and not whenever the job is requeued.
+    [[ $word == --retry-failed && ${SLURM_RESTART_COUNT:-0} -gt 0 ]] || arguments+=("$word")
     [ "$previous" != --folder ] || folder=$word
     [[ $word != --folder=* ]] || folder=${word#--folder=}
     previous=$word
@@ -70,7 +72,7 @@ marks() { # how far the study has come, whoever worked on it
 
 starts=$((${SLURM_RESTART_COUNT:-0} + 1)) had=$(marks)
 say "job $SLURM_JOB_ID, worker ${SLURM_ARRAY_TASK_ID:-0}, start $starts"
-distrib sweep "$@" & # in the background: traps wait for what runs in the foreground
+distrib sweep "${arguments[@]}" & # in the background: traps wait for what runs in the foreground
 worker=$!
 [ -z "$asked" ] || kill -TERM "$worker" || true
 while kill -0 "$worker" 2>/dev/null; do wait "$worker" || true; done # a trap ends a wait, but not the worker

@@ -179,7 +179,7 @@ requeue() {
     unstage_data
     say "requeues job $SLURM_JOB_ID"
     trap '' TERM USR1
-    [ "$vain" -eq 0 ] || echo "$vain" >"$folder/$memory"
+    [ "$vain" -eq 0 ] || { mkdir -p "$folder" && echo "$vain" >"$folder/$memory"; } || true
     scontrol requeue "$SLURM_JOB_ID" || { rm -f "$folder/$memory" && leave "Slurm does not requeue job $SLURM_JOB_ID"; }
     exit 0
 }
@@ -215,9 +215,9 @@ while :; do
 
     [ "$status" -ne 0 ] || exit 0
     news=$(events | tail -n "+$((seen + 1))")
+    [ -z "$asked" ] || requeue
     # The launcher makes 1 of every status of a rank, and srun another one of those of several nodes.
     [[ $news != *'"event": "error"'* ]] || refuse "training has met what a person has to mend (see above)"
-    [ -z "$asked" ] || requeue
     [[ $news != *'"event": "stop"'* ]] || leave "training was stopped and has saved"
     crashes=$((crashes + 1))
     [ "$crashes" -le "$max_restarts" ] || refuse "training crashed (see above), and MAX_RESTARTS is $max_restarts" 1

@@ -87,6 +87,14 @@ def test_sweep_hands_its_arguments_on_and_ends_as_the_program_ends(place: Path) 
         assert by_hand(SWEEP, place, *arguments, **job, STATUS=status).returncode == int(status)
 
 
+@pytest.mark.parametrize(("restarts", "kept"), [("0", ["--retry-failed"]), ("1", [])])
+def test_sweep_tries_failed_trials_again_in_its_first_start_alone(place: Path, restarts: str, kept: list[str]) -> None:
+    (place / "study.yaml").touch()
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2", "SLURM_RESTART_COUNT": restarts}
+    assert by_hand(SWEEP, place, "study.yaml", "--retry-failed", "--folder=a b", **job).returncode == 0
+    assert calls(place)[2:] == ["sweep", "study.yaml", *kept, "--folder=a b"]
+
+
 # --- train.sh
 
 

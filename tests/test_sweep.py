@@ -27,7 +27,7 @@ from wandb_log import read_records, wandb_files
 
 from distrib.config import read_yaml
 from distrib.studies.definition import read_study
-from distrib.sweep import main, share
+from distrib.sweep import check, main, share
 
 SMALL = {
     "data.attributes": ["Smiling", "Male"], "data.image_size": [32, 32], "train.batch_size": 16, "train.epochs": 3,
@@ -262,6 +262,16 @@ def test_more_workers_than_cores_are_refused(faces: Path, tmp_path: Path) -> Non
     done = sweep(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}), "--workers", 1000, status=2)
     assert "--workers is 1000" in done.stderr
     assert not (tmp_path / "study").exists()
+
+
+def test_weights_that_no_trial_uses_are_not_asked_for(faces: Path, tmp_path: Path) -> None:
+    absent = {"model.weights": str(tmp_path / "absent.pt")}
+    study = read_study(write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, set=absent))
+    refusal(lambda: check(study), "model.weights", "absent.pt")
+    space = {"model.weights": ["none"]}
+    assert check(read_study(write_study(tmp_path, faces, space=space, set=absent))) == check(
+        read_study(write_study(tmp_path, faces, space=space))
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--workers", "2", "study.yaml"]])

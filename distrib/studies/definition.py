@@ -209,6 +209,11 @@ class Study:
         return tuple(dimension.parameter() for dimension in self.dimensions)
 
     @property
+    def varied(self) -> set[str]:
+        """The keys of the configuration in which trials differ from the base, or rungs do."""
+        return {key for each in self.dimensions for key in keys_of(each)} | {key for rung in self.rungs for key in rung}
+
+    @property
     def rungs(self) -> tuple[Mapping[str, Any], ...]:
         """What each rung of a trial sets, the whole training last; one of nothing where there is no fidelity."""
         return self.fields.fidelity or ({},)

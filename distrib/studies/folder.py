@@ -116,17 +116,17 @@ class StudyFolder:
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             problem = str(error).partition("\n")[0]
             raise UserError(f"{self.definition} cannot be read ({problem}): choose another --folder") from None
-        if study.data is not None and before.get("data", study.data) != study.data:
-            raise UserError(
-                f"the study in {self.path} began with other images or labels than those of data.root "
-                f"{study.base.data.root}: name the data set it began with, or choose another --folder"
-            )
         for key in sorted((before.keys() | now.keys()) - {"data"}):
             if before.get(key) != now.get(key) and not key.startswith(FREE):
                 raise UserError(
                     f"the study in {self.path} began with {key.removeprefix('config.')} {before.get(key)}, and now it "
                     f"is {now.get(key)}: change it back, or choose another --folder"
                 )
+        if study.data is not None and before.get("data", study.data) != study.data:
+            raise UserError(
+                f"the study in {self.path} began with other images or labels than those of data.root "
+                f"{study.base.data.root}: name the data set it began with, or choose another --folder"
+            )
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,12 @@ def read_record(study: Study, found: optuna.Study, folder: Path, importance: boo
     )
 
 
+def has_no_memory(trial: FrozenTrial) -> bool:
+    """Whether a trial ran out of memory, for which Optuna has no word: the sampler may learn of it as a pruned one."""
+    ended = trial.state in (TrialState.PRUNED, TrialState.FAIL)
+    return ended and trial.user_attrs.get("outcome") == "out of memory"
+
+
 def _trial(trial: FrozenTrial, study: Study, again: int | None) -> TrialRecord:
     kept: Mapping[str, Any] = trial.user_attrs
     state = STATES[trial.state]
@@ -136,8 +142,7 @@ def _trial(trial: FrozenTrial, study: Study, again: int | None) -> TrialRecord:
     reason = kept.get("reason", "")
     return TrialRecord(
         number=trial.number,
-        # Optuna has no word for it.
-        state="out of memory" if kept.get("outcome") == "out of memory" and state in ("pruned", "failed") else state,
+        state="out of memory" if has_no_memory(trial) else state,
         settings=dict(trial.params),
         values=tuple(trial.values) if state == "finished" else None,
         spread=tuple(json.loads(kept["spread"])) if "spread" in kept else None,

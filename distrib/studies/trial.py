@@ -30,7 +30,7 @@ from distrib.training.runtime import OUT_OF_MEMORY
 # A worker passes signals on to the run it has under way; these ask to stop.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # What an earlier launcher has left in the environment is not for the runs of a study.
-LAUNCHERS = ("ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_")
+LAUNCHERS = ("ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "WANDB_SERVICE")
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing is wrong

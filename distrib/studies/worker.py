@@ -21,7 +21,7 @@ from distrib.studies.definition import Study, to_yaml
 from distrib.studies.folder import Lock, StudyFolder
 from distrib.studies.methods import make_pruner, make_sampler
 from distrib.studies.record import StudyRecord, study_csv
-from distrib.studies.results import RETRY_OF, read_record
+from distrib.studies.results import RETRY_OF, has_no_memory, read_record
 from distrib.studies.search import open_storage, storage_url
 from distrib.studies.space import Point, describe_point, short
 from distrib.studies.trial import Interrupted, Stop, TrialRun
@@ -78,18 +78,22 @@ class Worker:
             )
 
     def retry_failed(self) -> int:
-        """Put the settings of each failed trial in the queue once more; returns how many these are.
+        """Put the settings of each trial that failed, or ran out of memory, in the queue once more; returns how many.
 
-        They count as the trials that they try again, and not against the budget.
+        They count as the trials that they try again, and not against the budget. What was tried again and has failed
+        once more is left alone while trials are running: it may be another worker that was asked to.
         """
         with self.folder.lock():
             trials = self.optuna.get_trials(deepcopy=False)
             again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+            running = any(trial.state == TrialState.RUNNING for trial in trials)
             failed = [
-                trial for trial in trials
-                if trial.state == TrialState.FAIL and trial.number not in again
-                and trial.user_attrs.get("outcome") != "out of memory"
-            ]  # fmt: skip
+                trial
+                for trial in trials
+                if (trial.state == TrialState.FAIL or has_no_memory(trial))
+                and trial.number not in again
+                and not (running and RETRY_OF in trial.user_attrs)
+            ]
             for trial in failed:
                 self.optuna.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
         return len(failed)
@@ -127,8 +131,9 @@ class Worker:
                 self.optuna.sampler = make_sampler(self.study.fields.sampler, number)
                 trial = optuna.Trial(self.optuna, now._trial_id)
                 return Taken(trial, self.study.suggest(trial), lock, again=True)
-            waiting = len(begun) < len(trials)
-            if not waiting and (self._used_up(begun) or not self._enqueue(trials)):
+            waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+            retry = bool(waiting) and RETRY_OF in waiting[0].user_attrs
+            if not retry and (self._used_up(begun) or not (waiting or self._enqueue(trials))):
                 return None
             lock = self.folder.lock_trial(len(begun))
             assert lock is not None, "trials are numbered in the order in which they begin"

@@ -266,22 +266,20 @@ def drop_later(checkpoint: Path) -> None:
             shutil.rmtree(each, ignore_errors=True)
 
 
-def set_aside_later(checkpoint: Path) -> list[Path]:
-    """Rename the checkpoints beside this one that have more steps, which a run that goes on has passed over.
+def later_than(checkpoint: Path) -> list[Path]:
+    """The checkpoints beside this one that have more steps, which a run that goes on from it passes over."""
+    return [each for each in _newest_first(checkpoint.parent) if _steps(each) > _steps(checkpoint)]
 
-    They may be whole for another version of this program, or for a person.
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a checkpoint that a run has passed over: it may be whole for another version of this program.
 
     Returns:
-        Where they are now.
+        Where it is now.
     """
-    aside = []
-    for each in _newest_first(checkpoint.parent):
-        if _steps(each) > _steps(checkpoint):
-            kept = each.with_name(f"passed-over-{each.name}")
-            shutil.rmtree(kept, ignore_errors=True)
-            each.rename(kept)
-            aside.append(kept)
-    return aside
+    kept = checkpoint.with_name(f"passed-over-{checkpoint.name}")
+    shutil.rmtree(kept, ignore_errors=True)
+    return checkpoint.rename(kept)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -384,6 +384,7 @@ def use_all_cores(local_ranks: int) -> None:
 
 
 def cores() -> int:
-    """CPU cores that this process may use; a Slurm that binds no process to its share only says how large that is."""
+    """CPU cores that this process may use; a Slurm that binds no process to its job's cores only says how many."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(mine, int(os.environ.get("SLURM_CPUS_PER_TASK", mine)))
+    job = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(mine, int(job)) if job.isdecimal() and int(job) > 0 else mine

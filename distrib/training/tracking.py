@@ -318,6 +318,8 @@ def _key_is_configured() -> bool:
         return True
     wandb = _import_wandb()
     settings = wandb.setup().settings
+    # That has started a service, which every process that this one starts would take for its own.
+    _teardown()
     if settings.api_key:
         return True
     hosts = {urlsplit(settings.base_url).netloc}

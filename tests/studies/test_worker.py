@@ -159,14 +159,22 @@ def test_failed_trials_are_tried_again_when_asked_and_beside_the_budget(tmp_path
     assert (record.planned, record.front) == (3, (2,))
 
 
-def test_a_trial_that_was_too_large_is_not_tried_again(tmp_path: Path) -> None:
-    file = tmp_path / "front.yaml"
-    file.write_text("space: {optim.lr: [0.1, 0.2]}\nsampler: grid\nobjective: [val_loss, seconds]\n")
-    worker = Worker(read_study(file), tmp_path / "study", print)
-    taken = take(worker)
-    taken.trial.set_user_attr("outcome", "out of memory")
-    worker.optuna.tell(taken.trial, state=TrialState.FAIL)
-    assert worker.retry_failed() == 0
+def test_what_ran_out_of_memory_is_tried_again_too_and_what_was_pruned_is_not(tmp_path: Path) -> None:
+    worker = Worker(a_study(tmp_path), tmp_path / "study", print)
+    for outcome in ("out of memory", "pruned"):
+        taken = take(worker)
+        taken.trial.set_user_attr("outcome", outcome)
+        taken.trial.report(0.5, 1)
+        worker.optuna.tell(taken.trial, state=TrialState.PRUNED)
+        taken.lock.release()
+    assert worker.retry_failed() == 1
+    again = take(worker)
+    assert again.point == {"optim.lr": RATES[0]}
+    other = take(worker)
+    worker.optuna.tell(again.trial, state=TrialState.FAIL)
+    assert worker.retry_failed() == 0, "another worker may have just been asked the same"
+    worker.optuna.tell(other.trial, 0.5)
+    assert worker.retry_failed() == 1
 
 
 def test_what_a_trial_ends_as_is_what_it_is_shown_as(tmp_path: Path, stop: Stop) -> None:
@@ -189,6 +197,9 @@ def test_a_study_goes_on_with_the_images_it_began_with(tmp_path: Path) -> None:
     Worker(replace(study, data="a" * 64), tmp_path / "study", print)
     other = replace(study, data="b" * 64)
     refusal(lambda: Worker(other, tmp_path / "study", print), "other images or labels", "data.root", "--folder")
+    # What makes them others is said, where it is a setting.
+    base = study.base.replace("data", subset=100)
+    refusal(lambda: Worker(replace(other, base=base), tmp_path / "study", print), "data.subset None", "100")
 
 
 def test_a_start_that_was_cut_off_does_not_lock_the_study_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

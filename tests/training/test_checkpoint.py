@@ -21,11 +21,12 @@ from distrib.training.checkpoint import (
     DamagedError,
     Progress,
     find_checkpoint,
+    later_than,
     load_checkpoint,
     recover_folder,
     replace_folder,
     save_checkpoint,
-    set_aside_later,
+    set_aside,
 )
 from distrib.training.optimizer import make_optimizer
 
@@ -478,7 +479,9 @@ def test_a_disk_that_does_not_answer_says_nothing_about_the_checkpoint(
 def test_what_is_passed_over_is_kept_aside(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
-    aside = set_aside_later(tmp_path / "step-00000001")
+    later = later_than(tmp_path / "step-00000001")
+    assert [path.name for path in later] == ["step-00000003", "step-00000002"]
+    aside = [set_aside(path) for path in later]
     assert names(tmp_path) == ["passed-over-step-00000002", "passed-over-step-00000003", "step-00000001"]
     assert {path.name for path in aside} == set(names(tmp_path)) - {"step-00000001"}
     found, reports = find(tmp_path)

@@ -18,6 +18,7 @@ import torch
 from distrib.config import SCORES, Config, read_yaml
 from distrib.errors import UserError
 from distrib.scoring.metrics import Scores
+from distrib.train import choose
 from distrib.training.run_folder import BY_ATTRIBUTE, METRICS, RunFolder, finite, write_whole
 
 SCORES_OF_TWO = Scores(("Bald", "Smiling"), {name: np.array([0.25, 0.75]) for name in SCORES})
@@ -75,6 +76,8 @@ def test_a_run_from_elsewhere_without_a_checkpoint_of_its_own_may_begin_there_ag
     for other in ("never", str(elsewhere.with_name("step-00000006"))):
         with pytest.raises(UserError, match="holds a run already"):
             folder.check(other)
+    with pytest.raises(UserError, match="which is gone, and has no checkpoint of its own yet"):
+        choose(folder, "auto")
     (folder.checkpoints / "step-00000005").mkdir(parents=True)
     assert folder.origin() is None
     with pytest.raises(UserError, match="holds a run already"):

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from distrib.config import TrackingConfig
 from distrib.errors import UserError
-from distrib.training.tracking import NullTracker, epoch_names, open_tracker, run_id
+from distrib.training.tracking import NullTracker, epoch_names, open_tracker, run_id, tracking_mode
 from tests.wandb_log import read_history, read_records, read_summary, run_ids, wandb_files
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -276,3 +277,12 @@ def test_the_best_weights_become_an_artifact(tmp_path: Path) -> None:
     [artifact] = [record.artifact for record in read_records(file) if record.HasField("artifact")]
     assert artifact.type == "model"
     assert [entry.path for entry in artifact.manifest.contents] == ["model.safetensors"]
+
+
+def test_asking_for_a_key_leaves_nothing_for_the_processes_that_are_started_then() -> None:
+    """A launcher asks before its ranks do; a service of its own would be theirs, and end with it."""
+    before = set(psutil.Process().children(recursive=True))
+    assert tracking_mode(TrackingConfig()) == "offline"
+    assert "WANDB_SERVICE" not in os.environ
+    left = [each.name() for each in psutil.Process().children(recursive=True) if each not in before]
+    assert not [name for name in left if name.startswith("wandb")]
