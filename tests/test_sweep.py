@@ -283,6 +283,7 @@ def test_a_study_is_named_first(arguments: list[str], capsys: pytest.CaptureFixt
     assert not said.out
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_ends_in_a_sentence_and_the_trial_is_gone_on_with(faces: Path, tmp_path: Path) -> None:
     file = write_study(tmp_path, faces, space={"optim.lr": [1e-3]}, set={"train.epochs": 1})
     log = tmp_path / "study/trials/little-0000.log"

@@ -164,6 +164,7 @@ def test_starts_that_come_no_step_further_are_not_repeated_for_ever(cluster: Clu
     assert [("--resume" in words) for words in launches(stubs, "node1")] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_starts_in_vain_count_only_in_a_row(cluster: Cluster, stubs: Path) -> None:
     """The first, third and fourth starts save something, the others do not."""
     (stubs / "does").write_text(
