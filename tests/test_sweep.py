@@ -210,7 +210,7 @@ def test_the_value_of_a_trial_is_the_mean_over_its_seeds(faces: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
-    huge = {"data.image_size": [1024, 1024], "data.prefetch": 1}
+    huge = {"data.image_size": [2048, 2048], "data.prefetch": 1}
     file = write_study(tmp_path, faces, space={"size": {"variants": {"huge": huge}}})
     # Address space, so that an allocation fails where a machine would begin to suffer.
     limited = ["prlimit", f"--as={9 * 2**30}", "--", *command(file)]
