@@ -107,9 +107,10 @@ def test_epochs_by_keyboard_and_by_pointer(run: Path, open_page: Open) -> None:
         assert text(output) == f"{float(rows[epoch - 1]['val_f1']):.3f}"
         assert page.locator("#epoch-best").is_visible() == (epoch == best_row(run) + 1)
         page.keyboard.press("ArrowLeft")
-    chart = page.locator("[data-chart=f1] svg").bounding_box()
-    assert chart is not None
-    page.mouse.move(chart["x"] + chart["width"] - 12, chart["y"] + 40)
+    chart = page.locator("[data-chart=f1] svg")
+    box = chart.bounding_box()
+    assert box is not None
+    chart.hover(position={"x": box["width"] - 12, "y": 40})  # waits until it has stopped scrolling
     assert text(now) == str(len(rows))
     assert text(output) == f"{float(rows[-1]['val_f1']):.3f}"
     page.mouse.move(5, 5)
