@@ -467,7 +467,8 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
         kept = f" and is kept as {folder.passed_over_best}" if later else ""
         warn(f"{folder.best} is of an epoch later than {checkpoint.folder}{kept}: the next epoch takes its place")
     for each in later:
-        warn(f"{each} is passed over, and is kept as {set_aside(each)}, which no run reads")
+        aside = set_aside(each)
+        warn(f"{each} is passed over, and is kept as {aside}, which no run reads")
     folder.write_config(config.to_yaml())
 
 

@@ -3,7 +3,8 @@
 OBSERVE=FOLDER           write FOLDER/rank-R.jsonl, a line a step: [step, [ids …]]; FOLDER/left-R when the rank leaves
 DISTURB=WHEN RANK WHAT   in the first attempt, on one rank:
     WHEN  a number: before this step, counted from 0 over the run; evaluation: in its first round; write: while a
-          checkpoint is being written; report: before the first job of the report; read: before any picture is read
+          checkpoint is being written; supersede: while one is that the best epoch before is still kept for; report:
+          before the first job of the report; read: before any picture is read
     WHAT  self:SIGNAL or launcher:SIGNAL; twice:SIGNAL, to itself and once more a second later; preempt: make that
           file; hang: do nothing for a minute
 DISTURB_AFTER=PATH       and only once this is there, such as a checkpoint that is written in the background
@@ -84,7 +85,17 @@ def watched_step(self, micro_batches, step):
 TrainStep.__call__ = watched_step
 distrib.training.loop.predict_logits = before(distrib.training.loop.predict_logits, "evaluation")
 # The weights are there by then, and the manifest is not.
-distrib.training.checkpoint._write_manifest = before(distrib.training.checkpoint._write_manifest, "write")
+write_manifest = distrib.training.checkpoint._write_manifest
+
+
+def watched_write(*arguments):
+    disturb("write")
+    if (Path(sys.argv[sys.argv.index("--run.folder") + 1]) / "former-best").exists():
+        disturb("supersede")
+    write_manifest(*arguments)
+
+
+distrib.training.checkpoint._write_manifest = watched_write
 distrib.data.decoders.decode = before(distrib.data.decoders.decode, "read")
 distrib.explain.attempt = before(distrib.explain.attempt, "report")
 if RANK == "0" and "SELDOM" in os.environ:

@@ -1,5 +1,6 @@
 """Runs that are asked to stop, killed, stopped in their tracks and started again; through the real launcher."""
 
+import json
 import os
 import re
 import shlex
@@ -35,6 +36,23 @@ def leftovers(folder: Path) -> list[str]:
     """What should be gone once a run has left."""
     hidden = [path.name for path in folder.rglob(".*")]
     return hidden + [name for name in ("preempt", "run.lock", "former-best") if (folder / name).exists()]
+
+
+@pytest.mark.slow
+def test_killed_between_a_better_epoch_and_its_checkpoint_it_ends_as_if_it_had_not_been(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    undisturbed, _, _ = finished
+    folder = tmp_path / "run"
+    options = settings(faces, folder, "--resume", "auto")
+    killed = launch(*options, script="tests/observer.py", DISTURB="supersede 0 self:SIGKILL")
+    assert killed.returncode == 1
+    epochs = [json.loads((folder / name / "model.json").read_text())["epoch"] for name in ("former-best", "best")]
+    assert epochs[0] < epochs[1] == len(read_metrics(folder))
+    resumed = launch(*options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_training(undisturbed, folder)
+    assert leftovers(folder) == []
 
 
 @pytest.mark.slow
