@@ -8,6 +8,7 @@ import csv
 import itertools
 import math
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -340,3 +341,8 @@ def restlessness(measured: Measured) -> list[float]:
     """The mean step of the validation loss from one epoch to the next, up or down, a value a run of several epochs."""
     steps = [[abs(b["val_loss"] - a["val_loss"]) for a, b in itertools.pairwise(rows)] for rows in measured.runs]
     return [statistics.fmean(each) for each in steps if each]
+
+
+def magnitudes(values: Sequence[float]) -> list[float]:
+    """Logarithms to the base 10, for what spreads over orders of magnitude: there a mean is its largest value alone."""
+    return [math.log10(max(value, sys.float_info.min)) for value in values]

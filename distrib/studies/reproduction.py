@@ -29,6 +29,7 @@ from distrib.studies.evidence import (
     holds,
     kept_table,
     learning_curves,
+    magnitudes,
     points,
     report_epochs,
     restlessness,
@@ -104,7 +105,10 @@ def learning_rate(evidence: Evidence, section: Section) -> Verdict:
     restless = [around(restlessness(each)) for each in measured.values() if each.runs]
     section.tables.append(with_column(table, "restlessness", restless))
     section.charts.append(validation_losses(evidence.measured))
-    section.notes.append("Restlessness is the mean step of the validation loss from one epoch to the next, up or down.")
+    section.notes.append(
+        "Restlessness is the mean step of the validation loss from one epoch to the next, up or down, compared by its "
+        "logarithm: a single leap can be a million times the others."
+    )
     for rate, trials in diverged.items():
         section.notes += [f"Learning rate {rate}, trial {each.number}: {each.reason}" for each in trials]
     if not all(measured[rate].runs or diverged[rate] for rate in rates):
@@ -112,7 +116,8 @@ def learning_rate(evidence: Evidence, section: Section) -> Verdict:
     accuracy = {rate: each.kept("val_accuracy") for rate, each in measured.items()}
     # One seed that diverges is enough: no chance lets a stable training do so.
     unstable = bool(diverged[0.01]) or either(
-        above(restlessness(large), restlessness(middle)), above(accuracy[0.001], accuracy[0.01])
+        above(magnitudes(restlessness(large)), magnitudes(restlessness(middle))),
+        above(accuracy[0.001], accuracy[0.01]),
     )
     better = above(accuracy[0.0003], accuracy[0.001])
     slower = above(small.kept("epoch"), middle.kept("epoch"))

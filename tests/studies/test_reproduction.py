@@ -186,6 +186,11 @@ def slow(seed: int, epoch: int) -> Mapping[str, float]:
     return {**turning(0.85)(seed, epoch), "val_loss": 1.0 - 0.1 * epoch}
 
 
+def restless(seed: int, epoch: int) -> Mapping[str, float]:
+    """As `turning`, with steps that differ from seed to seed."""
+    return {**turning(0.84)(seed, epoch), "val_loss": 0.4 + (0.05 + 0.05 * seed) * abs(epoch - 3)}
+
+
 def test_a_learning_rate_is_unstable_where_its_loss_jumps(tmp_path: Path) -> None:
     held = finding(tmp_path / "a", "learning-rate", {0.01: jumping, 0.001: turning(0.84), 0.0003: slow})
     assert verdict(held) == "holds"
@@ -199,6 +204,14 @@ def test_a_learning_rate_is_unstable_where_its_loss_jumps(tmp_path: Path) -> Non
     luck = finding(tmp_path / "c", "learning-rate", {0.01: once, 0.001: turning(0.84), 0.0003: slow})
     assert verdict(luck) == "undecided"
     assert "not told to be less stable" in luck.verdict.sentence
+
+
+def test_leaps_of_every_size_are_unstable_though_they_spread_over_orders_of_magnitude(tmp_path: Path) -> None:
+    def leaping(seed: int, epoch: int) -> Mapping[str, float]:
+        return {**turning(0.84)(seed, epoch), "val_loss": 0.5 + (1e4, 7e5, 4e5)[seed] * (epoch == 1)}
+
+    leapt = finding(tmp_path, "learning-rate", {0.01: leaping, 0.001: restless, 0.0003: slow})
+    assert "0.01 is less stable than 0.001" in leapt.verdict.sentence
 
 
 def test_a_loss_that_is_no_number_any_more_is_unstable(tmp_path: Path) -> None:
