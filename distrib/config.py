@@ -44,6 +44,7 @@ EXPECTED = {
     "path_type": "a path",
 }
 
+Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -69,7 +70,7 @@ class Section(pydantic.BaseModel):
         try:
             return validate(values)
         except pydantic.ValidationError as error:
-            raise UserError(_sentence(cls.section, error.errors()[0])) from None
+            raise UserError(_sentence(cls.section, *error.errors())) from None
 
 
 class DaliConfig(Section):
@@ -266,8 +267,14 @@ class TrainConfig(Section):
 
     batch_size: int = Field(64, ge=1)
     """Images in a step over all ranks together (the global batch size)."""
-    accumulation: int = Field(1, ge=1)
-    """Micro-batches that a rank's share of a batch is cut into, to save memory."""
+    norm_size: Literal["auto", "batch"] | Count = "auto"
+    """Images that BatchNorm normalises over, a divisor of train.batch_size: what a step computes depends on it, and on
+    the number of ranks only through it. auto: a rank's micro-batch in a new run, and afterwards what the run began
+    with, on however many ranks it goes on; batch: all images of a step, by torch's SyncBatchNorm (several ranks need
+    GPUs for it)."""
+    accumulation: Literal["auto"] | Count = "auto"
+    """Micro-batches that a rank's share of a batch is cut into, to save memory; auto: as many as train.norm_size asks
+    for."""
     epochs: int = Field(15, ge=1)
     """Times the training set is gone through."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
@@ -415,11 +422,7 @@ class Config(Section):
                 f"optim.warmup_epochs is {self.optim.warmup_epochs:g}, longer than the run of train.epochs "
                 f"{self.train.epochs}: shorten the warm-up"
             )
-        if self.train.batch_size % self.train.accumulation:
-            raise UserError(
-                f"train.batch_size {self.train.batch_size} cannot be cut into train.accumulation "
-                f"{self.train.accumulation} equal micro-batches: change one of the two"
-            )
+        self._check_groups()
         epoch, policy = self.model.stages[-1]
         if epoch > self.train.epochs:
             raise UserError(
@@ -427,6 +430,29 @@ class Config(Section):
                 f"{self.train.epochs}: free the layers earlier, or train longer"
             )
         return self
+
+    def _check_groups(self) -> None:
+        batch, norm, accumulation = self.train.batch_size, self.train.norm_size, self.train.accumulation
+        if norm == "batch" and accumulation not in ("auto", 1):
+            raise UserError(
+                f"train.norm_size is batch, which normalises over all images of a step at once, and train.accumulation "
+                f"{accumulation} cuts them up: set train.accumulation to auto, or train.norm_size to a number"
+            )
+        if accumulation != "auto" and batch % accumulation:
+            raise UserError(
+                f"train.batch_size {batch} cannot be cut into train.accumulation {accumulation} equal micro-batches: "
+                "change one of the two"
+            )
+        if isinstance(norm, int) and batch % norm:
+            lower = next(size for size in range(min(norm, batch), 0, -1) if batch % size == 0)
+            raise UserError(
+                f"train.norm_size {norm} is no divisor of train.batch_size {batch}: choose one that is, such as {lower}"
+            )
+        if isinstance(norm, int) and accumulation != "auto" and batch % (norm * accumulation):
+            raise UserError(
+                f"train.batch_size {batch} cannot be cut into train.accumulation {accumulation} micro-batches of "
+                f"train.norm_size {norm} images for any number of ranks: set train.accumulation to auto"
+            )
 
     def replace(self, group: str, /, **values: Any) -> "Config":
         """This configuration with some values of one group changed, validated anew."""
@@ -453,6 +479,8 @@ class Config(Section):
              "its weights are random (model.weights is none)"),
             (model.frozen_statistics != "kept" and model.freeze == "none", "model.frozen_statistics",
              "model.freeze is none"),
+            (self.train.norm_size != "auto" and model.trains_head_alone and model.frozen_statistics == "kept",
+             "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
             (optim.backbone_lr is not None and model.trains_head_alone, "optim.backbone_lr",
              f"model.freeze is {model.freeze}"),
             (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
@@ -641,7 +669,7 @@ def _spellings() -> dict[str, str]:
     return spellings
 
 
-def _sentence(section: str, error: Any) -> str:
+def _sentence(section: str, error: Any, *others: Any) -> str:
     """One sentence for the first of pydantic's errors in a section."""
     path = ".".join(map(_shown, error["loc"]))
     if error["type"] == "extra_forbidden":
@@ -649,7 +677,8 @@ def _sentence(section: str, error: Any) -> str:
         hint = nearest(key, _spellings()) or nearest(path, _spellings())
         return f"{key} is not a known key{hint}; `--help` lists all keys"
     # Of a field that may be one of two types, pydantic names the type it tried last.
-    path = ".".join(_shown(part) for part in error["loc"] if part not in ("int", "float", "none"))
+    loc = [part for part in error["loc"] if not re.match(r"(int|float|none)$|literal\[|constrained-", str(part))]
+    path = ".".join(map(_shown, loc))
     key = ".".join(part for part in (section, path) if part)
     found = _shown(error["input"], reprlib.repr)
     if error["type"] in EXPECTED:
@@ -657,6 +686,10 @@ def _sentence(section: str, error: Any) -> str:
     if error["type"] == "missing":
         return f"{key.rpartition('.')[0]} is {found}, which is refused: a value is missing at the end"
     problem = str(error["msg"]).removeprefix("Input ").removeprefix("Value error, ")
+    if error["type"] == "literal_error":  # of a field that may be a word or a number, the number's error follows
+        number = next((each["msg"] for each in others if each["loc"][: len(loc)] == tuple(loc)), "")
+        bound = number.removeprefix("Input should be ") if "than" in number else ""
+        problem += f", or a whole number {bound}".rstrip() if number else ""
     return f"{key} is {found}, but {problem}".replace("but should be", "which is refused: it should be")
 
 
@@ -715,7 +748,8 @@ def _first_paragraph(box: str) -> str:
     lines = [line.strip("│╭╮╰╯─ \n") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     body = [line for line in lines[1:] if line]
     end = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full helptext"))), None)
-    return " ".join(body[:end]).rstrip(".") + "; `--help` lists all options"
+    said, *_ = " ".join(body[:end]).partition(". Got errors:")  # of each type that a field may have, in Python's words
+    return said.rstrip(".") + "; `--help` lists all options"
 
 
 if __name__ == "__main__":

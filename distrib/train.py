@@ -40,6 +40,7 @@ from distrib.training.checkpoint import (
     set_aside,
     sweep,
 )
+from distrib.training.grouping import Grouping, group_batch
 from distrib.training.job import Job, Outcome, never
 from distrib.training.loop import finished, train
 from distrib.training.model import AttributeClassifier
@@ -47,7 +48,6 @@ from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequest
 from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
 from distrib.training.runtime import (
     RankLost,
-    check_batch,
     check_ranks,
     describe_machine,
     fallbacks,
@@ -135,16 +135,17 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
             if from_rank_0(accelerator, is_done, job, outcome):
                 accelerator.end_training()
                 return 0
+        grouping = from_rank_0(accelerator, group_batch, config, accelerator.num_processes, checkpoint)
         net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
         # One rank alone looks for the file, so that what is written down as the reason is the file.
         with requests.deferred(folder.preempt if accelerator.is_main_process else None):
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
-                    introduce(job, origin, notes, checkpoint)
+                    introduce(job, origin, notes, checkpoint, grouping)
                 tracker = open_tracker(config.tracking, folder.path, config.model_dump(mode="json"))
                 job = replace(job, tracker=tracker, judge=open_judge(folder))
-            outcome = outcome or watched(job, net, checkpoint, requests)
+            outcome = outcome or watched(job, net, checkpoint, grouping, requests)
             if outcome.stopped_by is not None:
                 return leave_stopped(job, outcome)
             if accelerator.is_main_process:
@@ -163,7 +164,9 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
         folder.unlock()
 
 
-def watched(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, requests: StopRequests) -> Outcome:
+def watched(
+    job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, grouping: Grouping, requests: StopRequests
+) -> Outcome:
     """Train, with the ranks watching each other.
 
     Raises:
@@ -178,7 +181,7 @@ def watched(job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, r
     limits = job.config.run
     try:
         with Watch(job.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
-            return train(job, net, checkpoint, Agreement(requests, job.accelerator), watch)
+            return train(job, net, checkpoint, grouping, Agreement(requests, job.accelerator), watch)
     except RankLost as lost:
         with suppress(UserError):  # the disk may be full
             give_up(str(lost))
@@ -316,7 +319,6 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
             cannot be had, W&B cannot be online as asked, the run folder holds another run, or what there is to go on
             from is damaged, of another training or finished elsewhere.
     """
-    check_batch(config, ranks)
     tracking_mode(config.tracking)
     table, splits = read_data(config)
     checkpoint = None
@@ -327,6 +329,7 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
         if checkpoint is not None:
             refuse_changes(checkpoint, config, digest(table, splits.train, splits.valid))
             refuse_finished(checkpoint, config, folder)
+    group_batch(config, ranks, checkpoint)
     if checkpoint is None:
         first_model(config, table.attributes, None)
     return table, splits
@@ -472,10 +475,10 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     folder.write_config(config.to_yaml())
 
 
-def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint | None) -> None:
+def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint | None, grouping: Grouping) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = job.config, job.accelerator, job.table, job.splits
-    notes = [*notes, *table.notes, *splits.notes, *config.ineffective()]
+    notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
     machine = describe_machine(accelerator)
@@ -492,6 +495,8 @@ def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint
         **machine,
         precision=config.train.precision,
         decoder=config.data.decoder,
+        norm_size=grouping.norm_size,
+        accumulation=grouping.accumulation,
         splits=sizes,
         attributes=table.attributes,
         weights=asdict(origin),
@@ -504,6 +509,9 @@ def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint
     if checkpoint is not None:
         progress = checkpoint.progress
         job.folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
+        if grouping.before is not None:
+            now, before = grouping.norm_size, grouping.before
+            job.folder.event("norm_size", before=before, now=now, epoch=progress.epoch, step=progress.step)
 
 
 if __name__ == "__main__":

@@ -99,13 +99,14 @@ class Plan:
     ) -> Iterator[Request]:
         """A rank's part of every step from the first one to the end of the epoch, in micro-batches.
 
-        A rank takes a stripe of the global batch (every `ranks`-th image), and of it the micro-batches one after
-        another: `accumulation` requests a step, each of batch_size / ranks / accumulation images.
+        The global batch is cut into G = ranks x accumulation groups: group g is every G-th image from the g-th on. A
+        rank takes the groups rank, rank + ranks, … one after another: `accumulation` requests a step, each of
+        batch_size / G images. The groups are the same ones for any number of ranks that divides G.
         """
+        groups = ranks * accumulation
         for step in range(first_step, self.steps_per_epoch):
-            share = self.batch(epoch, step)[rank::ranks]
-            size = len(share) // accumulation
-            yield from (share[i * size : (i + 1) * size] for i in range(accumulation))
+            batch = self.batch(epoch, step)
+            yield from (batch[group::groups] for group in range(rank, groups, ranks))
 
 
 def evaluation_batches(rows: NDArray[np.int64], size: int, rank: int, ranks: int) -> Iterator[Request]:

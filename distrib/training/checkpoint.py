@@ -26,7 +26,7 @@ from distrib.config import Config, read_yaml
 from distrib.errors import UserError, printable
 
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
-# epochs, learning rate and schedule, precision, decoder, accumulation, ranks, logging …
+# epochs, learning rate and schedule, precision, decoder, ranks, logging …
 FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.subset", "data.image_size",
     "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "model.frozen_statistics", "optim.name",
@@ -53,6 +53,8 @@ class Progress:
         best_score: its score; None: none yet.
         skipped: the steps of the run, counted from 0, that were skipped because their loss was not finite.
         pruned: whether the study that the run is a trial of has given it up.
+        norm_size: images that BatchNorm normalised over; None: of an earlier version, which did not write it down.
+        accumulation: micro-batches of each rank; None likewise.
     """
 
     epoch: Count = 0
@@ -63,6 +65,8 @@ class Progress:
     best_score: float | None = None
     skipped: tuple[Count, ...] = ()
     pruned: bool = False
+    norm_size: int | None = None
+    accumulation: int | None = None
 
 
 @dataclass(frozen=True)

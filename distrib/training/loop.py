@@ -17,6 +17,7 @@ from distrib.scoring.calibration import fit_temperature, sigmoid, tune_threshold
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Checkpoint, Progress
+from distrib.training.grouping import Grouping
 from distrib.training.job import Job, Outcome, describe
 from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
@@ -30,7 +31,12 @@ from distrib.training.watch import Watch
 
 
 def train(
-    job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, agreement: Agreement, watch: Watch
+    job: Job,
+    net: AttributeClassifier,
+    checkpoint: Checkpoint | None,
+    grouping: Grouping,
+    agreement: Agreement,
+    watch: Watch,
 ) -> Outcome:
     """Train to the end of the run, or until the ranks agree to stop, from its beginning or from a checkpoint.
 
@@ -39,18 +45,22 @@ def train(
     """
     config, accelerator, plan = job.config, job.accelerator, job.plan
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    per_epoch, epochs, accumulation = plan.steps_per_epoch, config.train.epochs, config.train.accumulation
-    rank_size = plan.batch_size // ranks // accumulation
-    train_decoder = make_decoder(config.data, job.table, device, rank_size)
-    valid_decoder = make_decoder(config.data, job.table, device, rank_size)
+    per_epoch, epochs, accumulation = plan.steps_per_epoch, config.train.epochs, grouping.accumulation
+    train_decoder = make_decoder(config.data, job.table, device, grouping.micro_batch)
+    valid_decoder = make_decoder(config.data, job.table, device, grouping.micro_batch)
 
     net.to(device)
+    if grouping.synchronised:
+        net.synchronise_norms()
     # One optimiser for all that is ever trained, which is what is trained at the end: each stage frees more.
     net.freeze(config.model.freeze_in(epochs))
     optimizer = make_optimizer(net, config.optim)
     net.freeze(config.model.freeze_in(1 if checkpoint is None else checkpoint.progress.epoch + 1))
+    # The graph is the same every step, but no_sync, which accumulation needs, is not made for static graphs.
+    accelerator.ddp_handler.static_graph = accumulation == 1
     model, optimizer = accelerator.prepare(net, optimizer)
     progress = Progress() if checkpoint is None else restore(checkpoint, net, optimizer, accelerator)
+    progress = replace(progress, norm_size=grouping.norm_size, accumulation=accumulation)
     weight = positive_weight(job)
     one_step = TrainStep(config, accelerator, model, optimizer, weight, agreement, progress.skipped)
     saver = Saver(job, net, optimizer)
@@ -112,8 +122,8 @@ def train(
                     return saver.stop(progress, agreement.reason)
             try:
                 logits = predict_logits(
-                    accelerator, model, valid_decoder, job.splits.valid, len(job.table.attributes), rank_size,
-                    between_batches,
+                    accelerator, model, valid_decoder, job.splits.valid, len(job.table.attributes),
+                    grouping.micro_batch, between_batches,
                 )  # fmt: skip
             except Stopped:
                 saver.save(progress, done)
@@ -187,7 +197,7 @@ def end_epoch(
     }
     row = {name: values[name] for name in METRICS}
     saver.wait()
-    after = Progress(epoch, best_epoch=progress.best_epoch, best_score=progress.best_score, skipped=progress.skipped)
+    after = replace(progress, epoch=epoch, step=0, loss_sum=0.0, seconds=0.0)
     if not job.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
         after.best_epoch = epoch
         after.best_score = None if np.isnan(means[chosen]) else means[chosen]

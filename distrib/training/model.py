@@ -49,10 +49,14 @@ class AttributeClassifier(nn.Module):
         return logits_BA
 
     def normalise(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """What `net` takes, float32 [B, 3, H, W], of uint8 RGB pictures [B, H, W, 3]."""
+        """What `net` takes, float [B, 3, H, W] of its own precision, of uint8 RGB pictures [B, H, W, 3]."""
         # HWC memory seen as NCHW is channels_last memory already.
-        x_BCHW = images_BHWC.permute(0, 3, 1, 2).float().contiguous(memory_format=self._format)
+        x_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype).contiguous(memory_format=self._format)
         return x_BCHW.sub(self.mean).div_(self.std)
+
+    def synchronise_norms(self) -> None:
+        """Let BatchNorm normalise over the images of all ranks; before the optimiser is made, and on GPUs."""
+        self.net = nn.SyncBatchNorm.convert_sync_batchnorm(self.net)
 
     def freeze(self, policy: str) -> bool:
         """Freeze what a policy of `model.freeze` covers, and nothing else; whether that is another part than before."""

@@ -109,20 +109,6 @@ def fallbacks(asked: Config, resolved: Config) -> list[str]:
     return notes
 
 
-def check_batch(config: Config, ranks: int) -> None:
-    """Refuse a global batch that cannot be shared out evenly.
-
-    Raises:
-        UserError: if ranks x accumulation do not divide it.
-    """
-    train = config.train
-    if train.batch_size % (ranks * train.accumulation):
-        raise UserError(
-            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks x train.accumulation "
-            f"{train.accumulation}: choose a multiple of {ranks * train.accumulation}"
-        )
-
-
 def start_ranks(config: Config) -> Accelerator:
     """Let the ranks meet.
 
@@ -130,11 +116,10 @@ def start_ranks(config: Config) -> Accelerator:
         config: resolved.
 
     Raises:
-        UserError: if the global batch cannot be shared out evenly.
+        UserError: if the launcher's configuration asks for something else than the run's.
     """
     train = config.train
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    check_batch(config, ranks)
     on_cpu = config.run.device == "cpu"
     if on_cpu:
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -142,8 +127,6 @@ def start_ranks(config: Config) -> Accelerator:
         # TrainStep averages BatchNorm's statistics over all ranks, which broadcasting rank 0's would undo.
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
-        # The graph is the same every step, but no_sync, which accumulation needs, is not made for static graphs.
-        static_graph=train.accumulation == 1,
     )
     # torch 2.15 has a new name for broadcast_buffers, which accelerate and older torch do not know yet.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)

@@ -134,6 +134,7 @@ def restore(
         for group, today in zip(optimizer.param_groups, settings, strict=True):
             group.update(today)
         refuse_misfit(optimizer)
+        lay_out(optimizer)
         if accelerator.scaler is not None and checkpoint.trainer["scaler"] is not None:
             accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
     except (torch.AcceleratorError, torch.OutOfMemoryError):
@@ -163,3 +164,17 @@ def refuse_misfit(optimizer: AcceleratedOptimizer) -> None:
                 wanted = torch.Size() if name == "step" else parameter.shape
                 if not torch.is_tensor(value) or value.shape != wanted or not value.is_floating_point():
                     raise ValueError(f"the optimiser's {name} does not have the shape {list(wanted)}")
+
+
+def lay_out(optimizer: AcceleratedOptimizer) -> None:
+    """Give each restored tensor its parameter's own memory layout.
+
+    `load_state_dict` keeps the strides that were saved, and the fused kernels walk through parameter and state alike in
+    the order of memory: where `train.channels_last` has changed they would pair values that do not belong together.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            for name, value in state.items():
+                if value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

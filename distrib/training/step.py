@@ -6,6 +6,7 @@ Legend: B pictures, A attributes.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from distrib.training.preemption import Agreement
 def attribute_loss(
     logits_BA: torch.Tensor, targets_BA: torch.Tensor, smoothing: float, positive_weight_A: torch.Tensor | None
 ) -> torch.Tensor:
-    """Mean binary cross-entropy with logits.
+    """Mean binary cross-entropy with logits, in float64 where the network computes in it, else in float32.
 
     Args:
         logits_BA: float [B, A].
@@ -32,7 +33,59 @@ def attribute_loss(
     """
     if smoothing:
         targets_BA = targets_BA.lerp(torch.full_like(targets_BA, 0.5), smoothing)
-    return F.binary_cross_entropy_with_logits(logits_BA.float(), targets_BA, pos_weight=positive_weight_A)
+    dtype = torch.promote_types(logits_BA.dtype, torch.float32)
+    return F.binary_cross_entropy_with_logits(logits_BA.to(dtype), targets_BA.to(dtype), pos_weight=positive_weight_A)
+
+
+class _Statistics:
+    """BatchNorm's running statistics within one step, of the layers that are not frozen.
+
+    Each micro-batch starts from those that the step began with, and their mean over all micro-batches replaces them, so
+    that they do not depend on how the micro-batches are shared out over ranks. A step counts once in
+    `num_batches_tracked`.
+
+    Attributes:
+        running: the means and variances, as the network has them.
+    """
+
+    def __init__(self, norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> None:
+        active = [module for module in norms if module.training]
+        tensors = [tensor for module in active for tensor in (module.running_mean, module.running_var)]
+        self.running = [tensor for tensor in tensors if tensor is not None]
+        self._counters = [module.num_batches_tracked for module in active if module.num_batches_tracked is not None]
+        self._before: list[torch.Tensor] = []
+        self._sum: list[torch.Tensor] = []
+        self._added = 0
+
+    def remember(self) -> None:
+        """Take these for those that the step began with."""
+        self._before = [tensor.clone() for tensor in self._all()]
+
+    def restore(self) -> None:
+        """Go back to those that the step began with."""
+        for tensor, before in zip(self._all(), self._before, strict=True):
+            tensor.copy_(before)
+
+    def restore_where(self, bad: torch.Tensor) -> None:
+        """The same where a bool [] on the device says so."""
+        for tensor, before in zip(self._all(), self._before, strict=True):
+            tensor.copy_(torch.where(bad, before, tensor))
+
+    def add(self) -> None:
+        """Count what a micro-batch has made of them."""
+        if self._added == 0:
+            self._sum = [tensor.clone() for tensor in self.running]
+        elif self._sum:
+            torch._foreach_add_(self._sum, self.running)
+        self._added += 1
+
+    def average(self) -> None:
+        """Replace them by the mean of what was counted; nothing was: leave them."""
+        if self._sum:
+            torch._foreach_copy_(self.running, torch._foreach_div(self._sum, self._added))
+
+    def _all(self) -> list[torch.Tensor]:
+        return [*self.running, *self._counters]
 
 
 @dataclass(frozen=True)
@@ -91,7 +144,8 @@ class TrainStep:
         self._model, self._optimizer = model, optimizer
         self._positive_weight = positive_weight_A
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        # SyncBatchNorm too, which is no BatchNorm2d.
+        self._norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         device = accelerator.device
         # float64 and one addition a step: the sum is the same wherever a run was interrupted.
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -110,21 +164,26 @@ class TrainStep:
 
     def __call__(self, micro_batches: Sequence[Batch], step: int) -> None:
         """Train on this rank's share of a global batch; `step` counts from 0 over the run."""
-        loss = torch.zeros((), device=self._accelerator.device)
-        # A forward pass that is not finite leaves BatchNorm's statistics so.
-        before = [tensor.clone() for tensor in self._statistics()] if self._skips else []
-        for batch in micro_batches:
+        norms = _Statistics(self._norms)
+        if self._skips or len(micro_batches) > 1:
+            norms.remember()  # a forward pass that is not finite leaves them so
+        parts = []
+        for number, batch in enumerate(micro_batches):
+            if number > 0:
+                norms.restore()
             with nullcontext() if batch is micro_batches[-1] else self._accelerator.no_sync(self._model):
                 logits_BA = self._model(batch.images_BHWC)
                 part = self._loss(logits_BA, batch.targets_BA) / len(micro_batches)
                 self._accelerator.backward(part)
-            loss += part.detach()
-        loss = self._agree(loss)
+            parts.append(part.detach())
+            if len(micro_batches) > 1:
+                norms.add()
+        norms.average()
+        loss = self._agree(reduce(torch.add, parts), norms.running)
         bad = self._update(loss, step)
         self._loss_sum += torch.where(bad, 0.0, loss)
-        if before:
-            for tensor, earlier in zip(self._statistics(), before, strict=True):
-                tensor.copy_(torch.where(bad, earlier, tensor))
+        if self._skips:
+            norms.restore_where(bad)
 
     def read(self) -> Reading:
         """Wait for the device and look."""
@@ -163,17 +222,7 @@ class TrainStep:
         self._bad_count = self._bad_count + bad
         return bad | (self._bad_count > self._allowed)
 
-    def _statistics(self) -> list[torch.Tensor]:
-        """BatchNorm's running means and variances, of the layers that are not frozen."""
-        return [
-            tensor
-            for module in self._norms
-            if module.training
-            for tensor in (module.running_mean, module.running_var)
-            if tensor is not None
-        ]
-
-    def _agree(self, loss: torch.Tensor) -> torch.Tensor:
+    def _agree(self, loss: torch.Tensor, statistics: list[torch.Tensor]) -> torch.Tensor:
         """The loss of the global batch; and BatchNorm's running statistics become the mean over the ranks.
 
         Averaging them (40 kB beside 45 MB of gradients, in the same all-reduce as the loss) uses every rank's pictures
@@ -184,7 +233,6 @@ class TrainStep:
         if ranks == 1:
             self._agreement.hear(wish)
             return loss
-        statistics = self._statistics()
         flat = torch.cat([loss.view(1), wish, *statistics])
         torch.distributed.all_reduce(flat)
         flat /= ranks

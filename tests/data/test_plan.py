@@ -116,11 +116,15 @@ def test_global_batches_are_the_same_for_any_number_of_ranks_and_micro_batches(r
         assert views(*micro) == views(wanted)
 
 
-def test_micro_batches_are_a_rank_s_share_in_order() -> None:
-    plan = Plan(ROWS, 5, 64)
-    whole = list(plan.rank_batches(0, 0, 1, 4, 1))
-    cut = list(plan.rank_batches(0, 0, 1, 4, 4))
-    assert all_ids(cut) == all_ids(whole)
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_the_groups_of_a_batch_are_the_same_for_any_number_of_ranks(ranks: int) -> None:
+    plan, groups = Plan(ROWS, 5, 64), 8
+    parts = [list(plan.rank_batches(2, 0, rank, ranks, groups // ranks)) for rank in range(ranks)]
+    for step in range(plan.steps_per_epoch):
+        ids = plan.batch(2, step).ids.tolist()
+        for group in range(groups):
+            turn, rank = divmod(group, ranks)
+            assert all_ids([parts[rank][step * (groups // ranks) + turn]]) == ids[group::groups]
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 7, 14, 15])

@@ -61,8 +61,7 @@ def test_a_skipped_step_is_as_if_it_had_not_been(name: str) -> None:
         if math.isfinite(target):
             without([batch(target)], 3)
     for key, tensor in net.state_dict().items():
-        if not key.endswith("num_batches_tracked"):  # which nothing reads
-            assert torch.equal(tensor, other.state_dict()[key]), key
+        assert torch.equal(tensor, other.state_dict()[key]), key
     assert with_it.read().loss_sum == without.read().loss_sum
     assert len(with_it.read().bad) == 2
 
@@ -74,7 +73,7 @@ def test_a_picture_that_is_not_finite_leaves_batchnorm_alone() -> None:
         net.std.zero_()  # x / 0: every activation is infinite or NaN
     one_step([batch()], 0)
     for key, tensor in net.state_dict().items():
-        assert key.endswith("num_batches_tracked") or torch.equal(tensor, before[key]), key
+        assert torch.equal(tensor, before[key]), key
     assert one_step.read().bad == (0,)
 
 
@@ -128,6 +127,57 @@ def test_micro_batches_add_up_to_the_mean_loss() -> None:
     one_step.begin_epoch(10.0)
     one_step(halves, 0)
     assert one_step.read().loss_sum == pytest.approx(10.0 + float(expected), rel=1e-4)
+
+
+def statistics(net: AttributeClassifier) -> dict[str, torch.Tensor]:
+    """BatchNorm's running statistics and its counts of batches."""
+    kinds = ("running_mean", "running_var", "num_batches_tracked")
+    return {key: tensor.clone() for key, tensor in net.state_dict().items() if key.endswith(kinds)}
+
+
+def test_every_micro_batch_starts_from_the_statistics_that_the_step_began_with() -> None:
+    halves = [batch(1.0), Batch(255 - batch().images_BHWC, torch.zeros(4, 2), torch.arange(4))]
+    of_each = []
+    for half in halves:
+        _, alone, _ = make_step()
+        alone(half.images_BHWC)
+        of_each.append(statistics(alone))
+    one_step, net, _ = make_step()
+    one_step(halves, 0)
+    for key, tensor in statistics(net).items():
+        if key.endswith("num_batches_tracked"):
+            assert tensor == 1  # a step counts once
+        else:
+            torch.testing.assert_close(tensor, (of_each[0][key] + of_each[1][key]) / 2, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("synchronised", [False, True])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_skipped_step_leaves_every_kind_of_batchnorm_alone(synchronised: bool, micro_batches: int) -> None:
+    config = resolve(Config().replace("run", device="cpu").replace("train", precision="no", on_nonfinite="skip"))
+    accelerator = start_ranks(config)
+    net = AttributeClassifier(2)
+    if synchronised:
+        net.synchronise_norms()
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
+    model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    one_step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))
+    before = statistics(net)
+    one_step([batch(math.nan)] * micro_batches, 0)
+    after = statistics(net)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    one_step([batch()] * micro_batches, 1)
+    assert not any(torch.equal(before[key], tensor) for key, tensor in statistics(net).items())
+
+
+def test_a_network_in_float64_has_its_loss_in_float64() -> None:
+    _, net, _ = make_step()
+    net.double()
+    with torch.no_grad():
+        logits = net(batch().images_BHWC)
+        loss = attribute_loss(logits, batch().targets_BA, 0.1, torch.ones(2))
+    assert logits.dtype == loss.dtype == torch.float64
+    assert attribute_loss(logits.bfloat16(), batch().targets_BA, 0.1, None).dtype == torch.float32
 
 
 def test_clipping_bounds_the_update() -> None:

@@ -1,0 +1,210 @@
+"""Which images BatchNorm normalises over together: what a step computes depends on that, whatever the ranks are.
+
+The global batch is cut into groups of `train.norm_size` images (`Plan.rank_batches`), and each rank takes as many of
+them, one after another, as its share of the batch holds: batch_size = norm_size x accumulation x ranks.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from distrib.config import Config, TrainConfig, read_yaml
+from distrib.errors import UserError
+from distrib.training.checkpoint import Checkpoint
+
+# Below this many images the statistics of a group are noise: figure 1 of Wu and He, Group Normalization (ECCV 2018).
+SMALL = 16
+# ResNet18 halves its input this often.
+HALVINGS = 5
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How a global batch is cut up.
+
+    Attributes:
+        norm_size: images that BatchNorm normalises over.
+        accumulation: micro-batches of each rank in a step.
+        micro_batch: images in each of them; less than `norm_size` only where `synchronised`.
+        synchronised: whether BatchNorm normalises over all ranks' images, by torch's SyncBatchNorm.
+        before: the images that the run has normalised over so far, if that changes here; None: it does not.
+        notes: warnings for the user, a sentence each.
+    """
+
+    norm_size: int
+    accumulation: int
+    micro_batch: int
+    synchronised: bool
+    before: int | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What a checkpoint's run has done so far; `consecutive`: it cut a rank's share into consecutive micro-batches."""
+
+    norm_size: int
+    ranks: int
+    accumulation: Literal["auto"] | int  # as its configuration had it
+    consecutive: bool
+
+
+def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Grouping:
+    """How each step of a run cuts its batch up, on this number of ranks.
+
+    What the run began with is kept. Where `train.norm_size` is auto and that cannot be, another size is taken, and a
+    note says so.
+
+    Args:
+        config: of the run.
+        ranks: that take part.
+        checkpoint: that the run goes on from; None: it is new.
+
+    Raises:
+        UserError: if the batch cannot be cut up as the configuration asks, or leaves BatchNorm a single value.
+    """
+    train = config.train
+    if train.batch_size % ranks:
+        raise UserError(
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks: choose a multiple of "
+            f"{ranks}"
+        )
+    past = None if checkpoint is None else _past(checkpoint)
+    notes: list[str] = []
+    accumulation = train.accumulation
+    if past is not None and accumulation == past.accumulation and ranks != past.ranks:
+        accumulation = "auto"  # it was set for as many ranks as there were
+    if train.norm_size == "batch":
+        norm_size = _whole_batch(config, ranks)
+    elif train.norm_size != "auto":
+        norm_size = _as_asked(train, train.norm_size, accumulation, ranks)
+    elif past is None:
+        norm_size = _share(train, accumulation, ranks)
+    else:
+        norm_size = _as_before(train, past.norm_size, accumulation, ranks)
+    synchronised = train.norm_size == "batch" and ranks > 1
+    micro_batch = train.batch_size // ranks if synchronised else norm_size
+    found = train.batch_size // ranks // micro_batch
+    if train.accumulation not in ("auto", found):
+        notes.append(
+            f"train.accumulation is {found} and not {train.accumulation} on {ranks} ranks, so that BatchNorm goes on "
+            f"normalising over {norm_size} images"
+        )
+    changes = past is not None and norm_size != past.norm_size
+    if changes:
+        assert past is not None
+        notes.append(
+            f"BatchNorm normalises over {norm_size} images (train.norm_size) from this step on, and not over "
+            f"{past.norm_size} as so far: what a step computes changes"
+        )
+    if past is not None and past.consecutive:
+        notes.append(
+            "the images of a step are grouped otherwise from here on than by the version of this program that began "
+            "this run, where train.accumulation is more than 1"
+        )
+    if not _keeps_all_statistics(config):
+        _refuse_one_value(config, norm_size, ranks)
+        if norm_size < SMALL:
+            notes.append(
+                f"BatchNorm normalises over {norm_size} images only, fewer than {SMALL}: their statistics are noisy; "
+                "raise train.batch_size or train.norm_size, or take fewer ranks"
+            )
+    before = past.norm_size if past is not None and changes else None
+    return Grouping(norm_size, found, micro_batch, synchronised, before, tuple(notes))
+
+
+def _past(checkpoint: Checkpoint) -> _Past:
+    """What the run of a checkpoint has done; from model.json where the progress does not have it yet."""
+    progress = checkpoint.progress
+    asked = read_yaml(checkpoint.folder / "config.yaml").train
+    if progress.norm_size is not None and progress.accumulation is not None:
+        ranks = asked.batch_size // (progress.norm_size * progress.accumulation)
+        return _Past(progress.norm_size, ranks, asked.accumulation, consecutive=False)
+    try:
+        ranks = int(json.loads((checkpoint.folder / "model.json").read_text(encoding="utf-8"))["training"]["ranks"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{checkpoint.folder / 'model.json'} does not say how many ranks the run had: name another checkpoint, or "
+            "start anew in another run.folder"
+        ) from None
+    micro_batches = 1 if asked.accumulation == "auto" else asked.accumulation
+    return _Past(asked.batch_size // ranks // micro_batches, ranks, asked.accumulation, consecutive=micro_batches > 1)
+
+
+def _whole_batch(config: Config, ranks: int) -> int:
+    """The batch size, for `train.norm_size: batch`."""
+    batch = config.train.batch_size
+    if ranks > 1 and config.run.device == "cpu":
+        raise UserError(
+            f"train.norm_size is batch, which is torch's SyncBatchNorm and needs GPUs, and this run has {ranks} ranks "
+            f"on the CPU: start one rank, or set train.norm_size to a number, such as {batch // ranks}"
+        )
+    return batch
+
+
+def _as_asked(train: TrainConfig, norm_size: int, accumulation: Literal["auto"] | int, ranks: int) -> int:
+    """The configured size, where this many ranks can do it."""
+    groups = train.batch_size // norm_size
+    if groups % ranks:
+        fewer = next(number for number in range(min(ranks, groups), 0, -1) if groups % number == 0)
+        smaller = next(size for size in range(min(norm_size, train.batch_size // ranks), 0, -1)
+                       if train.batch_size // ranks % size == 0)  # fmt: skip
+        raise UserError(
+            f"train.norm_size {norm_size} cuts train.batch_size {train.batch_size} into {groups} groups, which {ranks} "
+            f"ranks cannot share out evenly: start {fewer} rank{'s' if fewer > 1 else ''}, or set train.norm_size to "
+            f"{smaller} or auto"
+        )
+    if accumulation not in ("auto", groups // ranks):
+        raise UserError(
+            f"train.batch_size {train.batch_size} is not {ranks} ranks x train.accumulation {accumulation} x "
+            f"train.norm_size {norm_size}: set train.accumulation to auto, which is {groups // ranks} here"
+        )
+    return norm_size
+
+
+def _share(train: TrainConfig, accumulation: Literal["auto"] | int, ranks: int) -> int:
+    """The size of a rank's micro-batches."""
+    share, micro_batches = train.batch_size // ranks, 1 if accumulation == "auto" else accumulation
+    if share % micro_batches:
+        raise UserError(
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks x train.accumulation "
+            f"{micro_batches}: choose a multiple of {ranks * micro_batches}, or another train.accumulation"
+        )
+    return share // micro_batches
+
+
+def _as_before(train: TrainConfig, norm_size: int, accumulation: Literal["auto"] | int, ranks: int) -> int:
+    """The size that the run has had so far; the next smaller one that these ranks can do where they cannot."""
+    share = train.batch_size // ranks
+    if share % norm_size:
+        if accumulation != "auto":
+            return _share(train, accumulation, ranks)
+        # Smaller rather than larger: a device that had room for the groups so far has room for these.
+        return next(size for size in range(min(norm_size, share), 0, -1) if share % size == 0)
+    if accumulation not in ("auto", share // norm_size):
+        raise UserError(
+            f"train.accumulation {accumulation} on {ranks} rank{'s' if ranks > 1 else ''} does not let BatchNorm "
+            f"normalise over {norm_size} images, as it has in this run so far: set it to auto, which is "
+            f"{share // norm_size} here, or set train.norm_size to {_share(train, accumulation, ranks)} to change what "
+            "a step computes from here on"
+        )
+    return norm_size
+
+
+def _keeps_all_statistics(config: Config) -> bool:
+    """Whether BatchNorm normalises by the statistics that it began with in the whole network, for the whole run."""
+    return config.model.trains_head_alone and config.model.frozen_statistics == "kept"
+
+
+def _refuse_one_value(config: Config, norm_size: int, ranks: int) -> None:
+    """Refuse groups of one image whose last feature map is one value: it has no variance."""
+    if norm_size > 1 or any(math.ceil(side / 2**HALVINGS) > 1 for side in config.data.image_size):
+        return
+    height, width = config.data.image_size
+    raise UserError(
+        f"BatchNorm would normalise over 1 image, whose last feature map is 1 x 1 at data.image_size {height} {width}, "
+        f"and one value has no variance: let train.batch_size {config.train.batch_size} over {ranks} "
+        f"rank{'s' if ranks > 1 else ''} leave it at least 2 images, or set data.image_size to {2**HALVINGS + 1} "
+        f"{2**HALVINGS + 1} or more"
+    )
