@@ -333,14 +333,14 @@ class TrackingConfig(Section):
     section: ClassVar[str] = "tracking"
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """online: upload while training; offline: keep in the run folder for `wandb sync`; disabled: nothing; auto: online
-    where a W&B key is configured, else offline."""
-    project: str = "distrib"
-    """W&B project."""
+    """online: upload while training; offline: keep in the run folder for `wandb sync`; disabled: nothing; auto: as
+    WANDB_MODE or W&B's settings files say, else online where a W&B key is configured, else offline."""
+    project: str | None = None
+    """W&B project; None: as WANDB_PROJECT or W&B's settings files say, else distrib."""
     entity: str | None = None
-    """W&B user or team; None: the key's own."""
+    """W&B user or team; None: as WANDB_ENTITY or W&B's settings files say, else the key's own."""
     group: str | None = None
-    """W&B group that this run belongs to."""
+    """W&B group that this run belongs to; None: as WANDB_RUN_GROUP says."""
     upload_best: bool = False
     """Log best/ as a W&B artifact."""
 

@@ -64,7 +64,8 @@ from distrib.training.runtime import (
     use_all_cores,
     warn,
 )
-from distrib.training.tracking import NullTracker, open_tracker, tracking_mode
+from distrib.training.tracking import NullTracker, Tracker, open_tracker
+from distrib.training.wandb_settings import resolve_wandb
 from distrib.training.watch import Watch
 from distrib.training.weights import Origin, make_model
 
@@ -143,8 +144,8 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
             if accelerator.is_main_process:
                 if outcome is None:
                     introduce(job, origin, notes, checkpoint, grouping)
-                tracker = open_tracker(config.tracking, folder.path, config.model_dump(mode="json"))
-                job = replace(job, tracker=tracker, judge=open_judge(folder))
+                job = replace(job, judge=open_judge(folder))
+            job = replace(job, tracker=open_tracker_on_rank_0(job))
             outcome = outcome or watched(job, net, checkpoint, grouping, requests)
             if outcome.stopped_by is not None:
                 return leave_stopped(job, outcome)
@@ -162,6 +163,22 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
         raise
     finally:
         folder.unlock()
+
+
+def open_tracker_on_rank_0(job: Job) -> Tracker:
+    """The tracker of a run; on the other ranks one that records nothing.
+
+    Raises:
+        UserError: on every rank, as `open_tracker` does on rank 0.
+    """
+    trackers: list[Tracker] = []
+
+    def open_here() -> None:
+        settings = job.config.model_dump(mode="json")
+        trackers.append(open_tracker(job.config.tracking, job.folder.path, settings))
+
+    from_rank_0(job.accelerator, open_here)
+    return trackers[0] if trackers else NullTracker()
 
 
 def watched(
@@ -316,10 +333,10 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
 
     Raises:
         UserError: if the batch cannot be shared out, the data set is not as the configuration says, the first weights
-            cannot be had, W&B cannot be online as asked, the run folder holds another run, or what there is to go on
+            cannot be had, W&B refuses one of its settings, the run folder holds another run, or what there is to go on
             from is damaged, of another training or finished elsewhere.
     """
-    tracking_mode(config.tracking)
+    resolve_wandb(config.tracking, config.run.folder)
     table, splits = read_data(config)
     checkpoint = None
     if config.run.folder is not None:
@@ -339,15 +356,15 @@ def name_folder(config: Config, name: str) -> Config:
     """The configuration with a run folder in it; on rank 0.
 
     Raises:
-        UserError: if W&B cannot be online as asked.
+        UserError: for what W&B refuses.
     """
-    tracking_mode(config.tracking)
-    if config.run.folder is not None:
-        return config
-    launched_by = launcher()  # and not now, so that a restart by it comes to the same folder
-    began = time.localtime(time.time() if launched_by is None else launched_by.create_time())
-    launched = time.strftime("%Y%m%d-%H%M%S", began)
-    return config.replace("run", folder=Path("runs") / f"{name}-{launched}")
+    if config.run.folder is None:
+        launched_by = launcher()  # and not now, so that a restart by it comes to the same folder
+        began = time.localtime(time.time() if launched_by is None else launched_by.create_time())
+        launched = time.strftime("%Y%m%d-%H%M%S", began)
+        config = config.replace("run", folder=Path("runs") / f"{name}-{launched}")
+    resolve_wandb(config.tracking, config.run.folder)
+    return config
 
 
 def find_start(config: Config, folder: RunFolder) -> Path | None:

@@ -188,6 +188,16 @@ def test_fewer_ranks_than_asked_for_is_refused(faces: Path, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_a_variable_that_wandb_refuses_ends_all_ranks_before_anything_is_written(faces: Path, tmp_path: Path) -> None:
+    done = launch(*settings(faces, tmp_path / "run"), WANDB_API_KEY="short", timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.count("distrib: error: W&B refuses WANDB_API_KEY (API key must have 40+ characters, has 5)") == 1
+    assert done.stderr.count("distrib: error: ") == 1
+    assert "distrib/training" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_accelerates_silent_single_process_is_refused(faces: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "distrib/train.py",

@@ -31,6 +31,8 @@ from distrib.training.runtime import OUT_OF_MEMORY
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # What an earlier launcher has left in the environment is not for the runs of a study.
 LAUNCHERS = ("ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "WANDB_SERVICE")
+# Nor is what names one run in W&B, or makes it one of a sweep of W&B's own.
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing is wrong
@@ -109,7 +111,11 @@ class Stop:
             inherited: a lock that it holds too.
             look: is called every second, and once more at its end.
         """
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(LAUNCHERS) and name not in OF_ONE_RUN
+        }
         with log.open("ab") as output:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=kept,

@@ -10,6 +10,8 @@
     passed-over-best/           one that a run has gone back behind, with the checkpoints that it passed over
     report/                     index.html, and the figures and tables it is made of
     wandb/                      W&B's own files
+    wandb_run_id                the run's id in W&B
+    wandb_settings.json         what else makes it the same run there, as its first start has found it: project, name …
     preempt                     made by whoever wants the run to save and leave; gone when it has
     trial.json                  of which study this run is a trial, where it is one
     run.lock                    who is at work in this folder; gone when they have left

@@ -12,27 +12,22 @@ after a resume are lower than the last one that W&B has, and W&B drops rows whos
 
 import contextlib
 import logging
-import netrc
 import os
 import queue
 import re
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from distrib.config import TrackingConfig
 from distrib.errors import UserError
-from distrib.training.run_folder import write_whole
+from distrib.training.wandb_settings import Mode, WandbSettings, import_wandb, keep, resolve_wandb, take_over
 
 if TYPE_CHECKING:
     from wandb import Run
-
-Mode = Literal["online", "offline", "disabled"]
 
 # The time for reaching the server at the start, and for uploading what is left at the end.
 INIT_SECONDS = 15.0
@@ -43,17 +38,11 @@ KILL_SECONDS = 3.0
 # Rows that may wait for W&B: hours of training; beyond them rows are dropped rather than memory filled.
 BACKLOG = 20_000
 
-# The spellings of WANDB_MODE, W&B's older ones included.
-ENVIRONMENT_MODES: dict[str, Mode] = {
-    "online": "online",
-    "run": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "disabled",
-}
-
 # W&B writes every SLURM_ variable to the run folder and uploads it. SLURM_JWT is a key to the whole cluster.
 SLURM_SECRETS = re.compile("SLURM_.*(JWT|TOKEN|SECRET|PASS|CREDENTIAL|KEY)", re.IGNORECASE)
+
+# What a run has no use for where it does not go to the server, and what may have been the reason why it cannot.
+ONLINE_ALONE = dict.fromkeys(("api_key", "identity_token_file", "sweep_id", "sweep_param_path"))
 
 Job = Callable[["Run"], None]
 Rows = tuple[list[str], list[list[Any]]]  # columns and rows
@@ -88,41 +77,31 @@ class NullTracker(Tracker):
 
 
 def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, Any]) -> Tracker:
-    """The tracker of a run; to be called on rank 0 alone. Slurm's keys leave the environment of this process.
+    """The tracker of a run; to be called on rank 0 alone. Slurm's keys and W&B's settings leave this process's
+    environment.
 
     Args:
-        config: Where to log; `auto` follows WANDB_MODE, else is online where a W&B key is configured, else offline.
+        config: Where to log, as far as the options say.
         folder: The run folder; the files go to `wandb/` in it, the run's W&B id to `wandb_run_id`.
         settings: The resolved configuration, shown as the run's configuration in W&B.
 
     Raises:
-        UserError: if W&B is to be online and no key is configured, WANDB_MODE is not one of W&B's modes, or the id
-            cannot be written to the run folder.
+        UserError: as `resolve_wandb` does, or if the run folder cannot be written.
     """
-    mode = tracking_mode(config)
-    if mode == "disabled":
+    resolved = resolve_wandb(config, folder)
+    for note in resolved.notes:
+        _log.warning(note)
+    if resolved.mode == "disabled":
         return NullTracker()
     for name in filter(SLURM_SECRETS.match, list(os.environ)):
         del os.environ[name]
     folder = folder.resolve()
     try:
-        identity = run_id(folder)
+        identity = keep(resolved, folder)
     except OSError as error:
         raise UserError(f"{folder / 'wandb_run_id'} cannot be written ({error.strerror}): see to the disk") from None
-    return WandbTracker(config, mode, folder, identity, settings)
-
-
-def run_id(folder: Path) -> str:
-    """The W&B id of the run in this folder: made once, so that a resumed run continues the same W&B run.
-
-    Raises:
-        OSError: if it cannot be read or written.
-    """
-    file = folder / "wandb_run_id"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, secrets.token_hex(4) + "\n")
-    return file.read_text(encoding="utf-8").strip()
+    take_over(folder)
+    return WandbTracker(config, resolved, folder, identity, settings)
 
 
 def epoch_names(row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -145,9 +124,15 @@ class WandbTracker(Tracker):
     """A W&B run behind a queue. Where W&B fails, the run goes on as an offline one; where that fails too, without."""
 
     def __init__(
-        self, config: TrackingConfig, mode: Mode, folder: Path, identity: str, settings: Mapping[str, Any]
+        self,
+        config: TrackingConfig,
+        resolved: WandbSettings,
+        folder: Path,
+        identity: str,
+        settings: Mapping[str, Any],
     ) -> None:
         self._config = config
+        self._resolved = resolved
         self._folder = folder
         self._identity = identity
         self._settings = dict(settings)
@@ -156,7 +141,7 @@ class WandbTracker(Tracker):
         self._best: Path | None = None
         self._accepting = True
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(mode,), name="wandb-tracker", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(resolved.mode,), name="wandb-tracker", daemon=True)
         self._thread.start()
 
     def step(self, metrics: Mapping[str, float], step: int) -> None:
@@ -176,7 +161,7 @@ class WandbTracker(Tracker):
         figures, tables = dict(figures), dict(tables)
 
         def log(run: "Run") -> None:
-            wandb = _import_wandb()
+            wandb = import_wandb()
             row: dict[str, Any] = {f"report/{name}": wandb.Image(str(path)) for name, path in figures.items()}
             for name, (columns, rows) in tables.items():
                 # W&B wants one type a column, and a number that is not defined is a missing one there.
@@ -188,14 +173,16 @@ class WandbTracker(Tracker):
 
     def page(self, file: Path, step: int) -> None:
         def log(run: "Run") -> None:
-            self._write(run, {"report/page": _import_wandb().Html(file.read_text(encoding="utf-8"))}, step)
+            self._write(run, {"report/page": import_wandb().Html(file.read_text(encoding="utf-8"))}, step)
 
         self._put(log)
 
     def finish(self, exit_code: int = 0) -> None:
         self._put(lambda run: self._close(run, exit_code))
         self._accepting = False
-        self._thread.join(FINISH_SECONDS + GRACE_SECONDS)
+        limits = self._defaults()
+        limit = max(limits["init_timeout"], limits["finish_timeout"]) + GRACE_SECONDS
+        self._thread.join(min(threading.TIMEOUT_MAX, limit))
         if self._thread.is_alive():
             _log.warning(
                 "W&B does not finish and is ended; `wandb sync --include-online` in %s uploads it", self._folder
@@ -237,36 +224,42 @@ class WandbTracker(Tracker):
         self._accepting = False
 
     def _start(self, mode: Mode) -> "Run":
-        wandb = _import_wandb()
+        wandb = import_wandb()
+        changes: dict[str, Any] = {
+            "mode": mode, "root_dir": str(self._folder), "run_id": self._identity, "silent": True,
+        }  # fmt: skip
+        if mode == "offline":
+            changes.update(ONLINE_ALONE, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS)
+        settings = self._resolved.values.model_copy(update={**self._defaults(), **changes})
+        # W&B has read its files once more: what this run has resolved wins, where that is nothing too.
+        loaded = wandb.setup(settings).settings
+        for name in settings.model_fields_set:
+            setattr(loaded, name, getattr(settings, name))
         run: Run = wandb.init(
-            mode=mode,
-            dir=self._folder,
-            id=self._identity,
-            resume="allow",
-            project=self._config.project,
-            entity=self._config.entity,
-            group=self._config.group,
-            name=self._folder.name,
             config=self._settings,
             allow_val_change=True,  # a resumed run may have been given other settings
-            settings=wandb.Settings(
-                silent=True,
-                console="off",  # the terminal belongs to the trainer, and its output to the trainer's own log
-                # A remote's address can hold a token, and nobody asked for their code to be uploaded.
-                disable_git=True,
-                disable_code=True,
-                save_code=False,
-                init_timeout=INIT_SECONDS,
-                finish_timeout=FINISH_SECONDS,
-            ),
+            settings=settings,
         )
         for axis, names in (("step", "train/*"), ("epoch", "val/*")):
             run.define_metric(axis)
             run.define_metric(names, step_metric=axis)
         self._counter = max(self._counter, run.starting_step - 1)
-        if mode == "online":
+        if mode == "online" and not (self._resolved.values.silent or self._resolved.values.quiet):
             _log.info("W&B run: %s", run.url)
         return run
+
+    def _defaults(self) -> dict[str, Any]:
+        """Settings that W&B's variables and files may change."""
+        values = self._resolved.values
+        defaults = {
+            # A remote's address can hold a token, and nobody asked for their code to be uploaded.
+            "disable_git": True,
+            "disable_code": not values.save_code,
+            "save_code": False,
+            "init_timeout": INIT_SECONDS,
+            "finish_timeout": FINISH_SECONDS,
+        }
+        return {name: getattr(values, name) if name in values.model_fields_set else defaults[name] for name in defaults}
 
     def _write(self, run: "Run", row: Mapping[str, Any], step: int) -> None:
         # W&B's own counter has to grow with every row, which the step does not: see the top of this file.
@@ -286,66 +279,15 @@ class WandbTracker(Tracker):
     def _log_artifact(self, run: "Run", folder: Path) -> None:
         # Made once, of the best folder as it is at the end. "immutable" uploads the files from where they are, without
         # copies of them under the home folder.
-        artifact = _import_wandb().Artifact(f"best-{self._identity}", type="model")
+        artifact = import_wandb().Artifact(f"best-{self._identity}", type="model")
         artifact.add_dir(str(folder), policy="immutable")
         run.log_artifact(artifact, aliases=["best"])
-
-
-def tracking_mode(config: TrackingConfig) -> Mode:
-    """The mode that the configuration, the environment and the presence of a key come to.
-
-    Raises:
-        UserError: as `open_tracker` does.
-    """
-    mode, source = config.mode, "tracking.mode"
-    if mode == "auto" and (asked := os.environ.get("WANDB_MODE")):
-        if asked not in ENVIRONMENT_MODES:
-            raise UserError(f"WANDB_MODE is {asked}: set it to online, offline or disabled, or unset it")
-        mode, source = ENVIRONMENT_MODES[asked], "WANDB_MODE"
-    if mode == "auto":
-        return "online" if _key_is_configured() else "offline"
-    if mode == "online" and not _key_is_configured():
-        raise UserError(
-            f"{source} is online, but no W&B key is configured: run `wandb login`, set WANDB_API_KEY, "
-            "or choose --tracking.mode offline"
-        )
-    return mode
-
-
-def _key_is_configured() -> bool:
-    """Whether W&B would find a key without asking: in the environment, its settings or the netrc file."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    wandb = _import_wandb()
-    settings = wandb.setup().settings
-    # That has started a service, which every process that this one starts would take for its own.
-    _teardown()
-    if settings.api_key:
-        return True
-    hosts = {urlsplit(settings.base_url).netloc}
-    if settings.base_url == wandb.Settings.model_fields["base_url"].default:
-        hosts.add("api.wandb.ai")  # where `wandb login` has kept the key of W&B's own cloud under its older name
-    try:
-        keys = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc")
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(keys.authenticators(host) for host in hosts)
-
-
-def _import_wandb() -> Any:
-    """The module, made quiet; imported here alone, so that other ranks and disabled runs do not pay for it."""
-    # W&B's reports about itself go to its server too: with the server away they hold up Python's exit for ten seconds.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
-
-    wandb.setup(settings=wandb.Settings(silent=True))
-    return wandb
 
 
 def _teardown() -> None:
     """End W&B's service process and forget its state, so that a later start begins afresh."""
     with contextlib.suppress(Exception):
-        _import_wandb().teardown()
+        import_wandb().teardown()
 
 
 def _kill_service() -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from optuna.trial import TrialState
 from sentences import refusal
 
 from distrib.studies.definition import Study, read_study
+from distrib.studies.folder import Lock
 from distrib.studies.results import read_record
 from distrib.studies.search import Judge, TrialFile, storage_url
 from distrib.studies.trial import SIGNALS, Stop
@@ -29,6 +32,18 @@ def stop() -> Iterator[Stop]:
     yield Stop()
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def test_the_runs_of_a_study_inherit_neither_id_nor_name(
+    stop: Stop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_NAMESPACE"):
+        monkeypatch.setenv(name, "mine")
+    command = [sys.executable, "-c", "import os; print(sorted(n for n in os.environ if n.startswith('WANDB_')))"]
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    assert stop.run(command, tmp_path / "log", Lock(descriptor), lambda: None) == 0
+    os.close(descriptor)
+    assert (tmp_path / "log").read_text() == "['WANDB_NAMESPACE', 'WANDB_PROJECT']\n"
 
 
 def a_study(folder: Path, more: str = "") -> Study:

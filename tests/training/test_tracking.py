@@ -18,7 +18,8 @@ import pytest
 
 from distrib.config import TrackingConfig
 from distrib.errors import UserError
-from distrib.training.tracking import NullTracker, epoch_names, open_tracker, run_id, tracking_mode
+from distrib.training.tracking import NullTracker, epoch_names, open_tracker
+from distrib.training.wandb_settings import resolve_wandb, run_id
 from tests.wandb_log import read_history, read_records, read_summary, run_ids, wandb_files
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -40,7 +41,7 @@ from distrib.training import tracking
 logging.basicConfig(level=logging.WARNING, format="WARNING %(message)s")
 tracking.INIT_SECONDS, tracking.FINISH_SECONDS, tracking.GRACE_SECONDS = 3.0, 3.0, 5.0
 folder, values = Path(sys.argv[1]), json.loads(sys.argv[2])
-seconds = dict.fromkeys(("open", "step", "epoch", "finish"), 0.0)
+seconds = {**dict.fromkeys(("open", "step", "epoch", "finish"), 0.0), "began": time.time()}
 
 def timed(name, function, *arguments):
     begin = time.monotonic()
@@ -79,7 +80,6 @@ def train(
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM + f"FIRST = {first}\n" + textwrap.dedent(body), folder, json.dumps(values)],
         env={**clean, "HOME": str(home), "ROW": json.dumps(ROW), "SCORES": json.dumps(SCORES), **(environment or {})},
@@ -91,7 +91,8 @@ def train(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1, f"W&B wrote to the terminal: {done.stdout}"
-    return {**json.loads(done.stdout), "program": time.monotonic() - begin}, done.stderr
+    seconds = json.loads(done.stdout)
+    return {**seconds, "program": time.time() - seconds["began"]}, done.stderr  # without the imports
 
 
 @pytest.fixture(autouse=True)
@@ -282,7 +283,7 @@ def test_the_best_weights_become_an_artifact(tmp_path: Path) -> None:
 def test_asking_for_a_key_leaves_nothing_for_the_processes_that_are_started_then() -> None:
     """A launcher asks before its ranks do; a service of its own would be theirs, and end with it."""
     before = set(psutil.Process().children(recursive=True))
-    assert tracking_mode(TrackingConfig()) == "offline"
+    assert resolve_wandb(TrackingConfig(), None).mode == "offline"
     assert "WANDB_SERVICE" not in os.environ
     left = [each.name() for each in psutil.Process().children(recursive=True) if each not in before]
     assert not [name for name in left if name.startswith("wandb")]
