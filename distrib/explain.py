@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,9 +38,10 @@ from distrib.explaining.curves import read_metrics
 from distrib.explaining.study import Finding, Job, Study
 from distrib.prediction.model import TrainedModel, load
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
+from distrib.training.preemption import STOP_BUTTON
 from distrib.training.run_folder import RunFolder, to_json, write_whole
 from distrib.training.runtime import fallbacks, rank, resolve, use_all_cores, warn
-from distrib.training.tracking import Rows, Tracker, open_tracker
+from distrib.training.tracking import Rows, Tracker, interrupt, open_tracker
 
 # In the order of the page. Each is imported when it runs, so that one that cannot be imported costs the others nothing.
 JOBS = {
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(option.startswith("--explain.photograph") for option in options):
             check_photograph(config)  # one that training was given may be left on another machine: its job says so
         study = make_study(run, config)
-        tracker = open_tracker(config.tracking, run, config.model_dump(mode="json"))
+        tracker = open_tracker(config.tracking, run, config.model_dump(mode="json"), lambda: _stop(run))
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
@@ -101,6 +102,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     tracker.finish()
     return 1 if failed else 0
+
+
+def _stop(run: Path) -> None:
+    """What W&B's Stop button does here; where that is written down, the next report does not obey it once more."""
+    with suppress(UserError):  # the disk may be full
+        RunFolder(run).event("stop", reason=STOP_BUTTON)
+    print(f"\ndistrib: {STOP_BUTTON}", file=sys.stderr, flush=True)
+    interrupt()
 
 
 def check_options(config: Config, table: Table) -> None:

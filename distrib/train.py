@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -44,7 +45,7 @@ from distrib.training.grouping import Grouping, group_batch
 from distrib.training.job import Job, Outcome, never
 from distrib.training.loop import finished, train
 from distrib.training.model import AttributeClassifier
-from distrib.training.preemption import STOPPED, Agreement, Stopped, StopRequests
+from distrib.training.preemption import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
 from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
 from distrib.training.runtime import (
     RankLost,
@@ -145,7 +146,7 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
                 if outcome is None:
                     introduce(job, origin, notes, checkpoint, grouping)
                 job = replace(job, judge=open_judge(folder))
-            job = replace(job, tracker=open_tracker_on_rank_0(job))
+            job = replace(job, tracker=open_tracker_on_rank_0(job, requests))
             outcome = outcome or watched(job, net, checkpoint, grouping, requests)
             if outcome.stopped_by is not None:
                 return leave_stopped(job, outcome)
@@ -165,7 +166,7 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
         folder.unlock()
 
 
-def open_tracker_on_rank_0(job: Job) -> Tracker:
+def open_tracker_on_rank_0(job: Job, requests: StopRequests) -> Tracker:
     """The tracker of a run; on the other ranks one that records nothing.
 
     Raises:
@@ -175,7 +176,8 @@ def open_tracker_on_rank_0(job: Job) -> Tracker:
 
     def open_here() -> None:
         settings = job.config.model_dump(mode="json")
-        trackers.append(open_tracker(job.config.tracking, job.folder.path, settings))
+        stop = partial(requests.ask, STOP_BUTTON)
+        trackers.append(open_tracker(job.config.tracking, job.folder.path, settings, stop))
 
     from_rank_0(job.accelerator, open_here)
     return trackers[0] if trackers else NullTracker()

@@ -1,4 +1,4 @@
-"""Stopping on request: signals, a file in the run folder, a launcher that has gone.
+"""Stopping on request: signals, a file in the run folder, W&B's Stop button, a launcher that has gone.
 
 A rank that is asked to stop only notes it. The ranks agree in the all-reduce that every step has anyway
 (`Agreement`), so that all of them stop after the same step, and what has been trained is saved. Before the training
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # A rank that has stopped as it was asked to, leaves with this: EX_TEMPFAIL of sysexits.h, "try again later".
 STOPPED = 75
+# The reason of a stop that was asked for on the run's page in W&B.
+STOP_BUTTON = "W&B's Stop button"
 # A second Ctrl-C within this many seconds is the first one's echo: launchers pass on what the terminal has sent too.
 ECHO = 0.5
 # Seconds between two looks for the file and the launcher.
@@ -137,6 +139,13 @@ class StopRequests:
             elif self._launcher_is_gone():
                 self.reason = "the end of the launcher"
         return self.reason is not None
+
+    def ask(self, reason: str) -> None:
+        """Ask this rank to stop where it asks `wanted`, or soon where a request is raised; from any thread."""
+        if self.reason is None:
+            self.reason = reason
+            if self._mode == "defer":
+                _say(f"\ndistrib: {reason}: stopping after this step")
 
     def _launcher_is_gone(self) -> bool:
         return self._launcher is not None and os.getppid() != self._launcher

@@ -2,7 +2,8 @@
 
 One daemon thread does everything that touches W&B; training only puts rows in a bounded queue. So nothing that W&B
 does (a server that is down or silent, a service process that was killed or hangs) can stop or delay a step, and
-`finish` has a time limit. W&B itself writes every row to the run folder first and uploads it from there.
+`finish` has a time limit. W&B itself writes every row to the run folder first and uploads it from there; a part of the
+run that the server has taken whole is marked as `wandb sync` marks it, so that this uploads what is missing elsewhere.
 
 A resumed run has the same W&B id (`wandb_run_id` in the run folder) and goes on as the same run: online the server
 appends to it; offline each part is a folder `offline-run-TIME-ID` of its own, and `wandb sync` uploads the parts of one
@@ -11,11 +12,15 @@ after a resume are lower than the last one that W&B has, and W&B drops rows whos
 """
 
 import contextlib
+import json
 import logging
 import os
 import queue
 import re
+import shlex
+import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +29,8 @@ import psutil
 
 from distrib.config import TrackingConfig
 from distrib.errors import UserError
+from distrib.training.preemption import STOP_BUTTON
+from distrib.training.run_folder import RunFolder
 from distrib.training.wandb_settings import Mode, WandbSettings, import_wandb, keep, resolve_wandb, take_over
 
 if TYPE_CHECKING:
@@ -35,6 +42,9 @@ FINISH_SECONDS = 20.0
 # What `finish` adds before it ends the service process by force: it covers going offline after a failed start.
 GRACE_SECONDS = 10.0
 KILL_SECONDS = 3.0
+# W&B hears of its Stop button from the answers to what it sends, every 30 seconds at least, and looks every 15 seconds:
+# so long after its start a run may be told of a press before it.
+STALE_SECONDS = 60.0
 # Rows that may wait for W&B: hours of training; beyond them rows are dropped rather than memory filled.
 BACKLOG = 20_000
 
@@ -76,7 +86,14 @@ class NullTracker(Tracker):
     """Records nothing: for ranks other than 0 and for `tracking.mode: disabled`."""
 
 
-def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, Any]) -> Tracker:
+def interrupt() -> None:
+    """Stop this program as W&B's Stop button does by itself, which is as Ctrl-C does; from any thread."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def open_tracker(
+    config: TrackingConfig, folder: Path, settings: Mapping[str, Any], stop: Callable[[], None] = interrupt
+) -> Tracker:
     """The tracker of a run; to be called on rank 0 alone. Slurm's keys and W&B's settings leave this process's
     environment.
 
@@ -84,6 +101,7 @@ def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, An
         config: Where to log, as far as the options say.
         folder: The run folder; the files go to `wandb/` in it, the run's W&B id to `wandb_run_id`.
         settings: The resolved configuration, shown as the run's configuration in W&B.
+        stop: Called once, from another thread, when somebody presses the Stop button of the run's page.
 
     Raises:
         UserError: as `resolve_wandb` does, or if the run folder cannot be written.
@@ -101,7 +119,7 @@ def open_tracker(config: TrackingConfig, folder: Path, settings: Mapping[str, An
     except OSError as error:
         raise UserError(f"{folder / 'wandb_run_id'} cannot be written ({error.strerror}): see to the disk") from None
     take_over(folder)
-    return WandbTracker(config, resolved, folder, identity, settings)
+    return WandbTracker(config, resolved, folder, identity, settings, stop)
 
 
 def epoch_names(row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -130,16 +148,20 @@ class WandbTracker(Tracker):
         folder: Path,
         identity: str,
         settings: Mapping[str, Any],
+        stop: Callable[[], None],
     ) -> None:
         self._config = config
         self._resolved = resolved
         self._folder = folder
         self._identity = identity
         self._settings = dict(settings)
+        self._stop = stop
+        self._stopped_before = any(stop.get("reason") == STOP_BUTTON for stop in RunFolder(folder).events("stop"))
         self._jobs: queue.Queue[Job] = queue.Queue(BACKLOG)
         self._counter = -1
         self._best: Path | None = None
         self._accepting = True
+        self._late = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(resolved.mode,), name="wandb-tracker", daemon=True)
         self._thread.start()
@@ -184,9 +206,12 @@ class WandbTracker(Tracker):
         limit = max(limits["init_timeout"], limits["finish_timeout"]) + GRACE_SECONDS
         self._thread.join(min(threading.TIMEOUT_MAX, limit))
         if self._thread.is_alive():
-            _log.warning(
-                "W&B does not finish and is ended; `wandb sync --include-online` in %s uploads it", self._folder
-            )
+            # A server that does not answer holds up a table, and with it what comes behind: all of that goes offline.
+            self._late = True
+            _kill_service()
+            self._thread.join(GRACE_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("W&B does not finish and is ended; %s", self._upload())
             self._over.set()
             _kill_service()
             self._thread.join(KILL_SECONDS)
@@ -203,10 +228,11 @@ class WandbTracker(Tracker):
     def _work(self, mode: Mode) -> None:
         """Do the jobs in their order. A job that fails is done again after going offline."""
         attempts: list[tuple[Mode, str]] = [
-            (mode, f"the run is tracked offline from here on, and `wandb sync` uploads {self._folder / 'wandb'}"),
+            (mode, f"the run is tracked offline from here on, and {self._upload()}"),
             ("offline", "nothing more is tracked, and training goes on"),
         ]
         job: Job | None = None
+        run: Run | None = None
         for attempt, consequence in attempts:
             try:
                 run = self._start(attempt)
@@ -216,17 +242,24 @@ class WandbTracker(Tracker):
                     job = None
                 return
             except Exception as error:
+                if run is not None:
+                    with contextlib.suppress(Exception):
+                        run.finish(exit_code=1)  # so that its threads end, and what it has is written out
                 # Else the next start, and Python's exit, would go on talking to a service that is gone.
                 _teardown()
                 if self._over.is_set():
                     return
-                _log.warning("W&B failed (%s): %s", _first_line(error), consequence)
+                reason = "it does not finish" if self._late else _first_line(error)
+                _log.warning("W&B failed (%s): %s", reason, consequence)
+                run = None
         self._accepting = False
 
     def _start(self, mode: Mode) -> "Run":
         wandb = import_wandb()
+        self._started = time.monotonic()
         changes: dict[str, Any] = {
             "mode": mode, "root_dir": str(self._folder), "run_id": self._identity, "silent": True,
+            "finish_timeout_raises": True,
         }  # fmt: skip
         if mode == "offline":
             changes.update(ONLINE_ALONE, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS)
@@ -235,6 +268,7 @@ class WandbTracker(Tracker):
         loaded = wandb.setup(settings).settings
         for name in settings.model_fields_set:
             setattr(loaded, name, getattr(settings, name))
+        settings.stop_fn = lambda: self._stop_pressed()  # no bound method: W&B copies its settings in depth
         run: Run = wandb.init(
             config=self._settings,
             allow_val_change=True,  # a resumed run may have been given other settings
@@ -272,9 +306,33 @@ class WandbTracker(Tracker):
                 self._log_artifact(run, self._best)
             except Exception as error:
                 _log.warning("W&B takes no artifact of %s (%s)", self._best, _first_line(error))
-        run.finish(exit_code)
+        part, online = Path(run.sync_dir), not run.offline
+        try:
+            run.finish(exit_code)
+            failure = _failed_upload(part) if online else None
+        except TimeoutError:
+            failure = f"{self._defaults()['finish_timeout']:.0f} seconds were not enough"
+        if failure is not None:
+            _log.warning("W&B has not taken all of the run (%s): %s", failure, self._upload())
+        elif online:
+            with contextlib.suppress(OSError):
+                (part / f"run-{self._identity}.wandb.synced").touch()  # as `wandb sync` does
         _teardown()
         self._over.set()
+
+    def _upload(self) -> str:
+        return f"`wandb sync --include-online {shlex.quote(str(self._folder / 'wandb'))}` uploads it"
+
+    def _stop_pressed(self) -> None:
+        """Called by W&B, once from each start on, when it knows that the run's Stop button was pressed at some time."""
+        if self._stopped_before and time.monotonic() - self._started < STALE_SECONDS:
+            _log.warning(
+                "W&B still has the Stop that an earlier part of this run has obeyed: the run goes on, and the button "
+                "cannot stop it again (touch %s can)",
+                RunFolder(self._folder).preempt,
+            )
+            return
+        self._stop()
 
     def _log_artifact(self, run: "Run", folder: Path) -> None:
         # Made once, of the best folder as it is at the end. "immutable" uploads the files from where they are, without
@@ -296,6 +354,19 @@ def _kill_service() -> None:
         with contextlib.suppress(psutil.Error):
             if child.name().startswith("wandb-"):
                 child.kill()
+
+
+def _failed_upload(part: Path) -> str | None:
+    """The last upload of a part of the run that has failed for good; W&B, when silent, says so in its log alone."""
+    failure = None
+    with contextlib.suppress(OSError):
+        log = (part / "logs/debug-internal.log").read_text(encoding="utf-8", errors="replace")
+        for line in log.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                if entry["level"].startswith("ERROR") and "upload" in entry["msg"]:
+                    failure = entry["msg"]
+    return failure
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,13 @@
 """Requests to stop, at the moments where two threads meet."""
 
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from distrib.training.preemption import Stopped, StopRequests
+from distrib.training.preemption import STOP_BUTTON, Stopped, StopRequests
 
 
 class Meeting(StopRequests):
@@ -43,3 +45,24 @@ def test_a_request_in_the_report_gives_it_up_and_does_not_end_the_process(tmp_pa
         requests.main_between = True
         requests._request(signal.SIGTERM)
     assert requests.reason == "SIGTERM"
+
+
+def test_a_request_from_another_thread_waits_for_the_step_and_interrupts_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = StopRequests()
+    with requests.listening():
+        with requests.deferred(None):
+            requests.ask(STOP_BUTTON)
+            requests.ask("another")
+            assert requests.wanted()
+        assert capsys.readouterr().err == f"\ndistrib: {STOP_BUTTON}: stopping after this step\n"
+        with pytest.raises(Stopped, match=STOP_BUTTON), requests.raised(tmp_path / "preempt"):
+            pytest.fail("a report is begun that nobody wants")
+
+    requests = StopRequests()
+    with requests.listening(), requests.raised(tmp_path / "preempt"):
+        threading.Timer(0.2, requests.ask, [STOP_BUTTON]).start()
+        with pytest.raises(Stopped, match=STOP_BUTTON):
+            time.sleep(20)
+    assert requests.reason == STOP_BUTTON
