@@ -258,7 +258,7 @@ def labels(config: DataConfig, model: TrainedModel) -> Table:
         UserError: if it cannot be read, or lacks one of them.
     """
     table = read_table(config.root, config.missing)
-    lacking = [name for name in model.attributes if name not in table.attributes]
+    lacking = [name for name in model.attributes if name not in (*table.attributes, *table.flaws)]
     if lacking:
         raise UserError(
             f"{config.root} has no labels for {few(lacking)}, which {model.source} predicts: add a column for each, or "

@@ -130,7 +130,8 @@ def check_options(config: Config, table: Table) -> None:
     window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
     make_grid(config.data.image_size, window, stride)
     if options.group != ExplainConfig().group and options.group not in table.attributes:
-        hint = nearest(options.group, table.attributes)
+        flaw = table.flaws.get(options.group)
+        hint = f" ({flaw.what})" if flaw else nearest(options.group, table.attributes)
         raise UserError(
             f"explain.group {options.group} is no attribute of {config.data.root}{hint}: choose one of "
             f"{', '.join(table.attributes)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
+from PIL import Image
 from small_run import settings
 
 from distrib.__main__ import check
@@ -111,6 +112,36 @@ def test_check_refuses_what_a_job_would_only_learn_when_it_is_launched(
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def faces_of_others(faces: Path, root: Path) -> list[str]:
+    """A data set as other people have it: columns of all kinds, images in another format and folder; and options."""
+    images = sorted((faces / "img_align_celeba").iterdir())[:60]
+    (root / "fairface").mkdir(parents=True)
+    rows = ["file;Age;smiling;Split"]
+    for row, image in enumerate(images):
+        Image.open(image).save(root / "fairface" / f"{row}.PNG")
+        part = "Train" if row < 40 else "Val" if row < 50 else "Test"
+        rows.append(f"faces\\{row}.jpg;{row + 20};{row % 2 == 0};{part}")
+    (root / "table.csv").write_text("\n".join(rows), encoding="utf-16")
+    return ["--data.root", str(root), "--train.batch-size", "8"]
+
+
+def test_check_takes_the_data_set_of_others(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = faces_of_others(faces, tmp_path / "data")
+    assert check(options) == 2
+    said = capsys.readouterr().err
+    assert "has '20' for Age" in said
+    choice = said.partition("which may be: ")[2].split()  # what it says to do helps
+    assert check([*options, *choice]) == 0
+    told = capsys.readouterr()
+    assert "40 train, 10 valid, 10 test" in told.out
+    assert "0.PNG for faces\\0.jpg" in told.err
+    assert check([*options, *choice, "--explain.group", "Age"]) == 2
+    said = capsys.readouterr().err
+    assert "explain.group Age" in said
+    assert "has '20' for Age" in said
+    assert "choose one of smiling" in said
 
 
 def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, P
     assert load_file(folder / "best/model.safetensors")["fc.weight"].shape == (3, 512)
 
 
+def test_a_run_writes_nothing_into_its_data_set(faces: Path, finished: tuple[Path, str, Path]) -> None:
+    # A folder's time changes with every file that is made or removed in it.
+    newest = max(path.stat().st_mtime_ns for path in (faces, *faces.rglob("*")))
+    assert newest < min(path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file())
+
+
 def test_the_ranks_train_on_the_plan_and_nothing_else(faces: Path, finished: tuple[Path, str, Path]) -> None:
     folder, _, seen = finished
     plan = the_plan(faces, folder)

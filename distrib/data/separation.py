@@ -112,8 +112,8 @@ def separate(
         raise UserError(f"--workers is {workers}, but at least one thread has to read: choose 1 or more")
     table = read_table(config.root, config.missing)
     make_splits(table, config)  # what this refuses is refused before the long work
-    names = _names(table, config.root)
-    _check_columns(table, config.root)
+    names = _names(table)
+    notes = _check_columns(table, config.root)
     _check_place(out, config.root, table.folder)
     with folder_written_whole(out, "--out") as folder:
         if files == "link":
@@ -140,7 +140,7 @@ def separate(
         (folder / "separation.json").write_text(text, encoding="utf-8")
         sums |= {"table.csv": proof.table_sha256, "separation.json": hashlib.sha256(text.encode()).hexdigest()}
         (folder / "SHA256SUMS").write_text("".join(map(_sum_line, sums.items())), encoding="utf-8")
-    return proof, [*table.notes, f"{joined.why}."] if joined.why else [*table.notes]
+    return proof, [*table.notes, *notes, *([f"{joined.why}."] if joined.why else [])]
 
 
 def join(unit: NDArray[np.int64], content: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -163,30 +163,28 @@ def join(unit: NDArray[np.int64], content: NDArray[np.int64]) -> NDArray[np.int6
     return joined
 
 
-def _names(table: Table, root: Path) -> list[str]:
+def _names(table: Table) -> list[str]:
     """N different names for the images in the folders of their splits."""
-    bare = [posixpath.basename(name) for name in table.names]
+    files = table.files or table.names
+    bare = [posixpath.basename(file) for file in files]
     # Some file systems hold names for equal that differ in upper and lower case.
     if len({name.casefold() for name in bare}) == len(bare):
         return bare
-    row_of: dict[str, int] = {}
-    for row, name in enumerate(map(posixpath.normpath, table.names)):
-        if name in row_of:
-            raise UserError(
-                f"the table in {root} names one file twice, as {table.names[row_of[name]]} and as {table.names[row]}: "
-                f"remove one of the two rows"
-            )
-        row_of[name] = row
-    return list(row_of)
+    return list(map(posixpath.normpath, files))
 
 
-def _check_columns(table: Table, root: Path) -> None:
+def _check_columns(table: Table, root: Path) -> list[str]:
+    """Refuse columns that a table.csv cannot have, and mistakes in others; a note on those that are left out."""
     taken = next((name for name in table.attributes if name in ("image", "split", "group")), None)
     if taken is not None:
         raise UserError(
             f"the table in {root} has an attribute called {taken}, which means something else in a table.csv: give the "
             f"column another name"
         )
+    mistake = next((flaw for flaw in table.flaws.values() if flaw.remedy), None)
+    if mistake is not None:
+        raise UserError(f"{mistake.what}; {mistake.remedy}, or remove the column")
+    return [f"Columns that hold no labels are left out: {few(list(table.flaws))}."] if table.flaws else []
 
 
 def _check_place(out: Path, root: Path, images: Path) -> None:
@@ -258,15 +256,15 @@ def _place(
     table: Table, folder: Path, places: Sequence[str], files: Literal["link", "copy"], workers: int, report: Report
 ) -> None:
     """Link or copy the N images to these places in the folder."""
-    source = table.folder.resolve()
+    source, files_of = table.folder.resolve(), table.files or table.names
     for parent in sorted({posixpath.dirname(place) for place in places}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
 
     def link(row: int) -> None:
-        (folder / places[row]).symlink_to(source / table.names[row])
+        (folder / places[row]).symlink_to(source / files_of[row])
 
     def copy(row: int) -> None:
-        shutil.copyfile(source / table.names[row], folder / places[row])
+        shutil.copyfile(source / files_of[row], folder / places[row])
 
     work, name = (link, "linking images") if files == "link" else (copy, "copying images")
     _for_each(work, len(table), workers, name, report)

@@ -4,9 +4,13 @@ Legend: N images, A attributes.
 """
 
 import dataclasses
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import posixpath
+import re
+import shlex
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.config import nearest
-from distrib.data import annotations
-from distrib.data.annotations import Annotations, few
+from distrib.data import annotations, image_files
+from distrib.data.annotations import Annotations, Flaw, few
 from distrib.errors import UserError
 
 # Where CelebA's files lie: as in the archives of its authors (all in one folder, or in Anno, Eval and Img), one level
 # down as torchvision puts them, and in a doubled folder as in the common CSV archive.
 _BASES = ("", "celeba")
 _PLACES = ("", "Anno", "Eval")
-_IMAGES = ("img_align_celeba", "img_align_celeba/img_align_celeba", "Img/img_align_celeba")
+_IMAGES = (
+    "img_align_celeba", "img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba_png",
+    "img_align_celeba_png/img_align_celeba_png", "Img/img_align_celeba_png",
+)  # fmt: skip
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:[/\\]")
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,14 @@ class Table:
 
     Attributes:
         folder: the folder that holds the images.
-        names: N file names relative to the folder.
+        names: N names of images, as the table has them.
         attributes: A names.
         targets: uint8 [N, A] in {0, 1}.
         split: int8 [N], 0 train, 1 validation, 2 test; None where the data set has none.
         identity: int64 [N], the number of the person or group that the image belongs to; None where unknown.
         notes: warnings for the user, a sentence each.
+        files: N file names relative to the folder, where they are not the names.
+        flaws: why the other columns of the table are no attributes.
     """
 
     folder: Path
@@ -46,23 +56,30 @@ class Table:
     split: NDArray[np.int8] | None
     identity: NDArray[np.int64] | None
     notes: tuple[str, ...]
+    files: list[str] | None = None
+    flaws: Mapping[str, Flaw] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, row: int) -> Path:
         """Where the image of a row lies."""
-        return self.folder / self.names[row]
+        return self.folder / (self.files or self.names)[row]
 
     def select(self, attributes: Sequence[str]) -> "Table":
         """This table with these attributes alone, in this order; ("all",) keeps all of them.
 
         Raises:
-            UserError: if the table has no such attribute.
+            UserError: if the table has no such attribute, or, for all of them, a column that is none.
         """
         if tuple(attributes) == ("all",):
+            self._refuse_others()
             return self
         for name in attributes:
+            if name in self.flaws:
+                flaw = self.flaws[name]
+                remedy = flaw.remedy or f"the columns that hold that are {few(self.attributes)}"
+                raise UserError(f"{flaw.what}; {remedy}")
             if name not in self.attributes:
                 hint = nearest(name, self.attributes)
                 raise UserError(
@@ -72,16 +89,28 @@ class Table:
         columns = [self.attributes.index(name) for name in attributes]
         return dataclasses.replace(self, attributes=tuple(attributes), targets=self.targets[:, columns])
 
+    def _refuse_others(self) -> None:
+        if not self.flaws:
+            return
+        (_, flaw), *others = self.flaws.items()
+        also = f" (as {few([name for name, _ in others])} cannot be learned either)" if others else ""
+        mend = f"{flaw.remedy}; or " if flaw.remedy and not others else ""
+        choice = " ".join(map(shlex.quote, self.attributes[:10])) + (" ..." if len(self.attributes) > 10 else "")
+        raise UserError(f"{flaw.what}{also}; {mend}name the columns to learn, which may be: --data.attributes {choice}")
+
 
 def read_table(root: Path, missing: Literal["stop", "skip"] = "stop") -> Table:
     """The table of the data set in a folder.
 
-    If the folder holds a table.csv, that is the table (see `annotations.read_table_csv` for its columns). The file
+    If the folder holds a table.csv, that is the table (see `annotations.read_attributes` for its columns). The file
     names in it are relative to the first of root, root/images and root/img_align_celeba that holds any of them.
 
     Otherwise the data set is CelebA: list_attr_celeba, and where there are such files list_eval_partition and
     identity_CelebA, each .txt or else .csv, in root or its folders Anno and Eval, with the images in img_align_celeba,
-    img_align_celeba/img_align_celeba or Img/img_align_celeba; all of this also one level down, in root/celeba.
+    img_align_celeba/img_align_celeba or Img/img_align_celeba, or in the same with _png; all of this also one level
+    down, in root/celeba.
+
+    What images are taken for names that are not there is said at `image_files.locate`. Nothing is written into the folder.
 
     Args:
         root: the folder.
@@ -92,12 +121,12 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop") -> Table:
     """
     try:
         if not root.is_dir():
-            raise UserError(f"data.root is {root}, which is not a folder: set it to the folder of the data set")
+            raise UserError(f"data.root is {root}, which is not a folder: {_folder_of(root)}")
         own = root / "table.csv"
         if own.exists():
-            images = [root, root / "images", root / "img_align_celeba"]
-            return _with_images(annotations.read_table_csv(own), [], images, missing)
-        return _with_images(*_read_celeba(root), missing)
+            folders = [root, root / "images", root / "img_align_celeba"]
+            return _with_images(annotations.read_attributes(own), [], folders, root, missing)
+        return _with_images(*_read_celeba(root), root, missing)
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read: check its permissions") from None
     except OSError as error:  # such as a name too long for the file system
@@ -113,9 +142,10 @@ def _read_celeba(root: Path) -> tuple[Annotations, list[str], list[Path]]:
     )
     if file is None:
         places = [str(root / base / place) for base in _BASES for place in _PLACES]
+        clause, remedy = _nearest_table(root)
         raise UserError(
             f"data.root {root} holds no table: looked for {root / 'table.csv'}, and for list_attr_celeba.txt or .csv "
-            f"in {', '.join(places)}; set data.root to the folder of the data set"
+            f"in {', '.join(places)}{clause}; {remedy or 'set data.root to the folder of the data set'}"
         )
     found = annotations.read_attributes(file)
     notes: list[str] = []
@@ -125,7 +155,7 @@ def _read_celeba(root: Path) -> tuple[Annotations, list[str], list[Path]]:
     if people := _find(base, "identity_CelebA"):
         identity, more = annotations.read_identity(people, found.names)
         found, notes = dataclasses.replace(found, identity=identity), notes + more
-    return found, notes, [base / images for images in _IMAGES]
+    return found, notes, [base / folder for folder in _IMAGES]
 
 
 def _find(base: Path, stem: str) -> Path | None:
@@ -133,58 +163,111 @@ def _find(base: Path, stem: str) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
-def _with_images(
-    found: Annotations, notes: list[str], folders: Sequence[Path], missing: Literal["stop", "skip"]
-) -> Table:
-    """The table of what is both annotated and there."""
-    folder, there = _find_images(found.names, folders)
-    names = set(found.names)
-    if surplus := _images_among(there - names, found.names):
-        notes = [
-            *notes,
-            f"{folder} holds images without a row in the table: {len(surplus)} ({few(surplus)}), not used.",
-        ]
-    lost = names - there
-    if lost:
-        sentence = f"{folder} lacks {len(lost)} of the {len(names)} images in the table ({few(sorted(lost))})"
-        if missing == "stop":
-            raise UserError(f"{sentence}: put them there, or set data.missing to skip to do without them")
-        notes = [*notes, f"{sentence}: their rows are skipped."]
-        found = _only(found, [row for row, name in enumerate(found.names) if name not in lost])
-    return Table(folder, found.names, found.attributes, found.targets, found.split, found.identity, tuple(notes))
-
-
-def _find_images(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, set[str]]:
-    """The first of the folders that holds any of these images, and all that lies beside them."""
-    parents = {name.rpartition("/")[0] if "/" in name else "" for name in names}
-    for folder in folders:
-        there = _list_files(folder, parents)
-        if not there.isdisjoint(names):
-            return folder, there
-    raise UserError(
-        f"none of the {len(names)} images in the table ({few(names)}) is in "
-        f"{', '.join(str(folder) for folder in folders)}: put the images into one of these folders"
+def _folder_of(root: Path) -> str:
+    """What to do about a root that is no folder."""
+    if not zipfile.is_zipfile(root):
+        return "set it to the folder of the data set"
+    out = root.with_suffix("") if root.suffix else root.with_name(f"{root.name}_unpacked")
+    place = _base_in_archive(root) or root.parent
+    return (
+        f"unpack it with `unzip -q {shlex.quote(str(root))} -d {shlex.quote(str(out))}`, and set data.root to "
+        f"{out / place.relative_to(root.parent)}"
     )
 
 
-def _images_among(files: set[str], images: Sequence[str]) -> list[str]:
-    """Those of the files that end as one of the images does, in order."""
-    endings = {name.rpartition(".")[2] for name in images} if files else set()
-    return sorted(name for name in files if name.rpartition(".")[2] in endings)
+def _base_in_archive(file: Path) -> Path | None:
+    """The data set's folder once a zip archive is unpacked beside itself; None where there is no table in it."""
+    try:
+        inside = image_files.entries(file) if zipfile.is_zipfile(file) else []
+    except OSError:
+        return None
+    return next((file.parent / _base(posixpath.dirname(name)) for name in inside if _is_table(name)), None)
 
 
-def _list_files(folder: Path, parents: set[str]) -> set[str]:
-    """The entries of these subfolders, by one listing each and no look at single files."""
-    there: set[str] = set()
-    for parent in parents:
-        try:
-            entries = os.listdir(folder / parent)  # noqa: PTH208 - a Path for each of 202,599 files would take seconds
-        except PermissionError:
-            raise
-        except OSError:
-            continue  # not there, so its images are missing
-        there.update(f"{parent}/{entry}" for entry in entries) if parent else there.update(entries)
-    return there
+def _nearest_table(root: Path) -> tuple[str, str]:
+    """A clause on what is there in place of a table, and what to do about it, where that is known."""
+    tree = image_files.Tree(root)
+    tables = [file for file in tree.files if _is_table(file)]
+    for base in root.absolute().parents[:2]:
+        if (base / "table.csv").exists() or _find(base, "list_attr_celeba") is not None:
+            return f"; {base} has one", f"set data.root to {base}"
+    for file in tables:
+        base = root / _base(posixpath.dirname(file))
+        if base != root and ((base / "table.csv").exists() or _find(base, "list_attr_celeba") is not None):
+            return f"; {root / file} is one", f"set data.root to {base}"
+    if tables:
+        ending = posixpath.splitext(tables[0])[1].lower()
+        stem = posixpath.splitext(posixpath.basename(tables[0]))[0].lower()
+        name = "table.csv" if stem == "table" else f"list_attr_celeba{ending}"
+        return f"; {root / tables[0]} is near", f"name it {root / name}"
+    clause, remedy = image_files.unpacking(tree, _is_table)
+    if clause:
+        inside = (found for file in tree.files if (found := _base_in_archive(root / file)))
+        base = next(inside, root)
+        return f"; {clause}", remedy if base == root else f"{remedy}, and set data.root to {base}"
+    others = [root / file for file in tree.files if file.lower().endswith((".csv", ".tsv", ".xlsx", ".xls", ".ods"))]
+    if others:
+        return f"; there is {few(list(map(str, others)))}", f"save the table, as CSV, as {root / 'table.csv'}"
+    return "", ""
+
+
+def _is_table(file: str) -> bool:
+    name = posixpath.basename(file).lower()
+    return name in ("table.csv", "list_attr_celeba.txt", "list_attr_celeba.csv") and image_files.is_kept(file)
+
+
+def _base(folder: str) -> str:
+    """The data set's folder of the one that holds its table."""
+    return posixpath.dirname(folder) if posixpath.basename(folder) in _PLACES and folder else folder
+
+
+def _with_images(
+    found: Annotations, notes: list[str], folders: Sequence[Path], root: Path, missing: Literal["stop", "skip"]
+) -> Table:
+    """The table of what is both annotated and there."""
+    found, folders = _from_root(found, folders, root)
+    located = image_files.locate(found.names, folders, root, missing)
+    rows = [row for row, file in enumerate(located.files) if file is not None]
+    files = [file for file in located.files if file is not None]
+    if len(rows) < len(found.names):
+        found = _only(found, rows)
+    return Table(
+        located.folder,
+        found.names,
+        found.attributes,
+        found.targets,
+        found.split,
+        found.identity,
+        (*notes, *located.notes),
+        None if files == found.names else files,
+        found.flaws,
+    )
+
+
+def _from_root(found: Annotations, folders: Sequence[Path], root: Path) -> tuple[Annotations, Sequence[Path]]:
+    """Absolute names as names relative to the root, and the folders that hold the images then.
+
+    Raises:
+        UserError: if one leads elsewhere, or two names are of one file.
+    """
+    if not any(map(_ABSOLUTE.match, found.names)):
+        return found, folders
+    starts = {f"{path.as_posix().rstrip('/')}/" for path in (root.absolute(), root.resolve())}
+    names = []
+    for name in found.names:
+        start = next((start for start in starts if name.startswith(start)), None)
+        if start is None and _ABSOLUTE.match(name):
+            near = image_files.end_of(name, image_files.Tree(root))
+            said = f"that is {near}" if near else "a link in that folder may lead to it"
+            raise UserError(
+                f"{found.file} names {name}, which lies outside of the folder of the data set, {root}: name it from "
+                f"that folder on ({said})"
+            )
+        names.append(name[len(start) :] if start else name)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"{found.file} names one file twice, {twice} by its whole path too: remove one of the two rows")
+    return dataclasses.replace(found, names=names), [root, *folders]
 
 
 def _only(found: Annotations, rows: list[int]) -> Annotations:

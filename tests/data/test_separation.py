@@ -329,10 +329,10 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         refused_without_a_trace(tmp_path, call, f"{image} cannot be decoded", "replace the file")
     image.unlink()
     image.symlink_to("nowhere")
-    refused_without_a_trace(tmp_path, call, f"{image} cannot be read", "No such file")
+    refused_without_a_trace(tmp_path, call, "lacks 1 of the 60 images", f"{image} is a link to nowhere")
     image.unlink()
     image.mkdir()
-    refused_without_a_trace(tmp_path, call, f"{image} cannot be read")
+    refused_without_a_trace(tmp_path, call, f"{image} is a folder")
     image.rmdir()
     refused_without_a_trace(tmp_path, call, "lacks 1 of the 60 images", "000041.jpg")
     _, (note,) = run(root, tmp_path / "out", missing="skip")
@@ -448,6 +448,22 @@ def test_an_attribute_with_a_name_that_a_table_needs_is_refused(faces: Path, tmp
     for name in ("list_attr_celeba.txt", "identity_CelebA.txt"):
         (root / name).write_bytes((faces / name).read_bytes().replace(b"Smiling", b"group"))
     refused_without_a_trace(tmp_path, lambda: run(root, tmp_path / "out"), "an attribute called group", str(root))
+
+
+def test_columns_that_hold_no_labels_are_left_out(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "faces")
+    lines = (root / "table.csv").read_text().splitlines()
+    with_age = [f"{line},{'age' if number == 0 else number + 20}" for number, line in enumerate(lines)]
+    (root / "table.csv").write_text("\n".join(with_age))
+    _, notes = run(root, tmp_path / "out")
+    assert "Columns that hold no labels are left out: age." in notes
+    assert read_table(tmp_path / "out").attributes == ("even", "third, or so")
+    # One cell that is wrong is a mistake, and no column of another kind.
+    with_age[7] = with_age[7].replace(",1,", ",7,").replace(",0,", ",7,")
+    (root / "table.csv").write_text("\n".join(with_age))
+    refused_without_a_trace(
+        tmp_path / "faces", lambda: run(root, tmp_path / "new"), "table.csv, line 8 has '7' for even"
+    )
 
 
 # Real images

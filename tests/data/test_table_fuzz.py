@@ -1,5 +1,6 @@
 """Whatever the files of a data set hold, there is a table or one sentence."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -120,6 +121,42 @@ def test_any_file_is_a_table_or_a_sentence(name: str, content: bytes) -> None:
         found = read_or_told(lambda: whole_way(root, "skip", "image"), root)
         if found is not None:
             check(root, *found)
+
+
+PATHS = st.lists(
+    st.sampled_from(["a", "A", "b", "é", "e\u0301", "img", "1", "01", "._a", "__MACOSX"]), min_size=1, max_size=3
+).flatmap(
+    lambda parts: st.sampled_from(["", ".jpg", ".JPG", ".png", ".jpeg", ".txt"]).map(lambda end: "/".join(parts) + end)
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    names=st.lists(
+        st.tuples(st.sampled_from(["", "./", "/", "C:\\", "images/"]), PATHS, st.booleans()), min_size=1, max_size=4
+    ),
+    files=st.lists(PATHS, max_size=6),
+    missing=st.sampled_from(["stop", "skip"]),
+)
+def test_images_of_any_name_are_there_or_told(
+    names: list[tuple[str, str, bool]], files: list[str], missing: Literal["stop", "skip"]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for file in files:
+            with contextlib.suppress(OSError):  # a folder has this name, or a file the name of a folder
+                (root / "images" / file).parent.mkdir(parents=True, exist_ok=True)
+                (root / "images" / file).touch()
+        said = [start + (path.replace("/", "\\") if back else path) for start, path, back in names]
+        (root / "table.csv").write_text("\n".join(["file,happy", *(f"{name},1" for name in said)]))
+        table = read_or_told(lambda: read_table(root, missing))
+        if table is not None:
+            paths = [table.path(row) for row in range(len(table))]
+            assert all(path.is_file() and root in path.parents for path in paths)
+            assert len({path.resolve() for path in paths}) == len(paths) > 0
+            assert set(table.names) <= set(said)
+            for note in table.notes:
+                check_sentence(note)
 
 
 # --- what the search found
