@@ -194,7 +194,7 @@ class Prediction:
     def _look(self, photograph: Photograph) -> None:
         """Read a photograph and find its faces; draw the heat maps, which need all of its pixels."""
         try:
-            pixels_HWC = photograph.read()
+            pixels_HWC = photograph.read(warn)
         except UserError as error:
             self._fail(photograph.name, error)
             return
@@ -292,6 +292,11 @@ def describe(sight: Sight) -> dict[str, Any]:
         "aligned": "no" if sight.aligned is None else sight.aligned.by,
         "heat_maps": {name: str(file) for name, file in sight.heat_maps.items()},
     }
+
+
+def warn(sentence: str) -> None:
+    """Said at once, on standard error."""
+    print(f"distrib: warning: {sentence}", file=sys.stderr, flush=True)
 
 
 class Report:

@@ -42,9 +42,9 @@ def patched(kind: str, at: int, numbers: str, *values: int, **options: object) -
     return bytes(data)
 
 
-def jpeg() -> bytes:
-    data = small("JPEG")
-    struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, SIDE, SIDE)
+def jpeg(frame: bytes = b"\xff\xc0", height: int = SIDE, width: int = SIDE, **options: object) -> bytes:
+    data = small("JPEG", **options)
+    struct.pack_into(">HH", data, data.index(frame) + 5, height, width)
     return bytes(data)
 
 
@@ -81,7 +81,6 @@ def jpeg_2000() -> bytes:
     return bytes(data)
 
 
-# What a data set may hold, and what else a photograph may be.
 PICTURES: dict[str, Callable[[], bytes]] = {
     "bomb.jpg": jpeg,
     "bomb.png": png,
@@ -89,9 +88,9 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "bomb.tiff": tiff,
     "bomb.webp": moving_webp,
     "large.png": lambda: png(10_000),  # of which Pillow only warns
-}
-PHOTOGRAPHS: dict[str, Callable[[], bytes]] = {
-    **PICTURES,
+    # As many as are read at half the sides, where the file has them and where no memory for the whole is needed.
+    "large.jpg": lambda: jpeg(height=15_000, width=16_000),
+    "progressive.jpg": lambda: jpeg(b"\xff\xc2", 15_000, 16_000, progressive=True),
     "bomb.gif": lambda: patched("GIF", 6, "<HH", SIDE, SIDE),
     "bomb.j2k": jpeg_2000,
     "bomb.ppm": lambda: f"P6 {SIDE} {SIDE} 255\n".encode() + bytes(100),
@@ -114,9 +113,9 @@ def told(call: Callable[[], object]) -> str:
 
 def main(folder: Path, model: Path) -> None:
     good = {"good.jpg": bytes(small("JPEG")), "good.png": bytes(small("PNG")), "good.webp": bytes(small("WEBP"))}
-    names = [*good, *PHOTOGRAPHS]
+    names = [*good, *PICTURES]
     for name in names:
-        (folder / name).write_bytes(good[name] if name in good else PHOTOGRAPHS[name]())
+        (folder / name).write_bytes(good[name] if name in good else PICTURES[name]())
     rows = "".join(f"{name},{i % 2}\n" for i, name in enumerate(names))
     (folder / "table.csv").write_text(f"file,happy\n{rows}")
     table = read_table(folder)
@@ -138,14 +137,13 @@ def main(folder: Path, model: Path) -> None:
     most = memory() + 2**31  # where a bomb is not refused, this program fails, and it alone
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     outcome: dict[str, dict[str, object]] = {}
-    for name in PHOTOGRAPHS:
+    for name in PICTURES:
         ways: dict[str, Callable[[], object]] = {"photograph": Photograph(name, folder / name).read}
-        if name in PICTURES:
-            ways |= {kind: (lambda kind=kind, name=name: decode(kind, name)) for kind in decoders}
+        ways |= {kind: (lambda kind=kind, name=name: decode(kind, name)) for kind in decoders}
         for way, call in ways.items():
             before = memory()
             outcome[f"{name} as {way}"] = {"told": told(call), "grown": memory() - before}
-    before, status = memory(), predicted(*PHOTOGRAPHS)
+    before, status = memory(), predicted(*PICTURES)
     outcome["predict"] = {"told": f"exit status {status}", "grown": memory() - before}
     (folder / "outcome.json").write_text(json.dumps(outcome))
 

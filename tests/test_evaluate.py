@@ -15,8 +15,8 @@ from random_model import write_model
 
 from distrib import evaluate as program
 from distrib.config import DataConfig
+from distrib.data.images import decode
 from distrib.data.splits import make_splits
-from distrib.data.store import decode
 from distrib.data.table import read_table
 from distrib.prediction.export import export_onnx
 from distrib.prediction.model import load

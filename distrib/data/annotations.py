@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.data.images import ENDINGS
 from distrib.errors import UserError, printable
 
 # CelebA's own files write "absent" as -1, many copies of them as 0; no file gives the two a different meaning.
@@ -33,8 +34,6 @@ _FILE_COLUMNS = (
     "img", "imgname", "imgfile", "imgpath", "imgid",
 )  # fmt: skip
 _SEPARATORS = ",;\t|"
-# Of the formats that are read as images.
-ENDINGS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff"})
 _WORDS = re.compile(r'"([^"]*)"|(\S+)')
 # What comes in place of a table, by its first bytes in lower case.
 _OTHER_KINDS = {

@@ -1,25 +1,32 @@
 """Two decoders behind one interface: requests in, batches on the device out.
 
-Both deliver the same pictures; the torch one is the reference (`tests/data/test_decoders.py`).
+Both deliver the same pictures; the torch one is the reference (`tests/data/test_decoders.py`). DALI decodes the plain
+JPEGs, of which every decoder makes the same; whatever else a data set holds is decoded by the reference here too.
 """
 
 import importlib.util
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, Self
 
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 
 from distrib.config import DataConfig
 from distrib.data.annotations import few
 from distrib.data.batch import Batch, Request, crop_regions, cut
-from distrib.data.store import FolderStore, broken_picture, decode, picture_size
+from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
+from distrib.data.store import FolderStore
 from distrib.data.table import Table
 from distrib.errors import UserError
+
+# What DALI decodes where the reference decodes the file.
+_PLACEHOLDER: bytes = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
 
 
 class Decoder(Protocol):
@@ -82,7 +89,7 @@ class TorchDecoder:
     def __init__(self, config: DataConfig, table: Table, device: torch.device) -> None:
         self._config = config
         self._device = device
-        self._store = FolderStore(table)
+        self.store = FolderStore(table)
         self._targets = torch.from_numpy(table.targets)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
 
@@ -105,18 +112,19 @@ class TorchDecoder:
         pinned = self._device.type == "cuda"
         images = torch.empty((len(request), *self._config.image_size, 3), dtype=torch.uint8, pin_memory=pinned)
         for i, row in enumerate(request.ids.tolist()):
-            images[i] = torch.from_numpy(self._picture(row, request[i : i + 1]))
+            images[i] = self._picture(row, self.store.read(row), request[i : i + 1])
         ids = torch.from_numpy(request.ids)
         targets = self._targets[ids].float()
         return Batch(images, targets.pin_memory() if pinned else targets, ids)
 
-    def _picture(self, row: int, request: Request) -> NDArray[np.uint8]:
+    def begin(self, row: int, data: bytes, request: Request) -> Future[torch.Tensor]:
+        """One picture whose file has been read, uint8 [image height, image width, 3], decoded in another thread."""
+        return self._pool.submit(self._picture, row, data, request)
+
+    def _picture(self, row: int, data: bytes, request: Request) -> torch.Tensor:
         """One picture, uint8 [image height, image width, 3]."""
-        try:
-            pixels = decode(self._store.read(row))
-        except ValueError as error:
-            raise broken_picture(self._store.name(row), error) from None
-        return cut(pixels, request, self._config.crop, self._config.image_size)
+        pixels = self.store.decode(row, data)
+        return torch.from_numpy(cut(pixels, request, self._config.crop, self._config.image_size))
 
     def _move(self, batch: Batch) -> Batch:
         if self._device.type == "cpu":
@@ -131,7 +139,8 @@ class TorchDecoder:
 class DaliDecoder:
     """NVIDIA DALI, told by the plan what to decode; it decodes only the region that is asked for.
 
-    On a GPU the JPEG hardware and the CUDA decoder do the work ("mixed"), elsewhere DALI's CPU operators.
+    On a GPU the JPEG hardware and the CUDA decoder do the work ("mixed"), elsewhere DALI's CPU operators. What is no
+    plain JPEG is decoded by the reference, in threads beside it.
     """
 
     name = "dali"
@@ -140,13 +149,16 @@ class DaliDecoder:
         self._config = config
         self._device = device
         self._max_batch = max_batch
-        self._store = FolderStore(table)
+        self._reference = TorchDecoder(config, table, torch.device("cpu"))
         self._targets = torch.from_numpy(table.targets)
         self._idle: _Pipeline | None = None
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         # A pipeline left in the middle holds pictures decoded ahead, so only one that came to its end is used again.
-        pipeline, self._idle = self._idle or _Pipeline(self._config, self._store, self._device, self._max_batch), None
+        pipeline, self._idle = (
+            self._idle or _Pipeline(self._config, self._reference, self._device, self._max_batch),
+            None,
+        )
         for request, images_BHWC in pipeline.run(requests):
             ids = torch.from_numpy(request.ids)
             targets = self._targets[ids].float()
@@ -156,15 +168,24 @@ class DaliDecoder:
         self._idle = pipeline
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A request that DALI has taken, and those of its pictures that the reference decodes, by their place."""
+
+    request: Request
+    beside: dict[int, Future[torch.Tensor]]
+
+
 class _Pipeline:
     """A DALI pipeline and what it has been asked for."""
 
-    def __init__(self, config: DataConfig, store: FolderStore, device: torch.device, max_batch: int) -> None:
+    def __init__(self, config: DataConfig, reference: TorchDecoder, device: torch.device, max_batch: int) -> None:
         self._config = config
-        self._store = store
+        self._reference = reference
+        self._store = reference.store
         self._device = device
         self._source: Iterator[Request] = iter(())
-        self._asked: deque[Request] = deque()  # what DALI has taken and not yet delivered
+        self._asked: deque[_Asked] = deque()  # what DALI has taken and not yet delivered
         self._dali = self._build(max_batch)
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
@@ -173,16 +194,25 @@ class _Pipeline:
 
         self._source = iter(requests)
         iterator = DALIGenericIterator([self._dali], ["images"], prepare_first_batch=False)
-        with _InUse(self._device) as in_use:
-            while True:
-                try:
-                    outputs = next(iterator)
-                except StopIteration:
-                    break
-                except RuntimeError as error:
-                    self._name(error)
-                    raise
-                yield self._asked.popleft(), in_use.copy(outputs[0]["images"])
+        try:
+            with _InUse(self._device) as in_use:
+                while True:
+                    try:
+                        outputs = next(iterator)
+                    except StopIteration:
+                        break
+                    except RuntimeError as error:
+                        self._name(error)
+                        raise
+                    asked = self._asked.popleft()
+                    images_BHWC = in_use.copy(outputs[0]["images"])
+                    for place, image in asked.beside.items():
+                        images_BHWC[place] = image.result().to(self._device)
+                    yield asked.request, images_BHWC
+        finally:
+            for asked in self._asked:
+                for image in asked.beside.values():
+                    image.cancel()
         self._dali.reset()
 
     def _name(self, error: RuntimeError) -> None:
@@ -191,27 +221,29 @@ class _Pipeline:
         Raises:
             UserError: if a picture is what DALI failed on.
         """
-        rows = [int(row) for request in self._asked for row in request.ids]
+        rows = [int(row) for asked in self._asked for row in asked.request.ids]
         for row in rows:
-            try:
-                decode(self._store.read(row))
-            except ValueError as reason:
-                raise broken_picture(self._store.name(row), reason) from None
+            self._store.decode(row, self._store.read(row))
         said = " ".join(str(error).split())
         if "Failed to decode" in said:
             names = few([self._store.name(row) for row in rows])
             raise UserError(f"DALI cannot decode one of {names} ({said[:200]}): try data.decoder torch") from None
 
     def _next_request(self) -> tuple[list[NDArray[Any]], ...]:
-        request = next(self._source)
-        self._asked.append(request)
+        asked = _Asked(next(self._source), {})
+        self._asked.append(asked)
+        request = asked.request
         pictures, sizes = [], []
-        for row in request.ids.tolist():
+        for place, row in enumerate(request.ids.tolist()):
             data = self._store.read(row)
             try:
-                sizes.append(picture_size(data))
+                header = read_jpeg_header(data) if is_jpeg(data) else None
             except ValueError as error:
-                raise broken_picture(self._store.name(row), error) from None
+                raise self._store.broken(row, error) from None
+            if header is None or not is_plain_jpeg(data, header):
+                asked.beside[place] = self._reference.begin(row, data, request[place : place + 1])
+                data, header = _PLACEHOLDER, read_jpeg_header(_PLACEHOLDER)
+            sizes.append((header.height, header.width))
             pictures.append(np.frombuffer(data, dtype=np.uint8))
         heights, widths = np.array(sizes, dtype=np.int64).T
         regions = crop_regions(request, heights, widths, self._config.crop).astype(np.int32)
@@ -244,7 +276,7 @@ class _Pipeline:
                 axis_names="HW",
                 device="mixed" if on_gpu else "cpu",
                 output_type=types.RGB,
-                adjust_orientation=False,  # the reference ignores the camera's tag as well; CelebA has none
+                adjust_orientation=False,  # the region is of the pixels as stored; what is turned never comes here
                 **(of_gpu if on_gpu else {}),
             )
             # Linear with antialias is what the reference's bilinear antialias is; same sizes pass through unchanged.

@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from distrib.data.annotations import ENDINGS, few, spelling
+from distrib.data.annotations import few, spelling
+from distrib.data.images import ENDINGS
 from distrib.errors import UserError
 
 # What macOS and Windows leave beside files.

@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from distrib.config import DataConfig
 from distrib.data.annotations import few
 from distrib.data.splits import make_splits
-from distrib.data.store import FolderStore, broken_picture, decode
+from distrib.data.store import FolderStore
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError, printable
 from distrib.prediction.files import folder_written_whole
@@ -212,10 +212,7 @@ def _read(table: Table, workers: int, report: Report) -> list[str]:
 
     def read(row: int) -> str:
         data = store.read(row)
-        try:
-            decode(data)
-        except ValueError as error:
-            raise broken_picture(store.name(row), error) from None
+        store.decode(row, data)
         return hashlib.sha256(data).hexdigest()
 
     return _for_each(read, len(table), workers, "reading images", report)

@@ -1,19 +1,14 @@
-"""Encoded pictures by row of the table."""
+"""Image files by row of the table."""
 
-import io
-import warnings
+import sys
+from contextlib import suppress
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from distrib.data.images import decode
 from distrib.data.table import Table
-from distrib.errors import UserError
-
-# A 65,000 x 65,000 header in a file of 1 kB would allocate 12 GB. Pillow's own limit.
-MAX_PIXELS = 89_478_485
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of what is refused here
+from distrib.errors import UserError, printable
 
 
 class FolderStore:
@@ -21,6 +16,7 @@ class FolderStore:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        self._said: set[str] = set()
 
     def read(self, row: int) -> bytes:
         """The file of one row.
@@ -39,57 +35,28 @@ class FolderStore:
         """The path of a row's file, to show to a person."""
         return str(self._table.path(row))
 
+    def decode(self, row: int, data: bytes) -> NDArray[np.uint8]:
+        """The image that a row's file holds, uint8 [H, W, 3], see `distrib.data.images`.
 
-def picture_size(data: bytes) -> tuple[int, int]:
-    """Height and width in pixels from a picture's header.
-
-    Raises:
-        ValueError: if it is no picture, or larger than `MAX_PIXELS`.
-    """
-    if data[:2] == b"\xff\xd8":
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    else:
-        with _open(data) as picture:
-            width, height = picture.size
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"its header says {width} x {height} pixels, more than {MAX_PIXELS:,}")
-    return height, width
-
-
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """A picture as uint8 [H, W, 3], RGB; the reference that every decoder is held against.
-
-    Raises:
-        ValueError: if it is no picture, is damaged (a JPEG with bit rot too), or larger than `MAX_PIXELS`.
-    """
-    picture_size(data)
-    if data[:2] == b"\xff\xd8":
-        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace not in ("CMYK", "YCCK"):
-            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-            return pixels
-    with _open(data) as picture:
+        Raises:
+            UserError: if it is no whole image.
+        """
         try:
-            return np.array(picture.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(str(error)) from None
+            return decode(data, lambda sentence: self._warn(row, sentence))
+        except ValueError as error:
+            raise self.broken(row, error) from None
 
+    def broken(self, row: int, reason: ValueError) -> UserError:
+        """The sentence for a file that is no whole image."""
+        return UserError(
+            f"{self.name(row)} cannot be decoded ({reason}): replace the file, or take its row out of the table"
+        )
 
-def broken_picture(name: str, reason: Exception) -> UserError:
-    """The sentence for a file that is not a whole picture."""
-    return UserError(f"{name} cannot be decoded ({reason}): replace the file, or take its row out of the table")
-
-
-def _open(data: bytes) -> Image.Image:
-    """The formats that all decoders read alike, with eight bits a channel."""
-    try:
-        picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF"))
-    except UnidentifiedImageError:
-        raise ValueError("it is not a JPEG, PNG, WebP, BMP or TIFF picture") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"its header says more than {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(str(error)) from None
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"it has more than eight bits a channel (Pillow's mode {picture.mode})")
-    return picture
+    def _warn(self, row: int, sentence: str) -> None:
+        """Said of the first such file: a data set has thousands from the same camera."""
+        if sentence in self._said:
+            return
+        self._said.add(sentence)
+        line = printable(f"{self.name(row)} {sentence}; others like it are not named")
+        with suppress(OSError):
+            print(f"distrib: warning: {line}", file=sys.stderr, flush=True)

@@ -110,7 +110,7 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop") -> Table:
     img_align_celeba/img_align_celeba or Img/img_align_celeba, or in the same with _png; all of this also one level
     down, in root/celeba.
 
-    What images are taken for names that are not there is said at `image_files.locate`. Nothing is written into the folder.
+    What is taken for a name that is not there is said at `image_files.locate`. Nothing is written into the folder.
 
     Args:
         root: the folder.

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distrib.data.faces import VISIBLE
-from distrib.data.store import FolderStore, picture_size
+from distrib.data.images import decode
+from distrib.data.store import FolderStore
 from distrib.errors import UserError
 from distrib.explaining import figures
 from distrib.explaining.gradcam import LAYER, at_pixels, grad_cam
@@ -25,6 +26,7 @@ from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png
 from distrib.explaining.truth import Boxes, in_input, judge, read_boxes
 from distrib.prediction.photographs import Photograph, shown
 from distrib.training.model import AttributeClassifier
+from distrib.training.runtime import warn
 
 # Pictures on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
 # over them are smooth, so they need fewer still.
@@ -77,7 +79,7 @@ def photograph(study: Study) -> Finding:
     labels: list[int | None] = [None] * len(model.attributes)
     if named is not None:
         file = shown(named)
-        image_HWC, aligned, note = _aligned(study, Photograph(file, named).read())
+        image_HWC, aligned, note = _aligned(study, Photograph(file, named).read(warn))
     else:
         first = int(study.splits.test[0])
         file, labels = study.table.names[first], study.table.targets[first].tolist()
@@ -289,7 +291,7 @@ def _parts_in_input(study: Study, boxes: Boxes, rows: NDArray[np.int64]) -> list
     for row in rows.tolist():
         of_picture = boxes.get(study.table.names[row], {})
         corners = np.array(list(of_picture.values())).reshape(-1, 4)
-        moved = in_input(corners, picture_size(store.read(row)), description.crop, description.image_size)
+        moved = in_input(corners, decode(store.read(row)).shape[:2], description.crop, description.image_size)
         found.append(dict(zip(of_picture, moved, strict=True)))
     return found
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distrib.config import Config, nearest
+from distrib.data.images import decode
 from distrib.data.splits import Splits
-from distrib.data.store import FolderStore, decode
+from distrib.data.store import FolderStore
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
 from distrib.prediction.model import TrainedModel

@@ -13,10 +13,12 @@ import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from distrib.config import Side
 from distrib.data.batch import Request, cut
+from distrib.data.images import from_array, from_pillow
 from distrib.errors import UNPRINTABLE, UserError
 from distrib.scoring.calibration import sigmoid
 from distrib.training.model import MEAN, STD, AttributeClassifier
@@ -95,11 +97,19 @@ class TrainedModel:
         """Where its weights are; the CPU for an ONNX file."""
         return next((tensor.device for tensor in self.net.parameters()), torch.device("cpu"))
 
-    def fit(self, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A picture as the network takes it, uint8 [height, width, 3]: cropped and resized as in training."""
-        return cut(
-            pixels_HWC, Request.centred(np.zeros(1, np.int64)), self.description.crop, self.description.image_size
-        )
+    def fit(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
+        """An image as the network takes it, uint8 [height, width, 3]: cropped and resized as in training.
+
+        Args:
+            image: one that Pillow has opened, which is read as training reads its file (turned upright by its EXIF,
+                what is transparent over white); or its pixels, uint8 in 0 … 255: RGB [H, W, 3], RGBA [H, W, 4], or
+                grey [H, W] or [H, W, 1].
+
+        Raises:
+            UserError: if it is something else, such as floats or a batch; with the remedy.
+        """
+        request = Request.centred(np.zeros(1, np.int64))
+        return cut(_pixels(image), request, self.description.crop, self.description.image_size)
 
     @torch.inference_mode()
     def logits(self, images_BHWC: NDArray[np.uint8] | torch.Tensor, batch_size: int = 64) -> NDArray[np.float32]:
@@ -229,6 +239,57 @@ def read_description(file: Path) -> Description:
         return _parse(file.read_text(encoding="utf-8"), file)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}): copy it again from where it came") from None
+
+
+def _pixels(image: object) -> NDArray[np.uint8]:
+    """What `TrainedModel.fit` is given as uint8 [H, W, 3], RGB.
+
+    Raises:
+        UserError: if it takes no such thing.
+    """
+    takes = "fit takes one image of Pillow, or its pixels as a NumPy array, uint8 [H, W, 3 or 4] or [H, W]"
+    if isinstance(image, Image.Image):
+        try:
+            return from_pillow(image)
+        except ValueError as error:
+            raise UserError(f"the image cannot be read ({error}): replace the file") from None
+    if not isinstance(image, np.ndarray):
+        remedy = {
+            torch.Tensor: "call .numpy() on it, with the channels last",
+            str: "open the file with PIL.Image.open",
+            Path: "open the file with PIL.Image.open",
+            bytes: "open them with PIL.Image.open(io.BytesIO(…))",
+        }
+        how = next((said for kind, said in remedy.items() if isinstance(image, kind)), "make one of it with np.asarray")
+        raise UserError(f"{takes}, found {type(image).__name__}: {how}")
+    found = f"{takes}, found {image.dtype} {list(image.shape)}"
+    if image.ndim == 4:
+        raise UserError(f"{found}: call it for each image of the batch, and give logits what comes out, stacked")
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channels not in (1, 3, 4):
+        if image.ndim == 3 and image.shape[0] in (1, 3, 4):
+            raise UserError(f"{found}: the channels come last, as np.moveaxis(image, 0, -1) puts them")
+        raise UserError(f"{found}: give it grey, RGB or RGBA pixels")
+    if image.size == 0:
+        raise UserError(f"{found}, which has no pixels: look at where it was cut")
+    if image.dtype != np.uint8:
+        raise UserError(f"{found}: {_to_uint8(image)}")
+    return from_array(image)
+
+
+def _to_uint8(image: NDArray[Any]) -> str:
+    """How pixels of another type become uint8."""
+    if image.dtype == np.bool_:
+        return "give it image * np.uint8(255)"
+    if image.dtype.kind in "fiu":
+        least, most = image.min(), image.max()
+        if image.dtype.kind == "f" and least >= 0 and most <= 1:
+            return "from 0 … 1, they become so by (image * 255).round().astype(np.uint8)"
+        if least >= 0 and most <= 255:
+            return "from 0 … 255, they become so by image.round().astype(np.uint8)"
+        if image.dtype == np.uint16:
+            return "from 16 bits, they become so by (image >> 8).astype(np.uint8)"
+    return "bring them back to 0 … 255 first (if they were normalised: the network does that itself)"
 
 
 def _load_onnx(file: Path) -> TrainedModel:

@@ -4,28 +4,19 @@ HWC: height, width, channels (RGB).
 """
 
 import glob
-import io
 import os
 import sys
-import warnings
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from distrib.data.store import MAX_PIXELS
+from distrib.data.images import ENDINGS, Warn
+from distrib.data.images import decode as decode_photograph
 from distrib.errors import UserError
 
-# Pillow knows more, of which some start other programs (EPS) or are no photographs. HEIF, with a plugin.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "HEIF")
-# By these endings pictures are picked out of a folder; a file that is named is read whatever its ending.
-ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS} | {".heic", ".heif"}
-HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-# No photograph of at most MAX_PIXELS pixels needs more bytes, and a device such as /dev/zero has no end.
+# No photograph that is read needs more bytes, and a device such as /dev/zero has no end.
 MAX_BYTES = 2**30
 
 
@@ -41,11 +32,14 @@ class Photograph:
     name: str
     file: Path | None
 
-    def read(self) -> NDArray[np.uint8]:
-        """Its pixels, uint8 [H, W, 3], upright if the camera noted how it was held.
+    def read(self, warn: Warn = lambda sentence: None) -> NDArray[np.uint8]:
+        """Its pixels, uint8 [H, W, 3], see `distrib.data.images`.
+
+        Args:
+            warn: called with a sentence on what is wrong with a photograph that is read all the same.
 
         Raises:
-            UserError: if it cannot be read, or is no whole picture of at most `MAX_PIXELS` pixels.
+            UserError: if it cannot be read, or is no whole image.
         """
         try:
             if self.file is None:
@@ -58,7 +52,7 @@ class Photograph:
         if len(data) > MAX_BYTES:
             raise UserError(f"{self.name} has more than {MAX_BYTES:,} bytes: save it as a JPEG")
         try:
-            return decode_photograph(data)
+            return decode_photograph(data, lambda clause: warn(f"{self.name} {clause}"))
         except ValueError as error:
             raise UserError(f"{self.name} is no photograph to read: {error}") from None
 
@@ -100,66 +94,15 @@ def _files(argument: str, path: Path) -> list[Path]:
     return [path]
 
 
-def decode_photograph(data: bytes) -> NDArray[np.uint8]:
-    """A photograph's pixels, uint8 [H, W, 3], RGB.
-
-    The camera's note of how it was held (EXIF) is applied, what is transparent is laid over white, of an animation the
-    first picture is taken, grey and CMYK become RGB, and of 16 bits a channel the upper eight stay.
-
-    Raises:
-        ValueError: if it is no picture, is damaged, or has more than `MAX_PIXELS` pixels.
-    """
-    is_heif = data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
-    if is_heif and not _heif_can_be_read():
-        raise ValueError("it is a HEIC picture, which Pillow reads with a plugin: pip install pillow-heif")
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own about size and EXIF; the limit below is the same
-            with Image.open(io.BytesIO(data), formats=formats) as picture:
-                _check_size(*picture.size)
-                return _as_rgb(ImageOps.exif_transpose(picture))
-    except UnidentifiedImageError:
-        readable = ", ".join(name for name in formats if name != "PPM")
-        raise ValueError(f"it is none of {readable}") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"its header says more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # Pillow's readers have no common error for damaged files
-        raise ValueError(str(error) or type(error).__name__) from None
-
-
 def shown(path: Path) -> str:
     """A path that any terminal can show, on one line."""
     return "".join(character if character.isprintable() else "?" for character in str(path))
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"its header says {width} x {height} pixels, more than {MAX_PIXELS:,}")
-
-
-def _as_rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    if picture.mode.startswith("I;16"):
-        upper = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(upper[..., None], 3, axis=2)
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"its brightness has no known range (Pillow's mode {picture.mode}): save it with 8 or 16 bits")
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(picture.convert("RGB"))
-
-
 def _pictures(paths: list[Path]) -> list[Path]:
     """The picture files among these paths, by their endings, without hidden ones, sorted by name."""
     return sorted(
-        path for path in paths if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+        path
+        for path in paths
+        if path.suffix[1:].lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
     )
-
-
-def _heif_can_be_read() -> bool:
-    if find_spec("pillow_heif") is None:
-        return False
-    import_module("pillow_heif").register_heif_opener()
-    return True

@@ -18,10 +18,12 @@ from PIL import Image
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import Decoder, choose_decoder, dali_installed, make_decoder
+from distrib.data.images import decode
 from distrib.data.plan import Plan, evaluation_batches
-from distrib.data.store import decode
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
+from tests.image_files import as_held, encoded, exif, rotten, samsung, with_exif
+from tests.image_files import smooth as picture
 
 CELEBA_MINI = Path(__file__).resolve().parents[3] / "shared/celeba-mini"
 needs_dali = pytest.mark.skipif(not dali_installed(), reason="NVIDIA DALI is not installed")
@@ -29,19 +31,6 @@ needs_celeba = pytest.mark.skipif(not CELEBA_MINI.is_dir(), reason=f"no real pic
 KINDS = ["torch", pytest.param("dali", marks=needs_dali)]
 WHOLE: dict[str, Any] = {"image_size": (218, 178), "crop": "full"}
 CPU = torch.device("cpu")
-
-
-def picture(height: int, width: int, number: int = 0) -> NDArray[np.uint8]:
-    """Smooth colours, unlike in every corner and in every picture."""
-    y, x = np.mgrid[:height, :width] + 17.0 * number
-    channels = (128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7 + x / 31), 128 + 80 * np.sin((x + y) / 11))
-    return np.stack(channels, axis=2).clip(0, 255).astype(np.uint8)
-
-
-def encoded(image: Image.Image | NDArray[np.uint8], kind: str = "JPEG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def folder_of(path: Path, files: dict[str, bytes], absent: tuple[str, ...] = ()) -> Table:
@@ -240,13 +229,25 @@ def test_a_fine_pattern_is_averaged_not_aliased(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_camera_s_orientation_tag_is_ignored(tmp_path: Path, kind: str) -> None:
-    tag = Image.Exif()
-    tag[0x112] = 6
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_the_camera_s_note_turns_a_picture_before_it_is_cropped(tmp_path: Path, kind: str, orientation: int) -> None:
+    pixels = picture(218, 178)
+    turned = as_held(pixels, orientation)
     table = folder_of(
-        tmp_path, {"plain.jpg": encoded(picture(218, 178)), "turned.jpg": encoded(picture(218, 178), exif=tag)}
+        tmp_path,
+        {
+            "plain.png": encoded(pixels, "PNG"),
+            "turned.png": encoded(turned, "PNG", exif=exif(orientation)),
+            "as_stored.jpg": encoded(turned, quality=95),
+            "turned.jpg": encoded(turned, quality=95, exif=exif(orientation)),
+        },
     )
-    assert (image(kind, table, 0, **WHOLE) == image(kind, table, 1, **WHOLE)).all()
+    request = views(0, 1, zoom=0.4, top=0.9, left=0.2)
+    (batch,) = decoder(kind, table, image_size=(87, 71), crop="full").batches([request])
+    assert (batch.images_BHWC[0] == batch.images_BHWC[1]).all()
+    found = image(kind, table, 3, **WHOLE)
+    (as_stored,) = decoder(kind, table, image_size=turned.shape[:2], crop="full").batches([centred(2)])
+    assert (as_held(found, orientation) == as_stored.images_BHWC[0].numpy()).all()
 
 
 # --- one decoder is the other's reference
@@ -310,6 +311,9 @@ def test_pictures_of_different_sizes_are_the_same_in_both(tmp_path: Path) -> Non
 
 def unusual() -> dict[str, bytes]:
     base = Image.fromarray(picture(218, 178))
+    clear = base.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(base.size))
+    jpeg = encoded(base)
     return {
         "grey.jpg": encoded(base.convert("L")),
         "cmyk.jpg": encoded(base.convert("CMYK")),
@@ -318,7 +322,17 @@ def unusual() -> dict[str, bytes]:
         "png_named.jpg": encoded(base, "PNG"),
         "grey.png": encoded(base.convert("L"), "PNG"),
         "palette.png": encoded(base.convert("P"), "PNG"),
-        "transparent.png": encoded(base.convert("RGBA"), "PNG"),
+        "opaque.png": encoded(base.convert("RGBA"), "PNG"),
+        "transparent.png": encoded(clear, "PNG"),
+        "transparent.webp": encoded(clear, "WEBP", lossless=True),
+        "transparent_palette.png": encoded(clear.quantize(32), "PNG"),
+        "turned.jpg": encoded(base.transpose(Image.Transpose.ROTATE_90), exif=exif(6)),
+        "adobe_rgb.jpg": encoded(base, keep_rgb=True),
+        "two.mpo": encoded(base, "MPO", save_all=True, append_images=[clear.convert("RGB")], exif=exif(1)),
+        "samsung.jpg": samsung(jpeg),
+        "no_end.jpg": jpeg[:-2],
+        "zeros_behind.jpg": jpeg + bytes(300),
+        "damaged_exif.jpg": with_exif(jpeg, b"Exif\0\0no such thing"),
         "interlaced.webp": encoded(base, "WEBP"),
         "a.bmp": encoded(base, "BMP"),
         "a.tiff": encoded(base, "TIFF"),
@@ -339,15 +353,35 @@ def test_the_reference_reads_what_data_sets_hold(tmp_path: Path, name: str) -> N
 
 @needs_dali
 @pytest.mark.parametrize("name", sorted(unusual()))
-def test_dali_reads_or_refuses_what_the_reference_reads_or_refuses(tmp_path: Path, name: str) -> None:
-    table = folder_of(tmp_path, {name: unusual()[name]})
+def test_dali_reads_what_the_reference_reads(tmp_path: Path, name: str) -> None:
+    table = folder_of(tmp_path, {"plain.jpg": encoded(picture(60, 80)), name: unusual()[name]})
     for options, tolerance in ((WHOLE, 0), ({"image_size": (64, 64)}, 2)):
-        try:
-            wanted = image("torch", table, **options)
-        except UserError:
-            refusal(lambda options=options: image("dali", table, **options), str(tmp_path / name))
-        else:
-            assert np.abs(image("dali", table, **options) - wanted).mean() <= tolerance
+        (batch,) = decoder("dali", table, 3, **options).batches([centred(1, 0, 1)])
+        first, plain, last = images([batch])
+        assert (first == last).all()
+        assert np.abs(plain - image("torch", table, 0, **options)).mean() <= 2
+        assert np.abs(first - image("torch", table, 1, **options)).mean() <= tolerance
+
+
+@needs_dali
+@pytest.mark.parametrize("name", ["samsung.jpg", "cmyk.jpg", "a.png"])
+def test_dali_refuses_damage_in_what_the_reference_decodes(tmp_path: Path, name: str) -> None:
+    whole = {"samsung.jpg": samsung(GOOD), "cmyk.jpg": unusual()["cmyk.jpg"], "a.png": encoded(picture(9, 9), "PNG")}
+    table = folder_of(tmp_path, {"good.jpg": GOOD, name: rotten(whole[name])})
+    made = decoder("dali", table, 2)
+    refusal(lambda: list(made.batches([centred(0, 1), centred(0)])), str(tmp_path / name), "cannot be decoded")
+    assert len(list(made.batches([centred(0)]))) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_exif_is_said_once(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = with_exif(GOOD, b"Exif\0\0no such thing")
+    table = folder_of(tmp_path, {"good.jpg": GOOD, "a.jpg": damaged, "b.jpg": damaged})
+    assert len(list(decoder(kind, table).batches([centred(0, 1), centred(2, 1)]))) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("distrib:"))
+    assert line.startswith("distrib: warning: ")
+    assert "damaged EXIF" in line
+    assert str(tmp_path) in line
 
 
 @pytest.mark.parametrize("name", ["png_named.jpg", "a.bmp", "grey.jpg"])
@@ -380,14 +414,6 @@ def png_bomb(side: int) -> bytes:
     return bytes(data)
 
 
-def rotten() -> bytes:
-    """A JPEG with a stray marker in the middle of its pixels; its header and its length are right."""
-    data = bytearray(encoded(picture(218, 178), quality=95))
-    middle = len(data) * 2 // 3
-    data[middle : middle + 8] = b"\xff\xd3\x12\xff\xd6\x34\x56\x78"
-    return bytes(data)
-
-
 GOOD = encoded(picture(218, 178))
 BROKEN = {
     "truncated.jpg": GOOD[: len(GOOD) // 2],
@@ -409,8 +435,7 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, kind: str,
     good = {f"good{i}.jpg": GOOD for i in range(3)}
     table = folder_of(tmp_path, {**good, name: BROKEN[name]})
     requests = [centred(0, 1), centred(2, 3), centred(0, 1)]
-    # DALI decodes the region that is asked for alone, so it sees all damage only where that is the whole picture.
-    for options in (WHOLE, {"image_size": (32, 32), "crop": "full"}):
+    for options in (WHOLE, {"image_size": (32, 32), "crop": "square"}):
         made = decoder(kind, table, 2, **options)
         refusal(lambda made=made: list(made.batches(requests)), str(tmp_path / name), "cannot be decoded", "replace")
 
@@ -428,9 +453,13 @@ def test_a_folder_in_place_of_a_file_is_refused_by_name(tmp_path: Path, kind: st
     refusal(lambda: list(decoder(kind, table).batches([centred(0, 1)])), str(tmp_path / "folder.jpg"))
 
 
-def test_a_rotten_jpeg_is_refused_by_the_reference(tmp_path: Path) -> None:
-    table = folder_of(tmp_path, {"good.jpg": GOOD, "rotten.jpg": rotten()})
-    refusal(lambda: list(decoder("torch", table).batches([centred(0, 1)])), str(tmp_path / "rotten.jpg"))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["rotten", "truncated"])
+def test_damage_below_the_region_is_refused_as_well(tmp_path: Path, kind: str, damage: str) -> None:
+    bad = rotten(GOOD) if damage == "rotten" else GOOD[:-300]
+    table = folder_of(tmp_path, {"good.jpg": GOOD, "bad.jpg": bad})
+    request = views(0, 1, zoom=0.3, top=0)
+    refusal(lambda: list(decoder(kind, table).batches([request])), str(tmp_path / "bad.jpg"), "cannot be decoded")
 
 
 def test_a_bomb_takes_no_memory_before_it_is_refused() -> None:

@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import subprocess
@@ -19,12 +20,13 @@ from torchvision.models import resnet18
 import distrib
 from distrib.config import DataConfig
 from distrib.data.decoders import TorchDecoder
+from distrib.data.images import decode
 from distrib.data.plan import evaluation_batches
-from distrib.data.store import decode
 from distrib.data.table import read_table
 from distrib.prediction.model import ONNX_KEY, Description, TrainedModel, load
 from distrib.training.model import AttributeClassifier
 from distrib.training.run_folder import RunFolder, to_json
+from tests.image_files import encoded, exif, smooth
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Male")
 SIZE = (40, 32)
@@ -264,6 +266,70 @@ def test_a_picture_of_any_size_fits(run: Path, shape: tuple[int, int], crop: str
 
 def test_a_picture_of_the_right_size_is_left_as_it_is(run: Path) -> None:
     np.testing.assert_array_equal(load(run).fit(pictures()[0]), pictures()[0])
+
+
+def test_pixels_of_all_kinds_are_fitted_as_their_files_are(run: Path) -> None:
+    model = load(run)
+    rgb = smooth(60, 44)
+    layer = np.dstack((rgb, np.full((60, 44), 255, np.uint8)))
+    layer[:20, :, 3] = 100
+    for pixels in (rgb, layer, rgb[..., 0], np.asfortranarray(rgb), rgb[:, ::-1], layer[::2]):
+        wanted = model.fit(decode(encoded(np.ascontiguousarray(pixels), "PNG")))
+        np.testing.assert_array_equal(model.fit(pixels), wanted)
+        np.testing.assert_array_equal(model.fit(Image.fromarray(np.ascontiguousarray(pixels))), wanted)
+    np.testing.assert_array_equal(model.fit(rgb[..., :1]), model.fit(rgb[..., 0]))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_images_of_pillow_are_fitted_as_their_files_are(run: Path, mode: str) -> None:
+    model = load(run)
+    whole = Image.fromarray(smooth(60, 44)).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        whole = Image.fromarray(np.asarray(whole).astype(np.uint16) * 257)
+    data = encoded(whole, "TIFF" if mode == "CMYK" else "PNG", exif=exif(8))
+    wanted = model.fit(decode(data))
+    np.testing.assert_array_equal(model.fit(Image.open(io.BytesIO(data))), wanted)
+
+
+def test_a_turned_jpeg_that_pillow_has_opened_is_upright(run: Path) -> None:
+    model = load(run)
+    data = encoded(smooth(60, 44), quality=95, exif=exif(6))
+    for opened in (Image.open(io.BytesIO(data)), Image.open(io.BytesIO(data)).convert("RGB")):
+        np.testing.assert_array_equal(model.fit(opened), model.fit(decode(data)))
+    refusal(lambda: model.fit(Image.open(io.BytesIO(data[:-100]))), "cannot be read", "truncated")
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (smooth(9, 9) / 255, ["float64 [9, 9, 3]", "* 255"]),
+        ((smooth(9, 9) / 255).astype(np.float16), ["float16", "* 255"]),
+        (smooth(9, 9).astype(np.float32), ["float32", "image.round().astype(np.uint8)"]),
+        ((smooth(60, 44) - 127.5) / 127.5, ["float64", "normalised"]),
+        (np.full((9, 9, 3), np.nan), ["float64"]),
+        (smooth(9, 9).astype(np.int64), ["int64", "astype(np.uint8)"]),
+        (smooth(9, 9).astype(np.uint16) * 257, ["uint16", ">> 8"]),
+        (smooth(9, 9) > 100, ["bool", "255"]),
+        (smooth(9, 7).transpose(2, 0, 1), ["uint8 [3, 9, 7]", "np.moveaxis(image, 0, -1)"]),
+        (smooth(9, 7)[..., 0][None], ["[1, 9, 7]", "np.moveaxis(image, 0, -1)"]),
+        (np.stack([smooth(9, 9)] * 2), ["[2, 9, 9, 3]", "each image"]),
+        (smooth(9, 9)[..., :2], ["[9, 9, 2]", "RGB"]),
+        (smooth(9, 9)[0, 0], ["[3]", "RGB"]),
+        (smooth(9, 9)[:0], ["[0, 9, 3]", "no pixels"]),
+        (torch.from_numpy(smooth(9, 9)), ["Tensor", ".numpy()"]),
+        (smooth(2, 2).tolist(), ["list", "np.asarray"]),
+        ("face.jpg", ["str", "PIL.Image.open"]),
+        (Path("face.jpg"), ["Path", "PIL.Image.open"]),
+        (b"\xff\xd8", ["bytes", "PIL.Image.open"]),
+        (None, ["NoneType"]),
+        (Image.fromarray(np.zeros((9, 9), np.float32)), ["8 or 16 bits"]),
+    ],
+)
+def test_fit_says_what_it_does_not_take(run: Path, given: Any, parts: list[str]) -> None:
+    model = load(run)
+    sentence = refusal(lambda: model.fit(given), *parts)
+    if not isinstance(given, Image.Image):
+        assert "uint8 [H, W, 3 or 4]" in sentence
 
 
 def test_logits_do_not_depend_on_how_pictures_come(run: Path) -> None:

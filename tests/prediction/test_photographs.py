@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from distrib.data.store import MAX_PIXELS
-from distrib.prediction.photographs import decode_photograph, expand
+from distrib.data.images import MAX_PIXELS
+from distrib.prediction.photographs import expand
 from tests.sentences import refusal
 
 
@@ -27,70 +27,6 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "off"),
-    [
-        ("PNG", {}, 0),
-        ("BMP", {}, 0),
-        ("TIFF", {}, 0),
-        ("PPM", {}, 0),
-        ("WEBP", {"lossless": True}, 0),
-        ("JPEG", {"quality": 95}, 10),
-        ("GIF", {}, 40),  # 256 colours
-        ("AVIF", {"quality": 95}, 12),
-        ("JPEG2000", {}, 6),
-    ],
-)
-def test_common_formats_are_read(pixels: NDArray[np.uint8], kind: str, options: dict[str, Any], off: int) -> None:
-    read = decode_photograph(encoded(Image.fromarray(pixels), kind, **options))
-    assert read.shape == pixels.shape
-    assert read.dtype == np.uint8
-    assert np.abs(read.astype(int) - pixels).max() <= off
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_cameras_note_turns_the_picture_upright(pixels: NDArray[np.uint8], orientation: int) -> None:
-    as_held = {  # what the sensor saw, for each of EXIF's orientations
-        1: pixels,
-        2: pixels[:, ::-1],
-        3: pixels[::-1, ::-1],
-        4: pixels[::-1],
-        5: pixels.transpose(1, 0, 2),
-        6: np.rot90(pixels, 1),
-        7: pixels[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(pixels, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(Image.fromarray(np.ascontiguousarray(as_held)), "PNG", exif=exif)
-    np.testing.assert_array_equal(decode_photograph(data), pixels)
-
-
-def test_what_is_transparent_is_white(pixels: NDArray[np.uint8]) -> None:
-    layer = np.dstack((pixels, np.full((30, 40), 255, np.uint8)))
-    layer[:, :10, 3] = 0
-    read = decode_photograph(encoded(Image.fromarray(layer), "PNG"))
-    assert (read[:, :10] == 255).all()
-    np.testing.assert_array_equal(read[:, 10:], pixels[:, 10:])
-
-
-def test_grey_cmyk_and_16_bits_become_rgb(pixels: NDArray[np.uint8]) -> None:
-    grey = pixels[..., 0]
-    as_rgb = np.repeat(grey[..., None], 3, axis=2)
-    np.testing.assert_array_equal(decode_photograph(encoded(Image.fromarray(grey), "PNG")), as_rgb)
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    for kind in ("PNG", "TIFF"):
-        np.testing.assert_array_equal(decode_photograph(encoded(deep, kind)), as_rgb)
-    cmyk = decode_photograph(encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95))
-    assert np.abs(cmyk.astype(int) - pixels).mean() < 4
-
-
-def test_the_first_picture_of_an_animation_counts(pixels: NDArray[np.uint8]) -> None:
-    later = Image.new("RGB", (40, 30), "black")
-    data = encoded(Image.fromarray(pixels), "WEBP", lossless=True, save_all=True, append_images=[later])
-    np.testing.assert_array_equal(decode_photograph(data), pixels)
 
 
 def bomb(width: int, height: int) -> bytes:
