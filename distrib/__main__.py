@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 
 from distrib.errors import UserError
+from distrib.paths import expanded_path
+from distrib.streams import standard_streams
 
 USAGE = """usage: distrib COMMAND …
 
@@ -30,6 +32,7 @@ USAGE = """usage: distrib COMMAND …
 MODEL is a run, its best/, a checkpoint or an exported .onnx file. `distrib COMMAND --help` tells more of each."""
 
 
+@standard_streams()
 def main() -> int:
     """Run the subcommand that the command line names; returns its exit status."""
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
@@ -123,6 +126,7 @@ def launch_command(arguments: Sequence[str], file: Path | None = None) -> list[s
     return [*options, str(here / "train.py"), *arguments]
 
 
+@standard_streams(goes_on=True)
 def launch(command: Sequence[str]) -> int:
     """`accelerate launch` in this process, with the ranks' own exit status and without a traceback of the launcher.
 
@@ -171,7 +175,7 @@ def _take_launch(arguments: list[str]) -> tuple[Path | None, list[str]]:
     if "--launch" not in arguments:
         return None, arguments
     place = arguments.index("--launch")
-    file = Path(*arguments[place + 1 : place + 2])
+    file = expanded_path(Path(*arguments[place + 1 : place + 2]))
     if not file.is_file():
         raise UserError(f"--launch {file} is not a file: name a configuration of accelerate's, such as launch/cpu.yaml")
     return file, arguments[:place] + arguments[place + 2 :]

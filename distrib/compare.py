@@ -17,8 +17,10 @@ from typing import Annotated
 import tyro
 
 from distrib.errors import UserError
+from distrib.paths import OptionPath
 from distrib.prediction.files import check_output
 from distrib.reporting.compare import render_comparison
+from distrib.streams import standard_streams
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,17 @@ class CompareOptions:
     Scores on test pictures are there for the runs that `distrib explain` has looked at, those on validation for all.
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN …")]
+    runs: Annotated[tyro.conf.Positional[tuple[OptionPath, ...]], tyro.conf.arg(metavar="RUN RUN …")]
     """Run folders, two or more; differences are from the first one."""
-    out: Path = Path("compare.html")
+    out: OptionPath = Path("compare.html")
     """File to write."""
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
-    options = tyro.cli(CompareOptions, prog="distrib compare", args=argv)
     try:
+        options = tyro.cli(CompareOptions, prog="distrib compare", args=argv)
         check_output(options.out, "--out")
         page = render_comparison(options.runs, options.out)
     except UserError as error:

@@ -13,9 +13,10 @@ import os
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, get_args, get_origin
 
 import pydantic
 import tyro
@@ -23,6 +24,7 @@ import yaml
 from pydantic import Field
 
 from distrib.errors import UNPRINTABLE, UserError
+from distrib.paths import MAX_NAME, MAX_PATH, ConfigPath, ConfigPathText, expanded_path
 
 # The parts of ResNet18 in the order a picture meets them.
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
@@ -30,8 +32,8 @@ LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 POLICIES = {"none": 0, "backbone": len(LAYERS), **{name: number for number, name in enumerate(LAYERS, start=1)}}
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
 
-# What file systems take: bytes in one name, characters in a path.
-MAX_NAME, MAX_PATH = 255, 1000
+# Lists within lists that a value may be of; YAML has some without end (`&a [*a]`).
+DEPTH = 2
 # Keys in one group of a YAML file: by merges of merges (`<<`) a few lines would else fill the memory.
 MAX_KEYS = 1000
 
@@ -44,9 +46,28 @@ EXPECTED = {
     "path_type": "a path",
 }
 
+# YAML 1.1's words for true and false.
+SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+# What a field may call it that something is on, or off.
+ON, OFF = ("yes", "on", "true"), ("no", "off", "false", "disabled", "never", "none")
+
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Annotates a text with words that it may be beside names and paths."""
+
+    words: tuple[str, ...]
+
+
+class Switch(str):
+    """`no`, `off`, `yes` or the like without quotes in a YAML file: true or false by YAML 1.1, and a word to people."""
+
+    def __bool__(self) -> bool:
+        return SWITCHES[self.lower()]
 
 
 class Section(pydantic.BaseModel):
@@ -67,10 +88,22 @@ class Section(pydantic.BaseModel):
     def _speak_in_sentences(cls, values: Any, validate: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
         if values is None:  # a YAML group with nothing under it
             values = {}
+        unclear: dict[str, Switch] = {}
+        if isinstance(values, Mapping):
+            fields = {key: cls.model_fields[key] for key in values if key in cls.model_fields}
+            taken = {key: _settled(Takes.of(field), values[key]) for key, field in fields.items()}
+            unclear = {key: word for key in taken for word in _switches(taken[key])}
+            values = {**values, **taken}
         try:
-            return validate(values)
+            made = validate(values)
         except pydantic.ValidationError as error:
             raise UserError(_sentence(cls.section, *error.errors())) from None
+        for key, word in unclear.items():
+            field = f"{cls.section}.{key}".strip(".")
+            words = Takes.of(cls.model_fields[key]).words
+            remedy = f"choose one of {', '.join(words)}, or put another name in quotes" if words else "put it in quotes"
+            raise UserError(f"{field} has {word}, which YAML takes for {str(bool(word)).lower()}: {remedy}")
+        return made
 
 
 class DaliConfig(Section):
@@ -91,7 +124,7 @@ class DataConfig(Section):
 
     section: ClassVar[str] = "data"
 
-    root: Path = Path("data/celeba")
+    root: ConfigPath = Path("data/celeba")
     """Folder of the data set: CelebA as downloaded, or pictures with a table.csv."""
     attributes: tuple[str, ...] = ("all",)
     """Attributes to learn, by name; all: every column of the table."""
@@ -138,14 +171,6 @@ class DataConfig(Section):
             raise UserError(f"data.attributes names {twice[0]} more than once: name each attribute once")
         return self
 
-    @pydantic.field_validator("root")
-    @classmethod
-    def _expand(cls, root: Path) -> Path:
-        try:
-            return root.expanduser()
-        except RuntimeError:
-            raise UserError(f"data.root is {root}, and there is no such user: write the path out") from None
-
     @pydantic.field_validator("attributes", mode="before")
     @classmethod
     def _one_name(cls, value: Any) -> Any:
@@ -159,11 +184,11 @@ class ModelConfig(Section):
 
     name: Literal["resnet18"] = "resnet18"
     """Architecture, from torchvision."""
-    weights: str = "none"
+    weights: Annotated[ConfigPathText, Words(("none", "imagenet"))] = "none"
     """none: random; imagenet: torchvision's ImageNet weights; a file with a ResNet18's weights (.safetensors, .pt,
     .pth), torchvision's or timm's resnet18; or a run, its best/ or a checkpoint. The head is new, unless a run's is of
     the very same attributes."""
-    freeze: str = "none"
+    freeze: Annotated[str, Words(tuple(POLICIES))] = "none"
     """none; backbone: train the head alone; or the last layer to freeze: conv1, layer1, layer2, layer3, layer4. Layers
     may be freed later: "backbone 2:layer3 5:none" trains layer4 too from epoch 2 on, and everything from epoch 5 on."""
     frozen_statistics: Literal["kept", "updated"] = "kept"
@@ -313,7 +338,7 @@ class CheckpointConfig(Section):
     on_failure: Literal["stop", "continue"] = "stop"
     """What to do where a checkpoint cannot be written, as on a full disk: stop; or warn, go on without it, and try
     again at the next."""
-    best_score: str = "roc_auc"
+    best_score: Annotated[str, Words(SCORES)] = "roc_auc"
     """Validation score that chooses the epoch kept in best/: loss, accuracy, balanced_accuracy, precision, recall, f1,
     roc_auc or average_precision."""
 
@@ -352,7 +377,7 @@ class ExplainConfig(Section):
 
     after_training: bool = True
     """Make them at the end of training, on rank 0; `distrib explain RUN` makes them at any time."""
-    photograph: Path | None = None
+    photograph: ConfigPath | None = None
     """Picture file to explain by an occlusion map; None: the first picture of the test split."""
     group: str = "Male"
     """Attribute of the table within whose two groups each score is given as well."""
@@ -388,9 +413,9 @@ class RunConfig(Section):
 
     section: ClassVar[str] = "run"
 
-    folder: Path | None = None
+    folder: ConfigPath | None = None
     """Folder of the run; None: runs/NAME-DATE-TIME, after the configuration file."""
-    resume: str = "never"
+    resume: Annotated[ConfigPathText, Words(("never", "auto"))] = "never"
     """never: start anew, in a folder without checkpoints; auto: go on from the newest valid checkpoint in the run
     folder, or start where there is none; or the path of a checkpoint. Also written --resume."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -462,7 +487,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The tree as YAML that `--config` takes."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
     def ineffective(self) -> list[str]:
         """Settings that were changed from their default and do nothing in this run, a sentence each."""
@@ -532,6 +557,7 @@ def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> 
     errors = io.StringIO()
     try:
         _refuse_unknown(arguments)
+        arguments = list(_in_the_fields_words(arguments))
         with _wide_terminal("--help" not in arguments), contextlib.redirect_stderr(errors):
             config = tyro.cli(
                 Config,
@@ -557,7 +583,7 @@ def read_yaml(file: Path) -> Config:
     Raises:
         UserError: if the file is missing, is not YAML, or holds what the tree does not know.
     """
-    values = read_mapping(file, "--config ", "groups such as data: and optim:")
+    values = read_settings(file, "--config ", "groups such as data: and optim:")
     try:
         config = Config.model_validate(values)
         _refuse_unusable(config)
@@ -567,7 +593,7 @@ def read_yaml(file: Path) -> Config:
 
 
 def read_mapping(file: Path, option: str, expected: str) -> dict[Any, Any]:
-    """The keys and values of a YAML file; none where it is empty.
+    """The keys and values of a YAML file; none where it is empty. `no`, `on` and the like are false and true.
 
     Args:
         file: to read.
@@ -577,8 +603,22 @@ def read_mapping(file: Path, option: str, expected: str) -> dict[Any, Any]:
     Raises:
         UserError: if the file is missing, or is not YAML with keys and values.
     """
+    return _load(file, option, expected, _Loader)
+
+
+def read_settings(file: Path, option: str, expected: str) -> dict[Any, Any]:
+    """The same of a file with keys of the configuration.
+
+    Of what YAML 1.1 takes for something else than it looks like, 010 (8), 1:30 (90) and 2026-01-01 (a date) are text,
+    from which a field of numbers reads 10, or nothing; so is 1e-3, from which it reads 0.001. `no`, `on` and the like
+    are `Switch`, which `Section` and `settled` take by what the field is. `None`, as `--help` has it, is null.
+    """
+    return _load(file, option, expected, _SettingsLoader)
+
+
+def _load(file: Path, option: str, expected: str, loader: "type[_Loader]") -> dict[Any, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        values = yaml.load(file.read_text(encoding="utf-8"), loader)
     except FileNotFoundError:
         raise UserError(f"{option}{file}: there is no such file; the ready-made ones are in configs/") from None
     except OSError as error:
@@ -613,12 +653,146 @@ class _Loader(yaml.SafeLoader):
             )
 
 
+class _SettingsLoader(_Loader):
+    """With what people mean; see `read_settings`."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own
+        first: [each for each in found if each[0].rpartition(":")[2] not in ("int", "float", "timestamp", "value")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that `_SettingsLoader` reads as it was."""
+
+
 def _refuse_set(_: _Loader, node: yaml.Node) -> NoReturn:
     # It would be another list of attributes on each rank.
     raise yaml.constructor.ConstructorError(problem="a !!set has no order", problem_mark=node.start_mark)
 
 
+def _switch(loader: _Loader, node: yaml.ScalarNode) -> Switch:
+    word = str(loader.construct_scalar(node))
+    if word.lower() not in SWITCHES:
+        raise yaml.constructor.ConstructorError(problem=f"{word} is no !!bool", problem_mark=node.start_mark)
+    return Switch(word)
+
+
 _Loader.add_constructor("tag:yaml.org,2002:set", _refuse_set)
+_SettingsLoader.add_constructor("tag:yaml.org,2002:bool", _switch)
+for _each in (_SettingsLoader, _Dumper):
+    _each.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
+# PyYAML's own, without 010 and 1:30.
+_SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile("^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
+    list("-+0123456789"),
+)
+_SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a field takes.
+
+    Attributes:
+        types: of it, or of its parts where it has several.
+        words: that it may be.
+    """
+
+    types: frozenset[Any]
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, field: pydantic.fields.FieldInfo) -> Self:
+        """What a field of a section takes."""
+        types, words = set[Any](), [word for each in field.metadata if isinstance(each, Words) for word in each.words]
+        waiting = [field.annotation]
+        while waiting:
+            annotation = waiting.pop()
+            origin, parts = get_origin(annotation), get_args(annotation)
+            if origin is Literal:
+                words += parts
+            elif origin is Annotated:
+                waiting.append(parts[0])
+            elif parts:
+                waiting += parts
+            else:
+                types.add(annotation)
+        return cls(frozenset(types), tuple(words))
+
+
+def field_of(key: str) -> pydantic.fields.FieldInfo:
+    """The field of the configuration with a key such as `optim.lr`."""
+    *groups, name = key.split(".")
+    section: Any = Config
+    for group in groups:
+        section = section.model_fields[group].annotation
+    found: pydantic.fields.FieldInfo = section.model_fields[name]
+    return found
+
+
+def settled(key: str, value: Any) -> Any:
+    """A value of `read_settings` as a key of the configuration takes it.
+
+    What it does not take is left as it is, for the configuration to refuse.
+    """
+    return _settled(Takes.of(field_of(key)), value) if key in keys() else plain(value)
+
+
+def plain(value: Any) -> Any:
+    """A value of `read_settings`, with true or false for a `Switch`."""
+    return bool(value) if isinstance(value, Switch) else value
+
+
+def _settled(takes: Takes, value: Any, depth: int = 0) -> Any:
+    """A value as a field takes it; a `Switch` stays where the field takes other text."""
+    if depth > DEPTH:
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_settled(takes, each, depth + 1) for each in value)
+    if isinstance(value, Mapping) and not any(each is Any or _is_section(each) for each in takes.types):
+        return {key: _settled(takes, each, depth + 1) for key, each in value.items()}
+    if isinstance(value, Switch) and bool in takes.types:
+        return bool(value)
+    if isinstance(value, Switch) or (not takes.types and str(value).lower() in SWITCHES):
+        said = str(value).lower()
+        words = (said, *(ON if SWITCHES[said] else OFF))
+        return next((word for word in words if word in takes.words), value)
+    return value
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _switches(value: Any, depth: int = 0) -> Iterator[Switch]:
+    """Those within a value for which no word was found."""
+    if isinstance(value, Switch):
+        yield value
+    elif isinstance(value, list | tuple) and depth <= DEPTH:
+        for each in value:
+            yield from _switches(each, depth + 1)
+
+
+def _in_the_fields_words(arguments: Iterable[str]) -> Iterator[str]:
+    """Options, with `no`, `off`, `yes` and the like of fields that have a word for it in that word."""
+    key = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        key = name[2:].replace("-", "_") or key
+        if key in keys() and value.lower() in SWITCHES:
+            takes = Takes.of(field_of(key))
+            if bool in takes.types or not takes.types:
+                value = str(_settled(takes, Switch(value)))
+        yield f"{name}{equals}{value}"
 
 
 def keys() -> dict[str, str]:
@@ -647,8 +821,21 @@ def _refuse_unusable(config: Config) -> None:
                 raise UserError(f"{key} is {name}, which has a character that no terminal shows: choose another name")
             if len(name) > MAX_PATH or max(len(part.encode()) for part in name.split("/")) > MAX_NAME:
                 raise UserError(f"{key} is {name[:40]}..., which is too long for a file system: choose another name")
+            if isinstance(value, Path) and not _can_be_named(name):
+                raise UserError(
+                    f"{key} is {name}, which has characters that no name has in this locale "
+                    f"({sys.getfilesystemencoding()}): set LC_ALL=C.UTF-8, or choose another name"
+                )
         if isinstance(value, int) and abs(value) >= 2**63:
             raise UserError(f"{key} has a value of {value.bit_length()} bits: choose one below 2**63")
+
+
+def _can_be_named(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
@@ -680,7 +867,9 @@ def _sentence(section: str, error: Any, *others: Any) -> str:
     loc = [part for part in error["loc"] if not re.match(r"(int|float|none)$|literal\[|constrained-", str(part))]
     path = ".".join(map(_shown, loc))
     key = ".".join(part for part in (section, path) if part)
-    found = _shown(error["input"], reprlib.repr)
+    found = _shown(error["input"], reprlib.repr) if not isinstance(error["input"], Path) else repr(str(error["input"]))
+    if error["type"] in ("string_type", "path_type") and type(error["input"]) in (int, float):
+        return f"{key} is {found}, which YAML takes for a number: put it in quotes"
     if error["type"] in EXPECTED:
         return f"{key} is {found}, which is refused: it should be {EXPECTED[error['type']]}"
     if error["type"] == "missing":
@@ -714,7 +903,7 @@ def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
         raise UserError("--config needs the path of a YAML file, such as configs/celeba.yaml")
     if len(files) > 1:
         raise UserError(f"--config is given {len(files)} times ({', '.join(files)}): give it once")
-    return (Path(files[0]) if files else None), rest
+    return (expanded_path(files[0]) if files else None), rest
 
 
 def _refuse_unknown(arguments: list[str]) -> None:
@@ -744,9 +933,9 @@ def _wide_terminal(wide: bool) -> Iterator[None]:
 
 
 def _first_paragraph(box: str) -> str:
-    """The message inside the box that tyro draws around an error."""
-    lines = [line.strip("│╭╮╰╯─ \n") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    body = [line for line in lines[1:] if line]
+    """The message inside the box that tyro draws around an error, of other characters where UTF-8 is not shown."""
+    lines = [line.strip(" │|") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    body = [line for line in lines[1:] if line.strip(" ╭╮╰╯─+-")]
     end = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full helptext"))), None)
     said, *_ = " ".join(body[:end]).partition(". Got errors:")  # of each type that a field may have, in Python's words
     return said.rstrip(".") + "; `--help` lists all options"

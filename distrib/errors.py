@@ -3,6 +3,8 @@
 import errno
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 # What a disk or a network says that may do the same thing well the next time.
 PASSING = {
@@ -16,6 +18,18 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def printable(text: str) -> str:
     """The same on one line of any terminal: what it would not show stands there as an escape such as \\n."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+@contextmanager
+def afterwards(clean_up: Callable[[], object]) -> Iterator[None]:
+    """Clean up at the end of a block, however it ends; an error of the block is the one that is raised."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            clean_up()
+        raise
+    clean_up()
 
 
 class UserError(Exception):

@@ -38,6 +38,7 @@ from distrib.data.decoders import Decoder, make_decoder
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
+from distrib.paths import OptionPath
 from distrib.prediction.files import check_output, written_whole
 from distrib.prediction.model import OnnxClassifier, TrainedModel, load
 from distrib.scoring.bootstrap import paired_bootstrap
@@ -45,6 +46,7 @@ from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import majority_accuracy, score, score_decisions
 from distrib.scoring.predictions import Predictions
 from distrib.scoring.scorecard import Scorecard, comparison_json, comparison_text
+from distrib.streams import standard_streams
 from distrib.training.run_folder import to_json
 from distrib.training.runtime import (
     SPEAK_WITHIN,
@@ -56,19 +58,22 @@ from distrib.training.runtime import (
     resolve,
     run_program,
     say,
+    several_ranks,
     start_ranks,
     warn,
 )
 
 # Of the bootstrap that compares two models.
 RESAMPLES, SEED = 1000, 0
+# The options that name a file to write.
+FILES = ("predictions", "json", "csv")
 
 
 @dataclass(frozen=True)
 class DataOptions:
     """Which pictures and labels; what is left out is as it was for the model's training."""
 
-    root: Path | None = None
+    root: OptionPath | None = None
     """Folder of the data set; None: the one that the model was trained on."""
     split: Literal["official", "identity", "image"] | None = None
     """official: the data set's own split; identity: random, no identity in two splits; image: random by image."""
@@ -89,7 +94,7 @@ class DataOptions:
 class EvaluateOptions:
     """Scores a trained model, every picture exactly once, on any number of ranks."""
 
-    model: tyro.conf.Positional[Path]
+    model: tyro.conf.Positional[OptionPath]
     """A run folder (its best epoch), a model folder, a checkpoint, or an .onnx file."""
     data: DataOptions = field(default_factory=DataOptions)
     split: Literal["train", "valid", "test", "all"] = "test"
@@ -102,27 +107,34 @@ class EvaluateOptions:
     """Pictures in a forward pass of each rank."""
     flip: bool = False
     """Average the logits of each picture and its mirror image."""
-    predictions: Path | None = None
+    predictions: OptionPath | None = None
     """File for what the model says of each picture, by its ending .parquet or .csv."""
-    json: Path | None = None
+    json: OptionPath | None = None
     """File for the scores, and for the comparison, as JSON."""
-    csv: Path | None = None
+    csv: OptionPath | None = None
     """File for the scores by attribute as CSV."""
-    against: Path | None = None
+    against: OptionPath | None = None
     """Another model to compare with on the same pictures, by the paired bootstrap."""
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
-    options = read_options(argv)
 
-    def prepare() -> tuple[Config, list[TrainedModel], Accelerator]:
+    def prepare() -> tuple[EvaluateOptions, Config, list[TrainedModel], Accelerator]:
+        options = read_options(argv)
         models = [load(path) for path in (options.model, options.against) if path is not None]
         config = resolve(configuration(options, models))
         check_ranks(config)
-        return config, models, start_ranks(config)
+        return options, config, models, start_ranks(config)
 
-    return run_program(prepare, lambda ready: evaluate(options, *ready), "distrib: interrupted")
+    def work(ready: tuple[EvaluateOptions, Config, list[TrainedModel], Accelerator]) -> None:
+        files = [getattr(ready[0], name) for name in FILES]
+        # What is printed is all that there is of an evaluation without files; ranks leave together.
+        with standard_streams(goes_on=several_ranks() or any(files)):
+            evaluate(*ready)
+
+    return run_program(prepare, work, "distrib: interrupted")
 
 
 def read_options(argv: Sequence[str] | None) -> EvaluateOptions:
@@ -243,7 +255,7 @@ def check_outputs(options: EvaluateOptions) -> None:
     Raises:
         UserError: naming the option.
     """
-    for name in ("predictions", "json", "csv"):
+    for name in FILES:
         file: Path | None = getattr(options, name)
         if file is not None:
             check_output(file, f"--{name}")
@@ -383,11 +395,12 @@ def write_predictions(file: Path, model: TrainedModel, found: Predictions) -> No
         columns[f"{name}_probability"] = probabilities_NA[:, i]
         columns[f"{name}_decision"] = decisions_NA[:, i]
     table = pyarrow.table(columns)
-    with written_whole(file, "--predictions") as staged:
+    # pyarrow opens no file whose name has bytes that are no UTF-8.
+    with written_whole(file, "--predictions") as staged, staged.open("wb") as stream:
         if file.suffix == ".parquet":
-            pyarrow.parquet.write_table(table, staged)
+            pyarrow.parquet.write_table(table, stream)
         else:
-            pyarrow.csv.write_csv(table, staged)
+            pyarrow.csv.write_csv(table, stream)
 
 
 if __name__ == "__main__":

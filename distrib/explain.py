@@ -36,8 +36,10 @@ from distrib.data.table import Table, read_table
 from distrib.errors import UserError
 from distrib.explaining.curves import read_metrics
 from distrib.explaining.study import Finding, Job, Study
+from distrib.paths import expanded_path
 from distrib.prediction.model import TrainedModel, load
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
+from distrib.streams import standard_streams
 from distrib.training.preemption import STOP_BUTTON
 from distrib.training.run_folder import RunFolder, to_json, write_whole
 from distrib.training.runtime import fallbacks, rank, resolve, use_all_cores, warn
@@ -66,6 +68,7 @@ JOBS = {
 Say = Callable[[str], None]
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, 1 if a job failed, or 2 for what the user can mend."""
     if rank() > 0:
@@ -88,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
     try:
-        failed = explain(study, only or tuple(JOBS), tracker, print)
+        with standard_streams(goes_on=True):
+            failed = explain(study, only or tuple(JOBS), tracker, print)
     except UserError as error:
         tracker.finish(exit_code=1)
         print(f"distrib: error: {error}", file=sys.stderr)
@@ -382,7 +386,7 @@ def _arguments(argv: list[str]) -> tuple[Path, tuple[str, ...], list[str]]:
                 f"--only {name}: there is no such job{nearest(name, list(JOBS))}: choose of {', '.join(JOBS)}"
             )
     if rest and rest[0] not in ("-h", "--help") and not rest[0].startswith("-"):
-        return Path(rest[0]), tuple(only), rest[1:]
+        return expanded_path(rest[0]), tuple(only), rest[1:]
     if "-h" in rest or "--help" in rest:
         print(__doc__)
         print(f"jobs: {', '.join(JOBS)}\n\nOptions, with the run's own settings as defaults:\n")

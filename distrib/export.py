@@ -17,8 +17,10 @@ from typing import Literal
 import tyro
 
 from distrib.errors import UserError
+from distrib.paths import OptionPath
 from distrib.prediction.export import export_onnx
 from distrib.prediction.model import load
+from distrib.streams import standard_streams
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,19 @@ class ExportOptions:
     calibrated probabilities [B, attributes], and the logits.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: tyro.conf.Positional[OptionPath]
     """A run folder (its best epoch), a model folder, or a checkpoint."""
     to: Literal["onnx"]
     """Format."""
-    out: Path | None = None
+    out: OptionPath | None = None
     """File to write; None: model.onnx in the model's folder (in best/ of a run)."""
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
-    options = tyro.cli(ExportOptions, prog="distrib export", args=argv)
     try:
+        options = tyro.cli(ExportOptions, prog="distrib export", args=argv)
         model = load(options.model)
         best = options.model / "best"
         out = options.out or (best if best.is_dir() else options.model) / "model.onnx"

@@ -33,10 +33,12 @@ from distrib.config import nearest
 from distrib.data.batch import Request, crop_regions
 from distrib.errors import UserError
 from distrib.explaining.study import words
+from distrib.paths import OptionPath, fitting_name
 from distrib.prediction.alignment import AlignedFace, align, compose, inverse, moved
 from distrib.prediction.files import written_whole
 from distrib.prediction.model import Description, TrainedModel, load
 from distrib.prediction.photographs import Photograph, expand
+from distrib.streams import standard_streams
 from distrib.training.run_folder import to_json
 
 FACES_AT_ONCE = 16  # through the network; what is seen of the first photograph is said before the last one is opened
@@ -59,7 +61,7 @@ class PredictOptions:
     failed, 2 for a wrong option or model.
     """
 
-    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    model: Annotated[tyro.conf.Positional[OptionPath], tyro.conf.arg(metavar="MODEL")]
     """A run folder (its best epoch), a model folder, a checkpoint, or an .onnx file."""
     photographs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTO …")]
     """Files, folders (the pictures directly inside), patterns such as '*.jpg', or - for standard input."""
@@ -73,7 +75,7 @@ class PredictOptions:
     """The attributes to tell; none: all that the model knows."""
     occlusion: tuple[str, ...] = ()
     """Attributes whose occlusion heat map is drawn over the photograph, a picture for each face."""
-    out: Path = Path("heat-maps")
+    out: OptionPath = Path("heat-maps")
     """Folder for the heat maps; it is made."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one, else the CPU."""
@@ -100,10 +102,11 @@ class Sight:
     heat_maps: dict[str, Path] = field(default_factory=dict)
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status: 0, 1 if a photograph failed, 2 for a wrong option or model."""
-    options = tyro.cli(PredictOptions, prog="distrib predict", args=argv)
     try:
+        options = tyro.cli(PredictOptions, prog="distrib predict", args=argv)
         check(options)
         model = load(options.model, choose_device(options))
         return Prediction(options, model).run()
@@ -259,7 +262,7 @@ class Prediction:
         safe = "".join(character if character.isalnum() else "_" for character in attribute)
         again = 1
         while (
-            file := self._options.out / f"{stem}{f'-{again}' if again > 1 else ''}.{safe}.png"
+            file := self._options.out / fitting_name(stem, f"{f'-{again}' if again > 1 else ''}.{safe}.png")
         ).resolve() in self._files:
             again += 1
         return file
@@ -329,7 +332,8 @@ class JsonReport(Report):
         self._rows.append({"photo": name, "error": sentence})
 
     def end(self) -> None:
-        print(to_json(self._rows))
+        # JSON is UTF-8, or ASCII where the terminal is something else.
+        print(to_json(self._rows, ascii_only=(sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")))
 
 
 class CsvReport(Report):

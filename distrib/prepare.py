@@ -27,6 +27,8 @@ from distrib.config import DataConfig
 from distrib.data.faces import write_faces
 from distrib.data.separation import SPLITS, Proof, Report, separate
 from distrib.errors import UserError, printable
+from distrib.paths import OptionPath
+from distrib.streams import standard_streams
 
 # What a data set's readers call by its key in the configuration is an option here.
 OPTION_OF = {"root": "--root", "split": "--by", "split_fractions": "--fractions", "split_seed": "--seed",
@@ -37,7 +39,7 @@ OPTION_OF = {"root": "--root", "split": "--by", "split_fractions": "--fractions"
 class Faces:
     """Draw faces in CelebA's folder format, with the box of every drawn part in boxes.csv."""
 
-    out: Path
+    out: OptionPath
     """Folder to write; it must not exist yet, or be empty."""
     count: int
     """Number of pictures."""
@@ -56,9 +58,9 @@ class Split:
     separation.json, and `sha256sum --check SHA256SUMS` checks the files.
     """
 
-    root: Path
+    root: OptionPath
     """Folder of the data set: CelebA as downloaded, or pictures with a table.csv."""
-    out: Path
+    out: OptionPath
     """Folder to write, outside of the data set; it must not exist yet, or be empty."""
     by: Literal["identity", "image"] = "identity"
     """identity: no identity in two splits; image: image by image."""
@@ -172,10 +174,13 @@ class _PlainProgress:
             print(f"{work}: {self._done[work]} of {total}", file=sys.stderr, flush=True)
 
 
+@standard_streams()
 def main(argv: list[str] | None = None) -> int:
     """Run one of the preparations; returns the exit status: 0, 2 for what the user can mend, or 130 after Ctrl-C."""
-    settings = tyro.extras.subcommand_cli_from_dict({"faces": Faces, "split": Split}, prog="distrib prepare", args=argv)
     try:
+        settings = tyro.extras.subcommand_cli_from_dict(
+            {"faces": Faces, "split": Split}, prog="distrib prepare", args=argv
+        )
         if isinstance(settings, Faces):
             prepare_faces(settings)
         else:

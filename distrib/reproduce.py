@@ -22,7 +22,9 @@ from distrib.config import Config
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
+from distrib.paths import OptionPath
 from distrib.reporting.reproduction import render_reproduction, to_markdown
+from distrib.streams import standard_streams
 from distrib.studies.definition import Study, read_study
 from distrib.studies.evidence import Section, gather
 from distrib.studies.reproduction import FINDINGS, make_section
@@ -52,7 +54,7 @@ class ReproduceOptions:
     scale: float = 1.0
     """Share of the report's images, above 0 and up to 1; epochs and the side of the pictures shrink by its fourth
     root."""
-    folder: Path = Path("reproduction")
+    folder: OptionPath = Path("reproduction")
     """Where the studies, the page and the Markdown go."""
     workers: int = 1
     """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
@@ -60,13 +62,14 @@ class ReproduceOptions:
     """Train again what has failed or ran out of memory, each as a new trial; for once that has been mended."""
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status, as that of `distrib sweep`."""
-    options, others = tyro.cli(
-        ReproduceOptions, prog="distrib reproduce", args=sys.argv[1:] if argv is None else list(argv),
-        return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,),
-    )  # fmt: skip
     try:
+        options, others = tyro.cli(
+            ReproduceOptions, prog="distrib reproduce", args=sys.argv[1:] if argv is None else list(argv),
+            return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,),
+        )  # fmt: skip
         return reproduce(options, others)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr, flush=True)
@@ -75,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+@standard_streams(goes_on=True)
 def reproduce(options: ReproduceOptions, arguments: Sequence[str]) -> int:
     """Run the studies one after the other, and write the page after each.
 

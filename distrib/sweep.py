@@ -32,7 +32,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from distrib.config import parse
 from distrib.data.splits import digest
 from distrib.errors import UserError
+from distrib.paths import OptionPath, expanded_path
 from distrib.reporting.page import plural
+from distrib.streams import standard_streams
 from distrib.studies.definition import Study, read_study
 from distrib.studies.folder import StudyFolder
 from distrib.studies.record import State, StudyRecord
@@ -56,7 +58,7 @@ class SweepOptions:
     Start it on several machines with one --folder that all of them see, and they share the trials.
     """
 
-    folder: Path | None = None
+    folder: OptionPath | None = None
     """Folder of the study; None: studies/NAME, after the file."""
     workers: int = 1
     """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
@@ -66,6 +68,7 @@ class SweepOptions:
     """Train nothing: print the configuration of the best trial so far, as --config takes it."""
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
@@ -85,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
-        study = read(Path(file), others)
+        study = read(expanded_path(file), others)
         folder = options.folder or Path("studies") / study.name
         if options.best:
             print(best(study, folder), end="")
@@ -112,6 +115,7 @@ def read(file: Path, arguments: Sequence[str]) -> Study:
     return read_study(file, {key: functools.reduce(getattr, key.split("."), config) for key in named})
 
 
+@standard_streams(goes_on=True)
 def run_study(study: Study, folder: Path, workers: int, stop: Stop, retry_failed: bool = False) -> int:
     """Train a study's trials until its budget is used up; returns the exit status.
 
@@ -234,6 +238,7 @@ def supervise(study: Study, folder: Path, shares: Sequence[tuple[dict[str, str],
     return STOPPED if stop.reason is not None else max(statuses)
 
 
+@standard_streams(goes_on=True)
 def be_worker(study: Study, folder: Path, number: int, environment: dict[str, str], affinity: set[int]) -> None:
     """The work of a process that `supervise` has started; leaves with its exit status."""
     stop = Stop()

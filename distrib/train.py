@@ -30,6 +30,8 @@ from distrib.data.splits import Splits, digest, make_splits
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
 from distrib.explain import JOBS, check_options, check_photograph, explain, make_study
+from distrib.paths import fitting_name
+from distrib.streams import standard_streams
 from distrib.training.checkpoint import (
     Checkpoint,
     DamagedError,
@@ -71,6 +73,7 @@ from distrib.training.watch import Watch
 from distrib.training.weights import Origin, make_model
 
 
+@standard_streams()
 def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None) -> int:
     """Run the program.
 
@@ -105,6 +108,7 @@ def show_log() -> None:
         log.setLevel(logging.INFO)
 
 
+@standard_streams(goes_on=True)
 def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], requests: StopRequests) -> int:
     """Prepare a run, train, and say where the results are; nothing is written before what can be checked is.
 
@@ -364,7 +368,7 @@ def name_folder(config: Config, name: str) -> Config:
         launched_by = launcher()  # and not now, so that a restart by it comes to the same folder
         began = time.localtime(time.time() if launched_by is None else launched_by.create_time())
         launched = time.strftime("%Y%m%d-%H%M%S", began)
-        config = config.replace("run", folder=Path("runs") / f"{name}-{launched}")
+        config = config.replace("run", folder=Path("runs") / fitting_name(name, f"-{launched}"))
     resolve_wandb(config.tracking, config.run.folder)
     return config
 

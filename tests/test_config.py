@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import subprocess
@@ -88,12 +89,138 @@ def test_resume_has_a_short_spelling(words: list[str]) -> None:
     assert load_config(words)[0].run.resume == "auto"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_wrong_option_is_a_sentence_on_any_terminal(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    sentence = refusal(lambda: load_config(["--optim.lr", "fast"]))
+    assert sentence == "Error parsing --optim.lr: could not convert string to float: 'fast'; `--help` lists all options"
+
+
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", "'1e-3'"])
 def test_a_float_may_be_written_without_a_dot(tmp_path: Path, number: str) -> None:
     # YAML 1.1 reads 1e-3 as a string.
     lr = read_yaml(written(tmp_path, f"optim: {{lr: {number}}}")).optim.lr
     assert isinstance(lr, float)
     assert lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("train: {precision: no}", "train.precision", "no"),
+        ("train: {precision: No}", "train.precision", "no"),
+        ("train: {precision: OFF}", "train.precision", "no"),
+        ("train: {precision: false}", "train.precision", "no"),
+        ("train: {precision: 'no'}", "train.precision", "no"),
+        ("tracking: {mode: off}", "tracking.mode", "disabled"),
+        ("tracking: {mode: false}", "tracking.mode", "disabled"),
+        ("tracking: {mode: 'off'}", "tracking.mode", "disabled"),
+        ("train: {positive_weight: no}", "train.positive_weight", "none"),
+        ("model: {weights: off}", "model.weights", "none"),
+        ("model: {freeze: no}", "model.freeze", "none"),
+        ("model: {freeze: {1: backbone, 3: off}}", "model.freeze", "backbone 3:none"),
+        ("run: {resume: no}", "run.resume", "never"),
+        ("data: {flip: off}", "data.flip", False),
+        ("data: {flip: Yes}", "data.flip", True),
+        ("explain: {after_training: on}", "explain.after_training", True),
+        ("data: {attributes: ['No', 'yes']}", "data.attributes", ("No", "yes")),
+        ("tracking: {group: 'on'}", "tracking.group", "on"),
+    ],
+)
+def test_a_word_that_yaml_takes_for_true_or_false_is_the_fields_own(
+    tmp_path: Path, text: str, key: str, value: object
+) -> None:
+    config = read_yaml(written(tmp_path, text))
+    assert value_of(config, key) == value
+    assert type(value_of(config, key)) is type(value)
+    assert read_yaml(written(tmp_path, config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("data: {attributes: [Smiling, No]}", ["data.attributes has No", "put it in quotes"]),
+        ("data: {attributes: Yes}", ["data.attributes has Yes", "put it in quotes"]),
+        ("explain: {group: no}", ["explain.group has no", "YAML takes for false", "put it in quotes"]),
+        ("tracking: {group: on}", ["tracking.group has on", "YAML takes for true", "put it in quotes"]),
+        ("data: {root: off}", ["data.root has off", "put it in quotes"]),
+        ("tracking: {group: 2026}", ["tracking.group is 2026", "put it in quotes"]),
+        ("run: {folder: 1_000}", ["run.folder is 1000", "put it in quotes"]),
+        # Quotes would not help here.
+        ("train: {precision: on}", ["train.precision is 'on'", "'bf16'"]),
+        ("tracking: {mode: yes}", ["tracking.mode is 'yes'", "'disabled'"]),
+        ("model: {freeze: on}", ["model.freeze has on", "choose one of none, backbone"]),
+        ("checkpoint: {best_score: no}", ["checkpoint.best_score has no", "choose one of loss, accuracy"]),
+        ("train: {epochs: yes}", ["train.epochs is 'yes'", "integer"]),
+        ("data: {image_size: [on, 64]}", ["data.image_size.0 is 'on'", "integer"]),
+        ("yes: 5", ["yes is not a known key"]),
+        ("data: {no: 5}", ["data.no is not a known key"]),
+    ],
+)
+def test_elsewhere_it_is_said_what_yaml_makes_of_it(tmp_path: Path, text: str, parts: list[str]) -> None:
+    sentence = refusal(lambda: read_yaml(written(tmp_path, text)), *parts)
+    assert ("in quotes" in sentence) == ("put" in " ".join(parts) or "choose" in " ".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["--train.precision", "no"], "train.precision", "no"),
+        (["--train.precision=No"], "train.precision", "no"),
+        (["--train.precision", "false"], "train.precision", "no"),
+        (["--tracking.mode", "off"], "tracking.mode", "disabled"),
+        (["--tracking.mode=OFF"], "tracking.mode", "disabled"),
+        (["--data.flip", "no"], "data.flip", False),
+        (["--explain.after-training=yes"], "explain.after_training", True),
+        (["--data.attributes", "No", "yes"], "data.attributes", ("No", "yes")),
+        (["--tracking.group", "on"], "tracking.group", "on"),
+    ],
+)
+def test_so_it_is_on_the_command_line(words: list[str], key: str, value: object) -> None:
+    assert value_of(load_config(words)[0], key) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("train: {epochs: 010}", "train.epochs", 10),  # 8 by YAML 1.1
+        ("train: {epochs: 1_000}", "train.epochs", 1000),
+        ("train: {epochs: 0x10}", "train.epochs", 16),
+        ("train: {early_stopping: None}", "train.early_stopping", None),  # as --help has it
+        ("run: {folder: None}", "run.folder", None),
+        ("run: {folder: ~}", "run.folder", None),
+        ("run: {folder:}", "run.folder", None),
+        ("run: {folder: 2026-01-01}", "run.folder", Path("2026-01-01")),
+        ("run: {folder: 2026-01-01 10:00:00}", "run.folder", Path("2026-01-01 10:00:00")),
+        ("tracking: {group: 1:30}", "tracking.group", "1:30"),  # 90 by YAML 1.1
+        ("tracking: {group: 007}", "tracking.group", "007"),
+        ("tracking: {group: 'None'}", "tracking.group", "None"),
+    ],
+)
+def test_a_value_is_what_it_looks_like(tmp_path: Path, text: str, key: str, value: object) -> None:
+    config = read_yaml(written(tmp_path, text))
+    assert value_of(config, key) == value
+    assert read_yaml(written(tmp_path, config.to_yaml())) == config
+
+
+@pytest.mark.parametrize("text", ["train: {epochs: 1:30}", "run: {timeout: 1:30}", "train: {seed: 2026-01-01}"])
+def test_a_time_or_a_date_is_no_number(tmp_path: Path, text: str) -> None:
+    refusal(lambda: read_yaml(written(tmp_path, text)), "it should be a valid")
+
+
+@pytest.mark.parametrize("key", ["data.root", "run.folder", "run.resume", "model.weights", "explain.photograph"])
+def test_a_path_is_expanded_and_kept_so(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("SCRATCH", "/scratch/ada")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    group, name = key.split(".")
+    for text, meant in (("~/x", "/home/ada/x"), ("$SCRATCH/x", "/scratch/ada/x"), ("${SCRATCH}/a$", "/scratch/ada/a$")):
+        config = read_yaml(written(tmp_path, yaml.safe_dump({group: {name: text}})))
+        assert str(value_of(config, key)) == meant
+        assert value_of(load_config([f"--{key}={text}"])[0], key) == value_of(config, key)
+        assert yaml.safe_load(config.to_yaml())[group][name] == meant
+    file = written(tmp_path, yaml.safe_dump({group: {name: "$NOWHERE/x"}}))
+    refusal(lambda: read_yaml(file), f"{key} is '$NOWHERE/x', but the environment variable NOWHERE is not set")
 
 
 @pytest.mark.parametrize(
@@ -410,7 +537,7 @@ def test_config_is_given_once(words: str) -> None:
     [
         "optim: {lr: 2001-99-99}",  # looks like a date
         "optim: {lr: 0x_}",  # looks like a number
-        "data: {root: 2000-01-01t00:00:00+99:99}",
+        "data: {root: !!timestamp 2000-01-01t00:00:00+99:99}",
         "train: {seed: " + "9" * 5000 + "}",
         "train: {seed: !!int many}",
         "data: {flip: !!bool maybe}",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from distrib.config import DataConfig
 from distrib.data.images import decode
 from distrib.data.splits import make_splits
 from distrib.data.table import read_table
+from distrib.export import main as export
 from distrib.prediction.export import export_onnx
 from distrib.prediction.model import load
 
@@ -205,6 +207,26 @@ def test_a_model_against_itself_differs_by_nothing(
             assert each["difference"] == 0
             assert each["interval"] == [0, 0]
     assert "no attribute differs clearly in ROC AUC, of 3 in common" in capsys.readouterr().out
+
+
+def test_names_may_have_bytes_that_are_no_text(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    parquet = folder / "predictions.parquet"
+    scores, rows = evaluate(folder, run)
+    assert len(rows) == scores["images"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("RESULTS", str(folder))
+    assert program.main([str(run), *FLOAT32, "--predictions=$RESULTS/predictions.parquet"]) == 0
+    with parquet.open("rb") as file:
+        assert pyarrow.parquet.read_table(file).num_rows == scores["images"]
+    shutil.copytree(run / "best", folder / "best")
+    capsys.readouterr()
+    for main, arguments in ((program.main, [folder]), (export, [run, "--to", "onnx", "--out", folder / "model.onnx"])):
+        assert main([*map(str, arguments)]) == 2
+        assert "bytes in its name that are no UTF-8" in capsys.readouterr().err
 
 
 def test_two_models_are_compared_on_what_both_know(

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,69 @@ def test_heat_maps_are_written_and_no_photograph_is_lost(
         with Image.open(file) as picture:
             assert picture.width == 418  # the longer side is brought to 512 pixels
             assert picture.height > 512  # with the caption below
+
+
+def test_names_that_are_no_text(
+    model: Path, photographs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    shutil.copy(photographs / "a.jpg", folder / os.fsdecode(b"\x8e\xca\x90^.jpg"))
+    rows = predict_json(capsys, model, folder, "--no-align", "--occlusion", "Smiling", "--out", folder / "maps")
+    (heat_map,) = (folder / "maps").iterdir()
+    assert [row["heat_maps"] for row in rows] == [{"Smiling": str(heat_map)}]
+    for option in ([], ["--csv"]):
+        assert main([str(model), str(folder), "--no-align", *option]) == 0
+        capsys.readouterr().out.encode("utf-8")
+
+
+def test_heat_maps_of_the_longest_names(
+    model: Path, photographs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = ["あ" * 79, "あ" * 78 + "い"]
+    for name in names:
+        shutil.copy(photographs / "a.jpg", tmp_path / f"{name}.jpg")
+    files = [tmp_path / f"{name}.jpg" for name in names]
+    rows = predict_json(capsys, model, *files, "--no-align", "--occlusion", "Smiling", "--out", tmp_path / "maps")
+    maps = [Path(row["heat_maps"]["Smiling"]) for row in rows]
+    assert len(set(maps)) == len(names)
+    assert set(maps) == set((tmp_path / "maps").iterdir())
+    for file, name in zip(maps, names, strict=True):
+        assert file.name.startswith(name[:60])
+        assert file.name.endswith(".Smiling.png")
+
+
+def test_photographs_and_results_are_where_they_are_said_to_be(
+    model: Path, photographs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(photographs))
+    monkeypatch.setenv("PHOTOS", str(photographs))
+    monkeypatch.delenv("NOWHERE", raising=False)
+    monkeypatch.chdir(photographs)
+    # A shell that expands * has files such as these in it.
+    (photographs / "b.jpg").rename(photographs / "~$b.jpg")
+    (photographs / "c.jpg").rename(photographs / "$NOWHERE.jpg")
+    arguments = ["~/a.jpg", "$PHOTOS/a.j*", "~$b.jpg", "$NOWHERE.jpg"]
+    rows = predict_json(capsys, model, *arguments, "--no-align")
+    assert [Path(row["photo"]).name for row in rows] == ["a.jpg", "a.jpg", "~$b.jpg", "$NOWHERE.jpg"]
+    predict_json(capsys, model, "~/a.jpg", "--no-align", "--occlusion", "Smiling", "--out=$PHOTOS/maps")
+    assert [file.name for file in (photographs / "maps").iterdir()] == ["a.Smiling.png"]
+    (failed,) = predict_json(capsys, model, "$NOWHERE/a.jpg", status=1)
+    assert "the environment variable NOWHERE is not set" in failed["error"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_json_is_json_on_any_terminal(
+    model: Path, photographs: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photographs / "a.jpg").rename(photographs / "été 写真.jpg")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main([str(model), str(photographs / "été 写真.jpg"), "--no-align", "--json"]) == 0
+    terminal.flush()
+    assert isinstance(terminal.buffer, io.BytesIO)
+    (row,) = json.loads(terminal.buffer.getvalue().decode("utf-8"))
+    assert Path(row["photo"]).name == "été 写真.jpg"
 
 
 def test_a_heat_map_lies_where_the_model_looked(model: Path) -> None:

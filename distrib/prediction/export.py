@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from distrib.errors import UserError
+from distrib.paths import is_text
 from distrib.prediction.files import check_output, written_whole
 from distrib.prediction.model import ONNX_KEY, TrainedModel
 from distrib.training.model import AttributeClassifier
@@ -85,6 +86,8 @@ def export_onnx(model: TrainedModel, file: Path, option: str = "--out") -> Expor
     if not isinstance(model.net, AttributeClassifier):
         raise UserError(f"{model.source} is an ONNX file already: export the model folder that it was made from")
     check_output(file, option)
+    if not is_text(file.absolute()):
+        raise UserError(f"{option} {file} has bytes in its name that are no UTF-8: name another place")
     model = replace(model, net=copy.deepcopy(model.net).cpu())
     proto = _to_onnx(model)
     with written_whole(file, option) as staged:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from distrib.errors import UserError
+from distrib.errors import UserError, afterwards
+from distrib.paths import fitting_name, staged_beside
 
 
 def check_output(file: Path, option: str) -> None:
@@ -34,14 +35,13 @@ def written_whole(file: Path, option: str) -> Iterator[Path]:
     Raises:
         UserError: if it cannot be written.
     """
-    staged = file.with_name(f".{file.name}.staged")
+    staged = staged_beside(file)
     try:
-        yield staged
-        staged.replace(file)
+        with afterwards(lambda: staged.unlink(missing_ok=True)):
+            yield staged
+            staged.replace(file)
     except OSError as error:
         raise UserError(f"{option} {file} cannot be written ({error.strerror or error}): name another place") from None
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def folder_written_whole(folder: Path, option: str) -> Iterator[Path]:
     """
     # Absolute, so that a folder such as `.` has a name and a parent too.
     folder = folder.absolute()
-    staged = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    staged = folder.parent / fitting_name(f".{folder.name}", f".partial-{os.getpid()}")
     new: list[Path] = []
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

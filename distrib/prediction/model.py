@@ -20,6 +20,7 @@ from distrib.config import Side
 from distrib.data.batch import Request, cut
 from distrib.data.images import from_array, from_pillow
 from distrib.errors import UNPRINTABLE, UserError
+from distrib.paths import expanded_path, is_text
 from distrib.scoring.calibration import sigmoid
 from distrib.training.model import MEAN, STD, AttributeClassifier
 
@@ -180,12 +181,14 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
     Raises:
         UserError: if there is no model, or it is damaged.
     """
+    path = expanded_path(path)
+    if not is_text(path):
+        raise UserError(f"{path} has bytes in its name that are no UTF-8, by which no model can be opened: rename it")
     try:
-        path = Path(path).expanduser()
         if path.is_file() and path.suffix == ".onnx":
             return _load_onnx(path)
         folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
-    except (OSError, RuntimeError) as error:  # such as a name too long for the file system, or ~ and no such user
+    except OSError as error:  # such as a name too long for the file system
         raise UserError(f"{path} cannot be read ({_problem(error)}): check the name") from None
     if folder is None:
         raise UserError(

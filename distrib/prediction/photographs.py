@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distrib.data.images import ENDINGS, Warn
 from distrib.data.images import decode as decode_photograph
 from distrib.errors import UserError
+from distrib.paths import expanded
 
 # No photograph that is read needs more bytes, and a device such as /dev/zero has no end.
 MAX_BYTES = 2**30
@@ -69,6 +70,8 @@ def expand(argument: str) -> list[Photograph]:
     """
     if argument == "-":
         return [Photograph("stdin", None)]
+    if not os.path.lexists(argument):  # a shell's `*` has files such as ~$report.jpg as they are
+        argument = expanded(argument)
     path = Path(argument)
     try:
         return [Photograph(shown(file), file) for file in _files(argument, path)]

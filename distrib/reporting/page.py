@@ -25,7 +25,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from distrib.config import SCORES
-from distrib.errors import UserError
+from distrib.errors import UserError, afterwards
+from distrib.paths import staged_beside
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A page that is larger shows fewer of each attribute's mistakes, and says so.
@@ -316,12 +317,14 @@ def write_page(file: Path, page: str) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    staged = file.with_name(f".{file.name}.staged")
+    staged = staged_beside(file)
     try:
-        staged.write_text(page, encoding="utf-8")
-        staged.replace(file)
+        with afterwards(lambda: staged.unlink(missing_ok=True)):
+            staged.write_text(
+                page, encoding="utf-8", errors="backslashreplace"
+            )  # names may have bytes that are no text
+            staged.replace(file)
     except OSError as error:
-        staged.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written ({error.strerror}): choose another place, or make room") from None
 
 

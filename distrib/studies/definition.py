@@ -34,8 +34,9 @@ from pydantic import Field
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from distrib.config import Config, Section, nearest, read_mapping, read_yaml
+from distrib.config import Config, Section, Words, nearest, read_settings, read_yaml
 from distrib.errors import UserError
+from distrib.paths import ConfigPath, ConfigPathText
 from distrib.studies.methods import PRUNERS, SAMPLERS, Method
 from distrib.studies.record import Direction, Objective, Parameter, Setting
 from distrib.studies.scale import Scale
@@ -49,10 +50,14 @@ from distrib.studies.space import (
     grid_points,
     keys_of,
     make_dimensions,
+    settled_keys,
+    settled_space,
     with_changes,
 )
 from distrib.training.run_folder import METRICS
 
+# Bytes of a study's name, to which its runs add their numbers.
+MAX_STEM = 160
 # Columns of metrics.csv that are no result.
 NO_OBJECTIVE = ("epoch", "step", "lr")
 
@@ -102,18 +107,18 @@ class Budget(Section):
 class StudyFile(Section):
     """The fields of a study's YAML file."""
 
-    base: Path | None = None
+    base: ConfigPath | None = None
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any]
     sampler: Method = Method(name="tpe")
-    pruner: Method = Method(name="none")
+    pruner: Annotated[Method, Words(tuple(PRUNERS))] = Method(name="none")
     objective: tuple[ObjectiveConfig, ...] = (ObjectiveConfig(score="val_roc_auc"),)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] | None = None
     budget: Budget = Budget()
     fidelity: tuple[dict[str, Any], ...] = ()
     warm_start: bool = True
-    storage: str = "journal"
-    launch: Path | None = None
+    storage: Annotated[ConfigPathText, Words(("journal", "sqlite"))] = "journal"
+    launch: ConfigPath | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -124,6 +129,20 @@ class StudyFile(Section):
                     hint = nearest(str(key), list(cls.model_fields))
                     raise UserError(f"{key} is not a key of a study{hint}: the keys are {', '.join(cls.model_fields)}")
         return values
+
+    @pydantic.field_validator("set", "space", mode="before")
+    @classmethod
+    def _settle(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Let the words of YAML that stand for true and false be what the keys of the configuration take."""
+        if not isinstance(value, dict):
+            return value
+        return settled_space(value) if info.field_name == "space" else settled_keys(value)
+
+    @pydantic.field_validator("fidelity", mode="before")
+    @classmethod
+    def _settle_rungs(cls, value: Any) -> Any:
+        rungs = value if isinstance(value, list) else []
+        return [settled_keys(rung) if isinstance(rung, dict) else rung for rung in rungs] or value
 
     @pydantic.field_validator("objective", mode="before")
     @classmethod
@@ -289,8 +308,12 @@ def read_study(file: Path, options: Mapping[str, Any] | None = None) -> Study:
             f"{file} names its study {file.stem}, which is to be a part of folder names: rename the file with letters, "
             "digits, dots, dashes and underscores"
         )
+    if len(file.stem.encode()) > MAX_STEM:
+        raise UserError(
+            f"{file} has a name too long to be a part of folder names: at most {MAX_STEM} bytes are allowed"
+        )
     try:
-        fields = StudyFile.model_validate(read_mapping(file, "", "keys such as space: and objective:"))
+        fields = StudyFile.model_validate(read_settings(file, "", "keys such as space: and objective:"))
         base = Config() if fields.base is None else read_yaml(file.parent / fields.base)
         if fields.launch is not None:
             launch = (file.parent / fields.launch).resolve()

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import yaml
 
-from distrib.errors import UserError
+from distrib.errors import UserError, afterwards
 from distrib.studies.definition import Study, to_yaml
 
 # What may be another when a study goes on: how much is to be done, and on what; not what it is of.
@@ -62,10 +62,8 @@ class StudyFolder:
         """
         held = self._lock(self.path / f"{name}.lock", fcntl.LOCK_EX)
         assert held is not None
-        try:
+        with afterwards(held.release):
             yield
-        finally:
-            held.release()
 
     def lock_trial(self, number: int) -> "Lock | None":
         """A worker's lock on its trial, until it is released or this process ends; None: another worker holds it.

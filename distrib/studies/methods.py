@@ -11,7 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from pydantic import Field
 
-from distrib.config import Section, nearest
+from distrib.config import Section, nearest, plain
 from distrib.errors import UserError
 
 SAMPLERS: dict[str, type[BaseSampler]] = {
@@ -54,7 +54,7 @@ class Method(Section):
         if isinstance(value, str):
             return {"name": value}
         if isinstance(value, dict) and "options" not in value:
-            rest = {key: each for key, each in value.items() if key != "name"}
+            rest = {key: plain(each) for key, each in value.items() if key != "name"}
             return {"name": value.get("name"), "options": rest}
         return value
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage, RDBStorage
 
 from distrib.errors import UserError
 from distrib.studies.definition import Study
+from distrib.studies.journal import open_journal
 from distrib.studies.methods import Method, make_pruner, make_sampler
 from distrib.training.run_folder import RunFolder
 
@@ -39,17 +39,16 @@ def open_storage(url: str) -> BaseStorage:
     A journal is the choice for file systems that several machines share, where SQLite's locks do not hold.
 
     Raises:
-        UserError: if it cannot be opened.
+        UserError: if it cannot be opened, or is damaged.
     """
     try:
         if url.startswith("journal:"):
-            path = url.removeprefix("journal:")
-            lock = JournalFileOpenLock(path)
-            _mend_journal(Path(path), lock)
-            return JournalStorage(JournalFileBackend(path, lock))
+            return open_journal(Path(url.removeprefix("journal:")))
         # psycopg 3 is what the extra `postgres` installs. A connection may have been cut while a trial was trained.
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
         raise UserError(f"storage {url} needs {error.name}: pip install '.[postgres]' for PostgreSQL") from None
     except Exception as error:  # SQLAlchemy, its drivers and the file system each have their own
@@ -67,20 +66,6 @@ def open_study(study: Study, folder: Path) -> optuna.Study:
         return optuna.load_study(study_name=study.name, storage=open_storage(storage_url(study, folder)))
     except KeyError:
         raise UserError(f"{folder} holds no trials of the study {study.name}: start it with distrib sweep") from None
-
-
-def _mend_journal(file: Path, lock: JournalFileOpenLock) -> None:
-    """Cut off a last line that a full disk or a loss of power has left without its end: the next would run into it."""
-    if not file.exists() or file.stat().st_size == 0:
-        return
-    lock.acquire()
-    try:
-        with file.open("r+b") as journal:
-            content = journal.read()
-            if not content.endswith(b"\n"):
-                journal.truncate(content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 def rehearse(study: Study) -> None:

@@ -7,13 +7,14 @@ of them may exist only `when` another name has certain values.
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from distrib.config import Config, keys, nearest
+from distrib.config import Config, Takes, field_of, keys, nearest, plain, settled
 from distrib.errors import UserError
 from distrib.studies.record import Parameter, Setting
 
@@ -76,6 +77,43 @@ class Dimension:
         if isinstance(kind, CategoricalDistribution):
             return Parameter(self.name, tuple(kind.choices))
         return Parameter(self.name, low=kind.low, high=kind.high, log=kind.log)
+
+
+def settled_space(space: Mapping[str, Any]) -> dict[str, Any]:
+    """A space as `read_settings` has read it, with the configuration's own words and values."""
+    return {str(name): _settled_entry(str(name), entry) for name, entry in space.items()}
+
+
+def settled_keys(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of changes to the configuration, key -> value."""
+    return {str(key): settled(str(key), value) for key, value in changes.items()}
+
+
+def _settled_entry(name: str, entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return settled(name, entry)
+    found = {key: settled(name, value) if key == "choices" else value for key, value in entry.items()}
+    found |= {key: _number(found[key]) for key in ("low", "high", "step") if isinstance(found.get(key), str)}
+    if isinstance(found.get("variants"), dict):
+        found["variants"] = {
+            label: settled_keys(changes) if isinstance(changes, dict) else changes
+            for label, changes in found["variants"].items()
+        }
+    if isinstance(found.get("when"), dict):  # of other names, which may be those of variants
+        found["when"] = {
+            other: settled(other, value) if other in keys() else value for other, value in found["when"].items()
+        }
+    if "log" in found:
+        found["log"] = plain(found["log"])
+    return found
+
+
+def _number(text: str) -> int | float | str:
+    """The number that a text says, as 1e-3 is one in YAML; else the text."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def grid_points(dimensions: Sequence[Dimension], point: Point) -> Iterator[Point]:
@@ -198,8 +236,7 @@ def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str,
     where = f"space.{name}"
     for key, value in (("low", low), ("high", high), ("step", step)):
         if key in entry and (isinstance(value, bool) or not isinstance(value, int | float)):
-            hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if isinstance(value, str) else ""
-            raise UserError(f"{where}.{key} is {value!r}, which is refused: it should be a number{hint}")
+            raise UserError(f"{where}.{key} is {value!r}, which is refused: it should be a number")
     if not isinstance(log, bool):
         raise UserError(f"{where}.log is {log!r}, which is refused: it should be true or false")
     with_changes(base, "space", {name: low})
@@ -231,12 +268,7 @@ def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str,
 
 def _types(key: str) -> set[type]:
     """The types that a key of the configuration takes: of `int | None`, int and NoneType."""
-    *groups, name = key.split(".")
-    section: Any = Config
-    for group in groups:
-        section = section.model_fields[group].annotation
-    annotation = section.model_fields[name].annotation
-    return set(get_args(annotation)) or {annotation}
+    return set(Takes.of(field_of(key)).types)
 
 
 def with_changes(config: Config, where: str, changes: Any) -> Config:

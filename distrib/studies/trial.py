@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 
 from distrib.config import Config
-from distrib.errors import UserError
+from distrib.errors import UserError, afterwards
 from distrib.studies.definition import Study
 from distrib.studies.folder import Lock, StudyFolder
 from distrib.studies.methods import rung_step
@@ -220,10 +220,8 @@ class TrialRun:
         self.runs.append(str(run.relative_to(self.folder.path)))
         self.trial.set_user_attr("runs", self.runs)
         held = self._lock_run(run)
-        try:
+        with afterwards(held.release):
             return self._ended(run, config) or self._launch(run, config, judged, held)
-        finally:
-            held.release()
 
     def _ended(self, run: Path, config: Config) -> RunResult | None:
         """What a run came to that has ended before, its report included; None where there is something left to do."""

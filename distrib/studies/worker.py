@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from distrib.config import Config
-from distrib.errors import UserError
+from distrib.errors import UserError, afterwards
 from distrib.reporting.page import duration, plural
 from distrib.reporting.study import render_study
 from distrib.studies.definition import Study, to_yaml
@@ -105,12 +105,11 @@ class Worker:
             if taken is None:
                 return 0
             try:
-                self.finish(taken, stop)
+                with afterwards(taken.lock.release):
+                    self.finish(taken, stop)
             except Interrupted as interruption:
                 self.say(f"trial {taken.trial.number}: {interruption}")
                 return STOPPED
-            finally:
-                taken.lock.release()
             self.publish()
         return STOPPED
 
@@ -179,10 +178,8 @@ class Worker:
             self.say(f"{label}: has the settings of trial {twin.number}, and so its result")
             return
         began, before = time.monotonic(), float(trial.user_attrs.get("seconds", 0))
-        try:
+        with afterwards(lambda: self._keep(trial, {"seconds": before + time.monotonic() - began})):
             ending = TrialRun(self.study, self.folder, trial, point, self.storage, stop, self.say).train()
-        finally:
-            self._keep(trial, {"seconds": before + time.monotonic() - began})
         self._keep(trial, {"outcome": ending.state, "reason": ending.reason, "epochs": ending.epochs})
         if ending.spread is not None:
             self._keep(trial, {"spread": json.dumps(ending.spread)})

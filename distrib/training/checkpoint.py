@@ -13,6 +13,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ import torch
 from pydantic import Field, TypeAdapter
 
 from distrib.config import Config, read_yaml
-from distrib.errors import UserError, printable
+from distrib.errors import UserError, afterwards, printable
 
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
 # epochs, learning rate and schedule, precision, decoder, ranks, logging …
@@ -420,7 +421,8 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
-        recover_folder(target)
+        with suppress(OSError):
+            recover_folder(target)
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{target} cannot be written ({reason}): see to the space and rights of {target.parent}, then go on with "
@@ -449,10 +451,8 @@ def recover_folder(target: Path) -> None:
 def fsync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with afterwards(lambda: os.close(descriptor)):
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 
 from distrib.config import SCORES
 from distrib.errors import UserError
+from distrib.paths import staged_beside
 from distrib.scoring.metrics import Scores
 from distrib.training.checkpoint import fsync, recover_folder, replace_folder, save_weights, sweep
 
@@ -113,8 +114,9 @@ class RunFolder:
     def unlock(self) -> None:
         """Let others into the folder."""
         if self._lock is not None:
-            (self.path / "run.lock").unlink(missing_ok=True)
-            os.close(self._lock)
+            with suppress(OSError):  # on a disk that has failed; without its lock it keeps nobody out
+                (self.path / "run.lock").unlink(missing_ok=True)
+                os.close(self._lock)
             self._lock = None
 
     def check(self, resume: str) -> None:
@@ -287,9 +289,10 @@ class RunFolder:
         replace_folder(self.best, write)
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Any, ascii_only: bool = False) -> str:
     """JSON for people and programs, with null for every NaN."""
-    return json.dumps(finite(value), indent=2, ensure_ascii=False)
+    text = json.dumps(finite(value), indent=2, ensure_ascii=ascii_only)
+    return text.encode("utf-8", "backslashreplace").decode()  # bytes of a file's name that are no text
 
 
 def finite(value: Any) -> Any:
@@ -340,7 +343,7 @@ def write_whole(file: Path, text: str) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    staged = file.with_name(f".{file.name}.staged")
+    staged = staged_beside(file)
     staged.write_text(text, encoding="utf-8")
     fsync(staged)
     staged.replace(file)

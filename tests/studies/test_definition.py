@@ -30,6 +30,47 @@ def test_a_grid_has_its_points_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert found.planned == 6
 
 
+def test_yamls_words_are_those_of_the_settings(tmp_path: Path) -> None:
+    found = study(
+        tmp_path,
+        GRID
+        + "set: {tracking.mode: off}\nwarm_start: no\npruner: off\n"
+        + "space: {train.precision: [no, bf16], data.flip: [yes, no],"
+        + " b: {variants: {on: {optim.name: sgd}, off: {model.freeze: no}},"
+        + " when: {train.precision: no, data.flip: no}}}",
+    )
+    assert found.base.tracking.mode == "disabled"
+    assert (found.fields.warm_start, found.fields.pruner.name) == (False, "none")
+    assert [tuple(point.values()) for point in found.points()] == [
+        ("no", True), ("no", False, "on"), ("no", False, "off"), ("bf16", True), ("bf16", False),
+    ]  # fmt: skip
+    configs = [found.config(point, {}, None) for point in found.points()]
+    assert [each.train.precision for each in configs] == ["no"] * 3 + ["bf16"] * 2
+    assert [each.optim.name for each in configs].count("sgd") == 1
+    assert read_study(tmp_path / "a-study.yaml") == found
+
+
+def test_a_range_may_be_written_without_a_dot(tmp_path: Path) -> None:
+    space = "space: {optim.lr: {low: 1e-4, high: 1e-2, log: yes}}\n"
+    (parameter,) = study(tmp_path, space + "budget: {trials: 1}").parameters
+    assert (parameter.low, parameter.high, parameter.log) == (0.0001, 0.01, True)
+
+
+def test_paths_of_a_study_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("HERE", str(tmp_path))
+    (tmp_path / "base.yaml").write_text("train: {epochs: 7}")
+    (tmp_path / "launch.yaml").write_text("num_processes: 2")
+    text = (
+        "base: $HERE/base.yaml\nlaunch: ${HERE}/launch.yaml\nstorage: sqlite:///$HERE/a.db\nset: {data.root: ~/faces}\n"
+        "space: {model.weights: [no, ~/a.pt]}"
+    )
+    found = study(tmp_path, GRID + text)
+    assert (found.base.train.epochs, found.base.data.root) == (7, Path("/home/ada/faces"))
+    assert (found.fields.launch, found.fields.storage) == (tmp_path / "launch.yaml", f"sqlite:///{tmp_path}/a.db")
+    assert [found.config(each, {}, None).model.weights for each in found.points()] == ["none", "/home/ada/a.pt"]
+
+
 def test_a_conditional_setting_is_in_no_other_point(tmp_path: Path) -> None:
     space = "space: {optim.momentum: {choices: [0.5, 0.9], when: {optim.name: sgd}}, optim.name: [adam, sgd]}"
     found = study(tmp_path, GRID + space)
@@ -92,7 +133,7 @@ def test_optuna_samples_what_the_space_says(tmp_path: Path) -> None:
         ("space: {optim.lr: [0.1, 0.1]}", ["optim.lr", "0.1", "twice"]),
         ("space: {optim.lr: []}", ["optim.lr", "list of values"]),
         ("space: {optim.lr: 0.1}", ["optim.lr", "expected a list"]),
-        ("space: {optim.lr: {low: 1e-4, high: 1}}", ["optim.lr.low", "'1e-4'", "1.0e-3"]),
+        ("space: {optim.lr: {low: few, high: 1}}", ["optim.lr.low", "'few'", "a number"]),
         ("space: {optim.lr: {low: 2, high: 1}}", ["optim.lr", "low to be less than high"]),
         ("space: {optim.lr: {low: 0.1, high: 1, steps: 2}}", ["steps", "did you mean step"]),
         ("space: {optim.lr: {low: 0.1, high: 1}}", ["optim.lr", "range without steps", "grid"]),
@@ -123,6 +164,10 @@ def test_optuna_samples_what_the_space_says(tmp_path: Path) -> None:
         ("space: {optim.name: [sgd], optim.lr: {choices: [1], when: {optim.name: adam}}}", ["optim.name adam", "none"]),
         ("space: {train.batch_size: [6], train.accumulation: [4]}", ["train.batch_size 6", "train.accumulation 4"]),
         ("space: [1, 2]", ["space"]),
+        ("space: {tracking.entity: [on, a]}", ["tracking.entity has on", "in quotes"]),
+        ("space: {optim.lr: [0.1]}\nset: {tracking.entity: no}", ["tracking.entity has no", "in quotes"]),
+        ("space: {optim.lr: [0.1]}\nset: {data.root: $NO_SUCH_VARIABLE}", ["data.root", "NO_SUCH_VARIABLE is not set"]),
+        ("space: {optim.lr: [0.1]}\nbase: $NO_SUCH_VARIABLE/a.yaml", ["base", "NO_SUCH_VARIABLE is not set"]),
         ("- 1", ["list", "expected keys"]),
         ("space: {optim.lr: [0.1]}\nbase: nowhere.yaml", ["nowhere.yaml", "no such file"]),
     ],

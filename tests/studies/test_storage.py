@@ -213,6 +213,48 @@ def test_a_journal_whose_last_line_was_cut_off_is_mended(tmp_path: Path) -> None
     assert len(Worker(study, tmp_path / "study", print).optuna.trials) == 2
 
 
+def test_empty_lines_in_a_journal_are_skipped(tmp_path: Path) -> None:
+    study, journal = a_study(tmp_path, "journal"), tmp_path / "study/journal.log"
+    worker = Worker(study, tmp_path / "study", print)
+    numbers = []
+    for _ in range(3):
+        taken = worker.take()
+        assert taken is not None
+        worker.optuna.tell(taken.trial, 0.5)
+        taken.lock.release()
+        numbers.append(taken.trial.number)
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(b"".join([*lines[:-1], b"\n", lines[-1], b"  \r\n\n"]))
+        worker = Worker(study, tmp_path / "study", print)  # and the next one reads what this one has left
+    assert numbers == [0, 1, 2]
+    again = Worker(study, tmp_path / "study", print)
+    with journal.open("ab") as file:  # what it has read is not read anew
+        file.write(b"\n\n")
+    taken = worker.take()
+    assert taken is not None
+    assert taken.trial.number == 3
+    assert [trial.number for trial in again.optuna.get_trials()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", [b'{"op_code": 4, "tri', b"\0" * 40, b"[1]", b"{}", b"\xff\xfe"], ids=repr)
+@pytest.mark.parametrize("place", ["middle", "end"])
+def test_damage_in_a_journal_is_named_by_file_and_line(tmp_path: Path, damage: bytes, place: str) -> None:
+    study, journal = a_study(tmp_path, "journal"), tmp_path / "study/journal.log"
+    worker = Worker(study, tmp_path / "study", print)
+    taken = worker.take()
+    assert taken is not None
+    worker.optuna.tell(taken.trial, 0.5)
+    taken.lock.release()
+    lines = journal.read_bytes().splitlines(keepends=True)
+    number = 3 if place == "middle" else len(lines)
+    lines[number - 1] = damage + b"\n"
+    content = b"".join([lines[0], b"\n", *lines[1:]])
+    journal.write_bytes(content)
+    refusal(lambda: Worker(study, tmp_path / "study", print), f"{journal}, line {number + 1} is damaged", "restore")
+    assert journal.read_bytes() == content
+    assert not journal.with_name("journal.log.lock").exists()
+
+
 def test_the_sampler_proposes_the_same_again(tmp_path: Path) -> None:
     def points(folder: str) -> list[dict[str, object]]:
         file = tmp_path / "search.yaml"
