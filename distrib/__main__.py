@@ -5,9 +5,8 @@ distrib explain runs/celeba
 distrib predict runs/celeba photo.jpg
 """
 
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -49,17 +48,23 @@ def train(arguments: list[str]) -> int:
     """Check the configuration and the data, then train on all ranks of this machine.
 
     Returns:
-        The exit status of the ranks, as `distrib/train.py` says; 128 + N where signal N ended the launcher.
+        The exit status of the ranks, as `distrib/train.py` says; 75 also where a signal came before there were any.
     """
-    from distrib.train import main as train_here
+    from distrib.training.preemption import StopRequests
 
-    try:
-        file, arguments = _take_launch(_with_config(arguments))
-        command = launch_command(arguments, file)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr)
-        return error.exit_status
-    return train_here(arguments) if command is None else launch(command)
+    requests = StopRequests()
+    with requests.listening():  # first, because the imports below take seconds
+        from distrib.launcher import plan_launch, start
+        from distrib.train import main as train_here
+
+        try:
+            file, arguments = _take_launch(_with_config(arguments))
+            launch = plan_launch(arguments, file)
+            # One rank needs no launcher, which would have a status, and a way with signals, of its own.
+            return train_here(arguments, requests) if launch.ranks == 1 else start(launch, arguments, requests)
+        except UserError as error:
+            print(f"distrib: error: {error}", file=sys.stderr)
+            return error.exit_status
 
 
 def check(arguments: list[str]) -> int:
@@ -89,107 +94,35 @@ def check(arguments: list[str]) -> int:
     return 0
 
 
-def launch_command(arguments: Sequence[str], file: Path | None = None) -> list[str] | None:
-    """The arguments of `accelerate launch` for this machine; None where one process is meant and needs no launcher.
-
-    Args:
-        arguments: of the training.
-        file: configuration of accelerate's, which says how many ranks and where; None: that for this machine.
-
-    Raises:
-        UserError: for whatever is wrong before the first step: it is said here once, without a launcher around it.
-    """
-    import torch
-
-    from distrib.config import load_config
-    from distrib.train import check_start
-    from distrib.training.runtime import cores, resolve
-
-    config, _ = load_config(arguments)
-    config = resolve(config)
-    if file is not None:
-        check_start(config, config.run.ranks or 1)
-        port = [] if _of_several_machines(file) else ["--main_process_port", "0"]
-        return ["--config_file", str(file), *port, str(Path(__file__).resolve().parent / "train.py"), *arguments]
-    gpus = torch.cuda.device_count() if config.run.device == "cuda" else 0
-    ranks = config.run.ranks or gpus or min(2, cores())
-    if gpus and ranks > gpus:
-        raise UserError(f"run.ranks is {ranks}, and this machine has {gpus} GPUs: ask for at most {gpus}")
-    check_start(config, ranks)
-    if ranks == 1:
-        return None
-    here = Path(__file__).resolve().parent
-    folder = next(folder for folder in (here / "launch", here.parent / "launch") if folder.is_dir())
-    file = folder / ("one_node.yaml" if gpus else "cpu.yaml")
-    # Port 0: a free one, for several trainings on one machine.
-    options = ["--config_file", str(file), "--num_processes", str(ranks), "--main_process_port", "0"]
-    return [*options, str(here / "train.py"), *arguments]
-
-
-@standard_streams(goes_on=True)
-def launch(command: Sequence[str]) -> int:
-    """`accelerate launch` in this process, with the ranks' own exit status and without a traceback of the launcher.
-
-    Returns:
-        0; the status of the rank that failed first; 3 where the kernel has killed it for want of memory; or 128 + N
-        where signal N ended the launcher.
-    """
-    import logging
-
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    from distrib.training.memory import kernel_kills
-    from distrib.training.runtime import OUT_OF_MEMORY
-
-    kills = kernel_kills()
-    logging.disable(logging.ERROR)  # what the ranks say about their own end is enough
-    try:
-        launch_command(launch_command_parser().parse_args(list(command)))
-    except ChildFailedError as error:
-        number, failure = error.get_first_failure()
-        killed = [rank for rank, each in error.failures.items() if each.exitcode == -signal.SIGKILL]
-        if killed and kernel_kills() > kills:
-            print(
-                f"distrib: error: rank {killed[0]} was killed by the kernel, for want of memory on the machine or in "
-                "the job: ask for more, start fewer ranks, or lower train.batch_size or data.prefetch",
-                file=sys.stderr,
-            )
-            return OUT_OF_MEMORY
-        if failure.exitcode < 0:
-            print(f"distrib: rank {number} was ended by signal {-failure.exitcode}", file=sys.stderr)
-            return 1
-        return failure.exitcode
-    except SignalException as error:
-        return 128 + int(error.sigval)
-    return 0
-
-
 def _take_launch(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """The file that `--launch FILE` names, and the other arguments.
+    """The file that `--launch FILE` or `--launch=FILE` names, and the other arguments.
 
     Raises:
-        UserError: if there is no such file.
+        UserError: if there is no such file, or several are named.
     """
-    if "--launch" not in arguments:
+    such = "name a configuration of accelerate's, such as launch/cpu.yaml"
+    files, others, words = [], [], iter(arguments)
+    for word in words:
+        if word == "--launch":
+            files.append(next(words, ""))
+        elif word.startswith("--launch="):
+            files.append(word.partition("=")[2])
+        else:
+            others.append(word)
+    if len(files) > 1:
+        raise UserError(f"--launch is given {len(files)} times ({', '.join(files)}): give it once")
+    if not files:
         return None, arguments
-    place = arguments.index("--launch")
-    file = expanded_path(Path(*arguments[place + 1 : place + 2]))
-    if not file.is_file():
-        raise UserError(f"--launch {file} is not a file: name a configuration of accelerate's, such as launch/cpu.yaml")
-    return file, arguments[:place] + arguments[place + 2 :]
-
-
-def _of_several_machines(file: Path) -> bool:
-    """Whether a configuration of accelerate's is for several machines, which meet at a port that it names.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    from distrib.config import read_mapping
-
-    return bool(read_mapping(file, "--launch ", "keys such as num_processes:").get("num_machines", 1) != 1)
+    if not files[0] or files[0].startswith("-"):
+        raise UserError(f"--launch names no file: {such}")
+    file = expanded_path(Path(files[0]))
+    try:
+        there = file.is_file()
+    except OSError as error:
+        raise UserError(f"--launch {file} cannot be read ({error.strerror}): {such}") from None
+    if not there:
+        raise UserError(f"--launch {file} is {'a folder' if file.is_dir() else 'not a file'}: {such}")
+    return file, others
 
 
 def _with_config(arguments: list[str]) -> list[str]:

@@ -34,10 +34,15 @@ refuse() {
 
 # Slurm runs a copy of this file, so that the folder of the submission is what is left to go by.
 [ ! -x .venv/bin/distrib ] || PATH="$PWD/.venv/bin:$PATH"
+export PATH SLURM_EXPORT_ENV=ALL SRUN_EXPORT_ENV=ALL # whatever sbatch --export has left out
 command -v distrib >/dev/null ||
     refuse "$PWD has no .venv, and there is no other distrib on $(hostname): submit in the repository"
 
 # A node may be shared: take the cores that were asked for, and no more.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"
 
-exec distrib explain "$@"
+# A GPU that torch cannot use is said, instead of working on the CPU; what the command line says comes later, and wins.
+device=()
+[[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 || ${SLURM_GPUS_PER_NODE:-} == 0 ]] || device=(--run.device cuda)
+
+exec distrib explain "$1" "${device[@]}" "${@:2}"

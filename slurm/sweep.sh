@@ -41,6 +41,7 @@ refuse() {
 [ -f "${1:-}" ] || refuse "${1:-nothing} is no file in $PWD on $(hostname): name a study, such as study.yaml"
 # Slurm runs a copy of this file, so that the folder of the submission is what is left to go by.
 [ ! -x .venv/bin/distrib ] || PATH="$PWD/.venv/bin:$PATH"
+export PATH SLURM_EXPORT_ENV=ALL SRUN_EXPORT_ENV=ALL # whatever sbatch --export has left out
 command -v distrib >/dev/null ||
     refuse "$PWD has no .venv, and there is no other distrib on $(hostname): submit in the repository"
 
@@ -48,6 +49,10 @@ command -v distrib >/dev/null ||
 gpus=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-}
 ranks=$((gpus > 0 ? gpus : 2)) # as `distrib train` starts them, unless the study says run.ranks
 [ -z "$cpus" ] || export OMP_NUM_THREADS=$((cpus > ranks ? cpus / ranks : 1))
+
+# The number of an array's last job is the array's own, by which Slurm takes all of it.
+job=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
 asked='' worker=''
 ask() { # USR1 before the time limit, TERM when the job is cancelled
@@ -58,8 +63,12 @@ ask() { # USR1 before the time limit, TERM when the job is cancelled
 trap 'ask USR1' USR1
 trap 'ask TERM' TERM
 
-folder=studies/$(basename "${1%.*}") previous='' arguments=()
-for word in "$@"; do
+# A GPU that torch cannot use is said, instead of training on the CPU; what the command line says comes later, and wins.
+device=()
+[[ $gpus -eq 0 || ${SLURM_GPUS_PER_NODE:-} == 0 ]] || device=(--run.device cuda)
+
+folder=studies/$(basename "${1%.*}") previous='' arguments=("$1" "${device[@]}")
+for word in "${@:2}"; do
     # What has failed is tried again once, and not whenever the job is requeued.
     [[ $word == --retry-failed && ${SLURM_RESTART_COUNT:-0} -gt 0 ]] || arguments+=("$word")
     [ "$previous" != --folder ] || folder=$word
@@ -86,4 +95,4 @@ if [ "$starts" -ge 3 ] && [ "$(marks)" = "$had" ]; then
 fi
 say "requeues job $SLURM_JOB_ID"
 trap '' TERM USR1
-scontrol requeue "$SLURM_JOB_ID" || exit 75
+scontrol requeue "$job" || exit 75

@@ -49,8 +49,15 @@ whole() { # NAME VALUE LEAST
 [ $# -gt 0 ] || refuse "slurm/train.sh needs a configuration, such as --config configs/celeba.yaml"
 [[ $1 == -* ]] || set -- --config "$@"
 # Slurm runs a copy of this file, so that the folder of the submission is what is left to go by.
-[ -f distrib/train.py ] || refuse "$PWD on $(hostname) has no distrib/train.py: submit in the repository"
+[ -f distrib/train.py ] ||
+    refuse "$PWD on $(hostname) has no distrib/train.py: submit in the repository, or say sbatch --chdir=REPOSITORY"
 [ ! -x .venv/bin/distrib ] || PATH="$PWD/.venv/bin:$PATH"
+# What sbatch --export has left out of this job's environment would be left out of its steps', and with it PATH.
+export PATH SLURM_EXPORT_ENV=ALL SRUN_EXPORT_ENV=ALL
+for program in srun scontrol squeue; do
+    command -v "$program" >/dev/null ||
+        refuse "there is no $program in $PATH on $(hostname): submit with Slurm's programs on PATH, and sbatch --export=ALL"
+done
 for program in distrib accelerate; do
     command -v "$program" >/dev/null ||
         refuse "$PWD has no .venv, and there is no other $program on $(hostname): say make .venv/.installed in $PWD"
@@ -61,7 +68,15 @@ whole MAX_RESTARTS "$max_restarts" 0
 
 # --- the shape: nodes, and ranks a node
 
+# The number of an array's last job is the array's own, by which Slurm takes all of it.
+job=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 nodes=${SLURM_JOB_NUM_NODES:-1} gpus=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-}
+# --exclusive and --gres may give a node other GPUs than --gpus-per-node says, which is all that its steps would get.
+asked_for=${SLURM_GPUS_PER_NODE:-}
+[ "$asked_for" != 0 ] || gpus=0
+[[ $gpus -eq 0 || -z $asked_for || $asked_for == *,* ]] ||
+    export SLURM_GPUS_PER_NODE="${asked_for%"${asked_for##*:}"}$gpus" # [TYPE:]NUMBER
 per_node=${RANKS_PER_NODE:-$((gpus > 0 ? gpus : 1))}
 whole RANKS_PER_NODE "$per_node" 1
 ranks=$((nodes * per_node))
@@ -70,7 +85,8 @@ read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 [ -z "$cpus" ] || export SRUN_CPUS_PER_TASK="$cpus" OMP_NUM_THREADS=$((cpus > per_node ? cpus / per_node : 1))
 
 # Options of distrib/train.py before and after those of the command line; of two that differ the later one wins.
-before=() after=(--run.ranks "$ranks")
+# With GPUs it is cuda and not auto, which would train on the CPU where the driver is too old for torch's CUDA.
+before=(--run.device cuda) after=(--run.ranks "$ranks")
 [ "$gpus" -gt 0 ] || before=(--run.device cpu)
 
 # --- what Slurm tells this shell: USR1 before the time limit, TERM when the job is cancelled
@@ -98,7 +114,7 @@ run_step() { # a command once a node, in the background: traps wait for what run
 
 running() { # whether the job is to go on: it is neither cancelled, nor at its limit, nor requeued by Slurm
     local state
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || return 0 # a controller too busy to say is no end
+    state=$(squeue --noheader --jobs="$job" --format=%T) || return 0 # a controller too busy to say is no end
     [[ -z $state || $state == RUNNING ]]
 }
 
@@ -138,6 +154,26 @@ check() { # whatever a person has to mend ends the job here, with one sentence a
     mkdir -p "$folder" || refuse "run.folder $folder cannot be made on $(hostname): choose another"
 }
 
+reach_nodes() { # a step that cannot start is not the ranks' fault, and no restart mends it
+    local tries
+    for tries in 1 2 3; do # the controller may be busy
+        # shellcheck disable=SC2016 # for the shell on the node
+        run_step bash -c '
+            if [ ! -f distrib/train.py ] || ! command -v accelerate >/dev/null; then
+                echo "distrib: $(hostname) sees no distrib/train.py in $1, or has no accelerate"
+            elif [ "${SLURM_GPUS_ON_NODE:-$2}" -lt "$2" ]; then
+                echo "distrib: $(hostname) gives a step $SLURM_GPUS_ON_NODE of $2 GPUs"
+            else
+                exit 0
+            fi
+            exit 1' _ "$PWD" "$gpus" && return 0
+        [ -z "$asked" ] || return 0
+        [ "$tries" -eq 3 ] || sleep 2
+    done
+    refuse "no step can start as it should on $SLURM_JOB_NODELIST (see above): submit where all nodes see $PWD and its \
+.venv, and ask for GPUs by --gpus-per-node alone"
+}
+
 launch() {
     # Rank 0 draws the report when the others have left: --wait=0. TERM also comes when another node has crashed; only
     # at the end of the job does a node remove its copy of the data set by itself.
@@ -145,13 +181,13 @@ launch() {
     run_step --kill-on-bad-exit=1 --wait=0 bash -c '
         trap "" USR1
         trap "ended=yes" TERM
-        accelerate launch --machine_rank "$SLURM_NODEID" "${@:2}" &
+        accelerate launch --machine_rank "$SLURM_NODEID" "${@:3}" &
         while kill -0 $! 2>/dev/null; do wait $!; done
         if [ -n "$1" ] && [ -n "${ended:-}" ]; then
-            state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+            state=$(squeue --noheader --jobs="$2" --format=%T)
             [ -z "$state" ] || [ "$state" = RUNNING ] || rm -rf "$1"
         fi
-        wait $!' _ "$copy" \
+        wait $!' _ "$copy" "$job" \
         --config_file launch/many_nodes.yaml --num_machines "$nodes" --num_processes "$ranks" \
         --main_process_ip "$head" --main_process_port "$port" --rdzv_backend static \
         --mixed_precision no --dynamo_backend no distrib/train.py "$@"
@@ -180,7 +216,7 @@ requeue() {
     say "requeues job $SLURM_JOB_ID"
     trap '' TERM USR1
     [ "$vain" -eq 0 ] || { mkdir -p "$folder" && echo "$vain" >"$folder/$memory"; } || true
-    scontrol requeue "$SLURM_JOB_ID" || { rm -f "$folder/$memory" && leave "Slurm does not requeue job $SLURM_JOB_ID"; }
+    scontrol requeue "$job" || { rm -f "$folder/$memory" && leave "Slurm does not requeue job $SLURM_JOB_ID"; }
     exit 0
 }
 
@@ -188,7 +224,7 @@ requeue() {
 
 # What a requeued job remembers, in the run folder: how many starts, up to this one, have come no step further.
 memory=.starts-in-vain-$SLURM_JOB_ID
-starts=$((${SLURM_RESTART_COUNT:-0} + 1)) crashes=0 had=unknown had_vain=0
+starts=$((${SLURM_RESTART_COUNT:-0} + 1)) crashes=0 had=unknown had_vain=0 reached=''
 say "job $SLURM_JOB_ID, start $starts (SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0})"
 say "nodes $SLURM_JOB_NODELIST, GPUs a node: $gpus, ranks: $ranks, $per_node a node"
 
@@ -196,6 +232,8 @@ while :; do
     resume=()
     [ $((starts + crashes)) -eq 1 ] || resume=(--resume auto)
     check "${before[@]}" "$@" "${after[@]}" "${resume[@]}"
+    [ -n "$reached" ] || [ -n "$asked" ] || reach_nodes
+    reached=yes
     [ -z "$stage" ] || [ -n "$copy" ] || [ -n "$asked" ] || stage_data
     if [ "$had" = unknown ]; then
         had=$(newest) had_vain=$(cat "$folder/$memory" 2>/dev/null || echo 0)

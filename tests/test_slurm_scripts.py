@@ -56,6 +56,13 @@ def test_explain_hands_its_arguments_on_as_they_are(place: Path) -> None:
     assert calls(place) == [str(place), "3", "explain", *arguments]
 
 
+def test_explain_works_on_the_gpu_that_it_is_given(place: Path) -> None:
+    """auto would take the CPU where torch cannot use it; a device of the command line comes later, and wins."""
+    done = by_hand(EXPLAIN, place, "runs/a run", "--run.device", "cpu", SLURM_GPUS_ON_NODE="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls(place)[2:] == ["explain", "runs/a run", "--run.device", "cuda", "--run.device", "cpu"]
+
+
 @pytest.mark.parametrize("status", [1, 2])
 def test_explain_ends_as_the_program_ends(place: Path, status: int) -> None:
     assert by_hand(EXPLAIN, place, "runs/a run", STATUS=str(status)).returncode == status
@@ -82,7 +89,7 @@ def test_sweep_hands_its_arguments_on_and_ends_as_the_program_ends(place: Path) 
     job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "2"}
     done = by_hand(SWEEP, place, *arguments, **job)
     assert (done.returncode, done.stderr) == (0, "")
-    assert calls(place) == [str(place), "4", "sweep", *arguments]
+    assert calls(place) == [str(place), "4", "sweep", "my study.yaml", "--run.device", "cuda", *arguments[1:]]
     for status in ("2", "75"):
         assert by_hand(SWEEP, place, *arguments, **job, STATUS=status).returncode == int(status)
 
@@ -189,6 +196,20 @@ def test_sync_and_wandb_agree_on_what_is_an_offline_run(tmp_path: Path) -> None:
 
 
 # --- all of them
+
+
+@pytest.mark.parametrize(("script", "word"), [(EXPLAIN, "runs/a run"), (SWEEP, "study.yaml"), (TRAIN, "a.yaml")])
+def test_what_sbatch_does_not_export_is_not_kept_from_steps(place: Path, script: Path, word: str) -> None:
+    (place / "study.yaml").touch()
+    for name in ("distrib", "srun", "scontrol", "squeue"):
+        program = place / ".venv/bin" / name
+        program.write_text("#!/bin/sh\nenv >>environment\n")
+        program.chmod(0o755)
+    by_hand(
+        script, place, word, **ON_A_NODE, SLURM_JOB_NODELIST="node1", SLURM_EXPORT_ENV="NONE", SRUN_EXPORT_ENV="NIL"
+    )
+    written = (place / "environment").read_text().splitlines()
+    assert {line for line in written if "EXPORT_ENV=" in line} == {"SLURM_EXPORT_ENV=ALL", "SRUN_EXPORT_ENV=ALL"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -32,8 +32,12 @@ STOP_BUTTON = "W&B's Stop button"
 ECHO = 0.5
 # Seconds between two looks for the file and the launcher.
 LOOK_EVERY = 1.0
-# torch's launcher passes the first three on; SIGHUP is what a terminal sends when it is closed.
+# Seconds after which a launcher that is asked to stop and has started no rank leaves.
+NONE_AFTER = 5.0
+# SIGHUP is what a terminal sends when it is closed. torch's launcher passes the first three on, `distrib train` all.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# Where torch's launcher tells its ranks which signals it passes on.
+LAUNCHERS_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 
 class Stopped(BaseException):
@@ -56,17 +60,21 @@ class StopRequests:
         self._file: Path | None = None
         self._next_look = 0.0
         self._launcher: int | None = None
+        self._ranks: Callable[[], Iterable[int]] = list
+        self._told: set[int] = set()
+        self._asked_at = 0.0
         self._bell: socket.socket | None = None
 
     def listen(self) -> None:
         """Take the signals of this process from here on; in the main thread."""
         if {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
             self._launcher = os.getppid()
+        # nohup has SIGHUP ignored; torch's launcher passes it on all the same, unless it is told which signals it has.
+        passed_on = self._launcher is not None and "SIGHUP" in os.environ.get(LAUNCHERS_SIGNALS, "SIGHUP")
         self._bell, answers = socket.socketpair()
         self._bell.setblocking(False)
         for number in SIGNALS:
-            # nohup has SIGHUP ignored; a launcher passes it on all the same.
-            if not (number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN and self._launcher is None):
+            if number is not signal.SIGHUP or passed_on or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._in_main_thread)
         signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._take, args=(answers,), name="stop-requests", daemon=True).start()
@@ -129,6 +137,22 @@ class StopRequests:
             over.set()
             self._mode, self._file = "leave", None
 
+    @contextmanager
+    def handed_on(self, ranks: Callable[[], Iterable[int]]) -> Iterator[None]:
+        """While this is on, requests go to the ranks that this process has started, which leave by themselves.
+
+        A rank that is started later hears of it within a second. Where none is (they wait for other machines), this
+        process leaves.
+
+        Args:
+            ranks: says their process ids.
+        """
+        self._mode, self._ranks = "hand on", ranks
+        try:
+            yield
+        finally:
+            self._mode = "leave"
+
     def wanted(self) -> bool:
         """Whether this rank has been asked to stop; cheap enough for every step."""
         now = time.monotonic()
@@ -160,6 +184,10 @@ class StopRequests:
                     # Where nobody asks `wanted`: ranks that have not met yet would wait for the launcher's store.
                     if self._mode == "leave" and self.reason is None and self._launcher_is_gone():
                         self._leave(STOPPED, "distrib: stopped by the end of the launcher; nothing would be lost")
+                    if self._mode == "hand on" and self.reason is not None:
+                        self._hand_on(signal.SIGTERM, set(self._ranks()) - self._told)
+                        if not self._told and time.monotonic() - self._asked_at > NONE_AFTER:
+                            self._leave(STOPPED, f"distrib: stopped by {self.reason}; there are no ranks yet")
                     continue
                 if not numbers:
                     return
@@ -171,6 +199,11 @@ class StopRequests:
         # Before the reason, which the main thread sets before it changes this: in "raise" it may have been faster.
         mode = self._mode
         now, interrupts = time.monotonic(), number in (signal.SIGINT, signal.SIGTERM)
+        if mode == "hand on":
+            if self.reason is None:
+                self.reason, self._asked_at = number.name, now
+            self._hand_on(number, self._ranks())
+            return
         # After Ctrl-C, which is a person's, launchers send SIGTERM for the second one.
         if self._interrupted_at is not None and interrupts and now - self._interrupted_at > ECHO:
             self._leave(128 + number, f"distrib: left at once by a second {number.name}")
@@ -184,6 +217,12 @@ class StopRequests:
             self._interrupted_at = now
         if first and mode == "leave":
             self._leave(STOPPED, f"distrib: stopped by {number.name}; nothing is under way that would be lost")
+
+    def _hand_on(self, number: signal.Signals, ranks: Iterable[int]) -> None:
+        for each in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(each, number)
+                self._told.add(each)
 
     def _leave(self, status: int, line: str) -> None:
         _say(line)

@@ -74,7 +74,7 @@ def test_one_gpu_is_what_a_training_gets_unless_it_says_otherwise(cluster: Clust
     assert option(words, "--num_processes") == option(words, "--num_machines") == option(words, "--run.ranks") == "1"
     script = words.index("distrib/train.py")
     assert words[script + 1 :] == [
-        "--config", "configs/celeba.yaml", "--data.attributes", "a b", "*", "--run.ranks", "1",
+        "--run.device", "cuda", "--config", "configs/celeba.yaml", "--data.attributes", "a b", "*", "--run.ranks", "1",
     ]  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_nodes_and_gpus_of_the_command_line_decide_the_shape(cluster: Cluster, s
         assert option(words, "--num_processes") == option(words, "--run.ranks") == "4"
         assert option(words, "--main_process_ip") == "node1"
         assert option(words, "--main_process_port") == str(10000 + 10 * int(job) % 20000)
-        assert "--run.device" not in words
+        assert option(words, "--run.device") == "cuda"
         assert "--resume" not in words
 
 
@@ -101,6 +101,87 @@ def test_without_gpus_it_trains_on_cpus(cluster: Cluster, stubs: Path) -> None:
     assert (threads, gpus) == ("1", "")
     assert option(words, "--num_processes") == option(words, "--run.ranks") == "4"
     assert words.index("cpu") < words.index("auto"), "what the user says comes later, and wins"
+
+
+@pytest.mark.parametrize("export", ["NONE", "MAX_RESTARTS"])
+def test_what_sbatch_does_not_export_is_not_left_out_of_the_steps(cluster: Cluster, stubs: Path, export: str) -> None:
+    options = (f"--export={export}", *TWO_CPU_NODES, TRAIN, "--config", "a.yaml")
+    job = cluster.submit(*options, cwd=stubs, MAX_RESTARTS="0")
+    assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
+    assert [len(launches(stubs, node)) for node in cluster.nodes] == [1, 1]
+
+
+@pytest.mark.parametrize("options", [["--exclusive"], ["--gres=gpu:2"]])
+def test_every_gpu_that_a_node_gives_has_a_rank(cluster: Cluster, stubs: Path, options: list[str]) -> None:
+    job = cluster.submit(*options, "--mem=2G", TRAIN, "--config", "a.yaml", cwd=stubs)
+    assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
+    [[_, gpus, *words]] = launches(stubs, "node1")
+    assert (gpus, option(words, "--num_processes"), option(words, "--run.device")) == ("0,1", "2", "cuda")
+
+
+def test_a_whole_node_without_gpus_trains_on_cpus(cluster: Cluster, stubs: Path) -> None:
+    options = ("--exclusive", "--gpus-per-node=0", "--mem=2G")
+    job = cluster.submit(*options, TRAIN, "--config", "a.yaml", cwd=stubs)
+    assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
+    [[_, _, *words]] = launches(stubs, "node1")
+    assert (option(words, "--num_processes"), option(words, "--run.device")) == ("1", "cpu")
+
+
+def test_a_node_where_no_step_can_start_is_one_sentence(cluster: Cluster, stubs: Path) -> None:
+    """srun fails, as it does where its environment, the layout or a node does not suit it; nothing was trained."""
+    srun = stubs / ".venv/bin/srun"
+    srun.write_text("#!/bin/sh\necho 'srun: error: Unable to create step' >&2\nexit 1\n")
+    srun.chmod(0o755)
+    job = cluster.submit("--gpus-per-node=0", "--mem=2G", TRAIN, "--config", "a.yaml", cwd=stubs, STAGE="/dev/shm")
+    known = cluster.ended(job)
+    assert (known["ExitCode"], known["Restarts"]) == ("2:0", "0"), log_of(stubs, job)
+    assert "crashed" not in log_of(stubs, job)
+    errors = [line for line in log_of(stubs, job).splitlines() if line.startswith("distrib: error: ")]
+    assert len(errors) == 1
+    assert "no step can start as it should on node1 (see above)" in errors[0]
+    assert not (stubs / "launched-node1").exists()
+
+
+def test_a_node_that_does_not_see_the_repository_is_named(cluster: Cluster, stubs: Path) -> None:
+    cluster.on("node2", "mount", "-t", "tmpfs", "tmpfs", stubs / "distrib")
+    try:
+        job = cluster.submit(*TWO_CPU_NODES, TRAIN, "--config", "a.yaml", cwd=stubs)
+        assert cluster.ended(job)["ExitCode"] == "2:0", log_of(stubs, job)
+    finally:
+        cluster.on("node2", "umount", stubs / "distrib")
+    assert f"distrib: node2 sees no distrib/train.py in {stubs}, or has no accelerate" in log_of(stubs, job)
+    assert "no step can start as it should on node[1-2] (see above)" in log_of(stubs, job)
+    assert not (stubs / "launched-node1").exists()
+
+
+def test_submitted_elsewhere_it_says_where_to_submit(cluster: Cluster, stubs: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    small = ("--gpus-per-node=0", "--mem=2G")
+    job = cluster.submit(*small, TRAIN, "--config", "a.yaml", cwd=elsewhere)
+    assert cluster.ended(job)["ExitCode"] == "2:0"
+    assert "has no distrib/train.py: submit in the repository, or say sbatch --chdir" in log_of(elsewhere, job)
+    job = cluster.submit(*small, f"--chdir={stubs}", TRAIN, "--config", "a.yaml", cwd=elsewhere)
+    assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
+
+
+@pytest.mark.slow
+def test_jobs_of_an_array_are_requeued_one_by_one(cluster: Cluster, stubs: Path) -> None:
+    """The last job of an array has the number of the array itself, by which Slurm takes all of its jobs."""
+    (stubs / "does").write_text(
+        'touch "began-$SLURM_ARRAY_TASK_ID"\n'
+        "while [ ! -e began-0 ] || [ ! -e began-1 ]; do sleep 0.2; done\n"
+        '[ "$SLURM_JOB_ID" = "$SLURM_ARRAY_JOB_ID" ] || { sleep 10; exit 0; }\n'
+        '[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || exit 0\n'
+        'mkdir -p "runs/a run/checkpoints/step-00000001"\n'
+        'scancel --batch --signal=USR1 "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; sleep 1; exit 1\n'
+    )
+    few = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--array=0-1", "--output=log-%a")
+    job = cluster.submit(*few, TRAIN, "--config", "a.yaml", cwd=stubs)
+    ends = [cluster.ended(f"{job}_{number}") for number in (0, 1)]
+    logs = [(stubs / f"log-{number}").read_text() for number in (0, 1)]
+    assert [end["JobState"] for end in ends] == ["COMPLETED", "COMPLETED"], logs
+    assert sorted(end["Restarts"] for end in ends) == ["0", "1"], logs
 
 
 # --- train.sh: what it does when training ends

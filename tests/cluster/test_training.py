@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from cluster import Cluster, wait_until
 from launching import ROOT, read_events, read_metrics
 from small_run import assert_same_training, settings
+
+from distrib.config import Config
 
 pytestmark = pytest.mark.slow
 
@@ -58,16 +61,21 @@ class Training:
         assert self.ended()["JobState"] == "COMPLETED", self.log
 
 
+def repository(place: Path) -> Path:
+    """A folder that is to a job what the repository is, with a witness of what is trained there."""
+    (place / "distrib").mkdir()
+    (place / "distrib/train.py").symlink_to(ROOT / "tests/cluster/witness.py")
+    (place / "launch").symlink_to(ROOT / "launch")
+    (place / ".venv").symlink_to(sys.prefix)
+    return place
+
+
 @pytest.fixture(scope="module")
 def start(cluster: Cluster, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Training]:
     """Starts trainings that take seconds, on two nodes without GPUs, each in a repository of its own."""
 
     def start(*more: object, **environment: str) -> Training:
-        place = tmp_path_factory.mktemp("repository")
-        (place / "distrib").mkdir()
-        (place / "distrib/train.py").symlink_to(ROOT / "tests/cluster/witness.py")
-        (place / "launch").symlink_to(ROOT / "launch")
-        (place / ".venv").symlink_to(sys.prefix)
+        place = repository(tmp_path_factory.mktemp("repository"))
         arguments = settings(faces, Path("run"), "--train.epochs", EPOCHS, "--checkpoint.every-steps", 4, *more)
         told = {"WITNESS": str(place), "PAUSE": "0.3", "WANDB_MODE": "offline", **environment}
         job = cluster.submit("--nodes=2", *ON_CPUS, TRAIN, *arguments, cwd=place, **told)
@@ -175,6 +183,27 @@ def test_what_a_person_must_mend_ends_the_job_at_once(cluster: Cluster, start: C
     assert training.witnessed(0) == []
     # What was to follow it does not wait for ever.
     assert cluster.ended(dependent).get("JobState") in (None, "CANCELLED")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a GPU that is Slurm's alone")
+@pytest.mark.parametrize("script", ["train", "explain", "sweep"])
+def test_a_gpu_that_torch_cannot_use_is_no_work_for_the_cpu(
+    cluster: Cluster, faces: Path, tmp_path: Path, script: str
+) -> None:
+    """As with a driver that is too old for torch's CUDA: Slurm gives the job a GPU, and torch finds none."""
+    place = repository(tmp_path)
+    config = Config().replace("data", root=faces).to_yaml()
+    (place / "run").mkdir()
+    (place / "run/config.yaml").write_text(config)
+    (place / "base.yaml").write_text(config)
+    (place / "study.yaml").write_text("base: base.yaml\nspace: {train.seed: [0, 1]}\nsampler: grid\n")
+    words = {"train": "base.yaml", "explain": "run", "sweep": "study.yaml"}
+    few = ("--gpus-per-node=1", "--cpus-per-task=1", "--mem=4G", "--output=log")
+    job = cluster.submit(*few, ROOT / f"slurm/{script}.sh", words[script], cwd=place)
+    known = cluster.ended(job)
+    log = (place / "log").read_text()
+    assert (known["ExitCode"], known["Restarts"]) == ("2:0", "0"), log
+    assert "run.device is cuda, but torch finds no GPU: check the driver" in log
 
 
 def steps_of(training: Training) -> int:
