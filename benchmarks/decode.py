@@ -35,7 +35,7 @@ def main() -> None:
         update={"root": options.root, "image_size": tuple(options.image_size), "threads": options.threads}
     )
     table = read_table(config.root)
-    plan = Plan(make_splits(table, config).train, 0, options.batch_size, min_zoom=options.min_zoom)
+    plan = Plan(make_splits(table, config, needs=("train",)).train, 0, options.batch_size, min_zoom=options.min_zoom)
     requests = [plan.batch(0, step) for step in range(min(options.batches, plan.steps_per_epoch))]
     peers = {}
     for name in ("dali", "torch") if dali_installed() else ("torch",):

@@ -77,7 +77,7 @@ def main() -> None:
     config = resolve(config)
     accelerator = start_ranks(config)
     table: Table = read_table(config.data.root).select(config.data.attributes)
-    plan = Plan(make_splits(table, config.data).train, seed=0, batch_size=options.batch_size)
+    plan = Plan(make_splits(table, config.data, needs=("train",)).train, seed=0, batch_size=options.batch_size)
     decoder = make_decoder(config.data, table, accelerator.device, options.batch_size)
     batches = decoder.batches(endless(plan, 1))
     held = next(batches)

@@ -35,8 +35,16 @@ from distrib.config import Config, DataConfig, RunConfig, TrainConfig
 from distrib.data.annotations import few
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import Decoder, make_decoder
-from distrib.data.splits import make_splits
-from distrib.data.table import Table, read_table
+from distrib.data.splits import (
+    TITLES,
+    make_splits,
+    nothing_in,
+    one_class,
+    other_split,
+    seen_in_training,
+    splits_of_training,
+)
+from distrib.data.table import SPLITS, Table, read_table
 from distrib.errors import UserError
 from distrib.paths import OptionPath
 from distrib.prediction.files import check_output, written_whole
@@ -186,13 +194,18 @@ def data_config(model: TrainedModel, options: DataOptions) -> DataConfig:
         UserError: if an option is out of its range, or no data set is known.
     """
     given = {name: value for name, value in asdict(options).items() if value is not None}
-    known = dict((model.description.training.get("config") or {}).get("data") or {})
+    known = data_of_training(model)
     if "root" not in given | known:
         raise UserError(f"{model.source} does not say which data it was trained on: name a data set by --data.root")
-    if options.root is not None:
-        known["subset"] = None  # of the training split of another data set
+    if given.keys() & {"root", "split", "split_fractions", "split_seed"}:
+        known["subset"] = None  # of another training split
     of_model = {name: getattr(model.description, name) for name in ("attributes", "image_size", "crop")}
     return DataConfig.model_validate({**known, **given, **of_model})
+
+
+def data_of_training(model: TrainedModel) -> dict[str, Any]:
+    """The settings of the data that the model was trained on, as far as it says."""
+    return dict((model.description.training.get("config") or {}).get("data") or {})
 
 
 def evaluate(
@@ -204,13 +217,13 @@ def evaluate(
         UserError: for all that the user can mend.
     """
     from_rank_0(accelerator, check_outputs, options)
-    table = on_every_rank(accelerator, labels, config.data, models[0])
-    rows, notes = on_every_rank(accelerator, choose_rows, table, config.data, options.split)
+    table = on_every_rank(accelerator, labels, config.data, models[0], options)
+    rows, notes = on_every_rank(accelerator, choose_rows, table, config.data, models[0], options)
     names = common_attributes(models)
     machine = describe_machine(accelerator)
     ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
     say(f"model:   {models[0].source}, epoch {models[0].description.epoch}{', with flip' if options.flip else ''}")
-    say(f"data:    {config.data.root}, {options.split}: {len(rows):,} images")
+    say(f"data:    {config.data.root}, {options.split}: {len(rows):,} image{'s' if len(rows) > 1 else ''}")
     say(f"machine: {ranks} on {machine['device']}, precision {config.train.precision}, decoder {config.data.decoder}")
     for note in notes:
         warn(note)
@@ -263,33 +276,65 @@ def check_outputs(options: EvaluateOptions) -> None:
         raise UserError(f"--predictions {options.predictions} ends neither in .parquet nor in .csv: choose one of them")
 
 
-def labels(config: DataConfig, model: TrainedModel) -> Table:
-    """The table of the data set with the model's attributes.
+def labels(config: DataConfig, model: TrainedModel, options: EvaluateOptions) -> Table:
+    """The table of the data set with the model's attributes; of its own splits, the images of one alone are asked for.
 
     Raises:
         UserError: if it cannot be read, or lacks one of them.
     """
-    table = read_table(config.root, config.missing)
-    lacking = [name for name in model.attributes if name not in (*table.attributes, *table.flaws)]
-    if lacking:
-        raise UserError(
-            f"{config.root} has no labels for {few(lacking)}, which {model.source} predicts: add a column for each, or "
-            f"name another data set by --data.root; its attributes are {', '.join(table.attributes)}"
-        )
-    return table.select(model.attributes)
+    asked = options.data
+    # For other data a random split is drawn only if that is asked for.
+    drawn = config.split if asked.root is None else asked.split or "official"
+    uses = (options.split,) if options.split != "all" and drawn == "official" else SPLITS
+    return model.labels(read_table(config.root, config.missing, uses), config.root)
 
 
-def choose_rows(table: Table, config: DataConfig, split: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The rows of a split, int64 [N], or of all pictures; and warnings.
+def choose_rows(
+    table: Table, config: DataConfig, model: TrainedModel, options: EvaluateOptions
+) -> tuple[NDArray[np.int64], list[str]]:
+    """The rows of a split, int64 [N], or of all pictures; and warnings about them and no others.
+
+    The split is that of the model's training, if this is the data that it was trained on, wherever it lies now; a split
+    that was drawn for other data says nothing of this one, which comes with its own.
 
     Raises:
-        UserError: if the data set has no such split.
+        UserError: if the data set has no such split, or there is nothing in it.
     """
-    if split == "all":
-        return np.arange(len(table), dtype=np.int64), table.notes
-    splits = make_splits(table, config)
-    rows = {"train": splits.train, "valid": splits.valid, "test": splits.test}[split]
-    return rows, (*table.notes, *splits.notes)
+    if options.split == "all":
+        rows = np.arange(len(table), dtype=np.int64)
+        return rows, [*table.notes, *one_class(table, rows, str(config.root))]
+    asked, notes = options.data, list(table.notes)
+    of_training = DataConfig.model_validate({**dict(config), **data_of_training(model), "root": config.root})
+    own = splits_of_training(table, of_training, model.description.training.get("data"))
+    redrawn = {asked.split, asked.split_fractions, asked.split_seed} != {None}
+    if own is not None and not redrawn:
+        splits = own
+    else:
+        if asked.root is not None and asked.split is None and config.split != "official":
+            notes.append(other_split(config, config.split))
+            config = config.model_copy(update={"split": "official"})
+        if config.split == "official" and table.split is None:
+            raise UserError(
+                f"--split {options.split} asks for a split, and {config.root} has none of its own (no "
+                f"list_eval_partition file, no column split): score all of it by --split all"
+            )
+        splits = make_splits(table, config, needs=())
+    rows = getattr(splits, options.split)
+    if not len(rows):
+        there = [name for name in SPLITS if len(getattr(splits, name))]
+        share = "" if config.split == "official" else ", or give it a larger share by --data.split-fractions"
+        raise UserError(
+            f"{nothing_in(options.split, {name: getattr(splits, name) for name in SPLITS}, config)}: choose "
+            f"{', '.join(f'--split {name}' for name in there)} or --split all{share}"
+        )
+    trained = rows[:0]  # of other data nothing is known
+    if own is not None:
+        trained = own.train
+    elif asked.root is None and not redrawn:  # it has changed since
+        trained = splits.train
+    if options.split != "train":
+        notes += seen_in_training(table, rows, trained, TITLES[options.split])
+    return rows, [*notes, *one_class(table, rows, TITLES[options.split])]
 
 
 def common_attributes(models: Sequence[TrainedModel]) -> list[str]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from distrib.config import Config, ExplainConfig, nearest, parse, read_yaml
 from distrib.data.decoders import make_decoder
 from distrib.data.plan import evaluation_batches
-from distrib.data.splits import Splits, digest, make_splits
+from distrib.data.splits import Splits, digest, make_splits, other_split, splits_of_training
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
 from distrib.explaining.curves import read_metrics
@@ -76,11 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         run, only, options = _arguments(sys.argv[1:] if argv is None else list(argv))
-        asked = _config(run, options)
+        asked, notes = _config(run, options)
         config = resolve(asked)
         if config.run.device == "cpu":
             use_all_cores(local_ranks=1)
-        for note in fallbacks(asked, config):
+        for note in (*notes, *fallbacks(asked, config)):
             warn(note)
         check_options(config, read_table(config.data.root, config.data.missing))
         if any(option.startswith("--explain.photograph") for option in options):
@@ -170,7 +170,7 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
     from distrib.reporting.page import render_report
 
     report, events = study.folder / "report", RunFolder(study.folder)
-    _prepare(report, study.folder)
+    _prepare(report, study)
     began, failed, step = time.monotonic(), {}, _last_step(study.folder)
     for number, name in enumerate(jobs, start=1):
         started = time.monotonic()
@@ -269,14 +269,17 @@ def make_study(run: Path, config: Config) -> Study:
     If a picture of the test split cannot be read, the jobs that need the predictions fail with that sentence, and the
     others do not.
 
+    The data set may be another one than that of the training; of this one, a test split is all that is asked for.
+
     Raises:
         UserError: if the run has no model, or its data set is not here.
     """
     model = load(run, config.run.device)
     description = model.description
     config = config.replace("data", image_size=description.image_size, crop=description.crop)
-    table = read_table(config.data.root, config.data.missing).select(description.attributes)
-    splits = make_splits(table, config.data)
+    table = model.labels(read_table(config.data.root, config.data.missing), config.data.root)
+    splits = splits_of_training(table, config.data, description.training.get("data"))
+    splits = splits or make_splits(table, config.data, needs=("test",))
     try:
         predictions = _predictions(run, model, config, table, splits)
     except UserError as error:
@@ -302,10 +305,10 @@ def _predictions(
         return load_predictions(file, made_from)
     except UserError:
         pass  # there are none of these
-    predictions = [
-        Predictions.of("valid", table, splits.valid, _validation_logits(run, model, config, table, splits)),
-        Predictions.of("test", table, splits.test, predict(model, config, table, splits.test)),
-    ]
+    predictions = [Predictions.of("test", table, splits.test, predict(model, config, table, splits.test))]
+    if len(splits.valid):
+        logits = _validation_logits(run, model, config, table, splits)
+        predictions.append(Predictions.of("valid", table, splits.valid, logits))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_predictions(file, predictions, made_from)
@@ -394,28 +397,47 @@ def _arguments(argv: list[str]) -> tuple[Path, tuple[str, ...], list[str]]:
     raise UserError("name the run first: distrib explain runs/NAME")
 
 
-def _config(run: Path, options: Sequence[str]) -> Config:
-    """The run's configuration, with what depends on the machine to be decided anew, and the options over it."""
+def _config(run: Path, options: Sequence[str]) -> tuple[Config, list[str]]:
+    """The run's configuration, with what depends on the machine to be decided anew, and the options over it; and notes.
+
+    A random split of the training means nothing for another data set: that one comes with its own.
+    """
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is no run: it has no config.yaml; name the folder that training has made")
-    config = read_yaml(run / "config.yaml")
-    config = config.replace("run", folder=run, device="auto", ranks=None).replace("data", decoder="auto")
-    if config.train.precision != "no":
-        config = config.replace("train", precision="auto")
-    return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
+    of_run = read_yaml(run / "config.yaml")
+    of_run = of_run.replace("run", folder=run, device="auto", ranks=None).replace("data", decoder="auto")
+    if of_run.train.precision != "no":
+        of_run = of_run.replace("train", precision="auto")
+
+    def with_options(config: Config) -> Config:
+        return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
+
+    config = with_options(of_run)
+    if config.data.root == of_run.data.root or of_run.data.split == "official":
+        return config, []
+    model = load(run)
+    table = model.labels(read_table(config.data.root, config.data.missing), config.data.root)
+    if splits_of_training(table, of_run.data, model.description.training.get("data")):
+        return config, []  # the same data in another place
+    config = with_options(of_run.replace("data", split="official"))
+    taken = config.data.split == "official" and table.split is not None
+    return config, [other_split(config.data, of_run.data.split)] if taken else []
 
 
-def _prepare(report: Path, run: Path) -> None:
-    """Make the folders of a report; what an earlier model left there is removed, for a report is of one model."""
-    with (run / "best/model.safetensors").open("rb") as weights:
+def _prepare(report: Path, study: Study) -> None:
+    """Make the folders of a report; what an earlier one left is removed, for a report is of one model and data."""
+    with (study.folder / "best/model.safetensors").open("rb") as weights:
         model = hashlib.file_digest(weights, "sha256").hexdigest()
+    made_from = f"{model} {digest(study.table, study.splits.valid, study.splits.test)}"
     known = report / "data/model.txt"
-    if not known.exists() or known.read_text(encoding="utf-8") != model:
+    # Earlier reports name their model alone, and are of the run's own data.
+    earlier = known.read_text(encoding="utf-8") if known.exists() else ""
+    if earlier != made_from and not (earlier == model and study.on_data_of_training):
         for folder in ("data", "figures", "tables"):
             shutil.rmtree(report / folder, ignore_errors=True)
     for folder in ("data", "figures", "tables"):
         (report / folder).mkdir(parents=True, exist_ok=True)
-    write_whole(known, model)
+    write_whole(known, made_from)
 
 
 def _sentence(error: Exception) -> str:

@@ -25,7 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from distrib.config import DataConfig
 from distrib.data.faces import write_faces
-from distrib.data.separation import SPLITS, Proof, Report, separate
+from distrib.data.separation import Proof, Report, separate
+from distrib.data.table import SPLITS
 from distrib.errors import UserError, printable
 from distrib.paths import OptionPath
 from distrib.streams import standard_streams

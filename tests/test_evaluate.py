@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from random_model import write_model
 from distrib import evaluate as program
 from distrib.config import DataConfig
 from distrib.data.images import decode
-from distrib.data.splits import make_splits
+from distrib.data.splits import digest, make_splits
 from distrib.data.table import read_table
 from distrib.export import main as export
 from distrib.prediction.export import export_onnx
@@ -253,16 +254,32 @@ def test_two_models_are_compared_on_what_both_know(
     assert f"{against['mean']['accuracy']['difference']:+.4f}" in printed
 
 
-def own_data(faces: Path, folder: Path, *columns: str) -> Path:
-    """Ten of the faces as a data set with a table.csv, without splits and identities."""
+def own_data(
+    faces: Path, folder: Path, *columns: str, split: Sequence[str] = (), group: bool = False, rows: int = 10
+) -> Path:
+    """Ten of the faces as a data set with a table.csv, without splits and identities where they are not asked for."""
     (folder / "images").mkdir(parents=True)
     table = read_table(faces).select(columns)
-    lines = [",".join(("file", *columns))]
-    for row in range(10):
+    assert table.identity is not None
+    lines = [",".join(("file", *columns, *(["split"] if split else []), *(["group"] if group else [])))]
+    for row in range(rows):
         shutil.copy(table.path(row), folder / "images")
-        lines.append(",".join((table.names[row], *map(str, table.targets[row]))))
+        more = [*split[row % len(split) :][:1]] if split else []
+        more += [str(table.identity[row])] if group else []
+        lines.append(",".join((table.names[row], *map(str, table.targets[row]), *more)))
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def model_of(faces: Path, folder: Path, seed: int = 0, **data: Any) -> Path:
+    """A model as if it had been trained on the faces with these settings of the data."""
+    config = DataConfig(root=faces, attributes=ATTRIBUTES, image_size=(40, 32), crop="full", **data)
+    table = read_table(faces).select(ATTRIBUTES)
+    splits = make_splits(table, config)
+    training = {
+        "config": {"data": config.model_dump(mode="json")}, "data": digest(table, splits.train, splits.valid)
+    }  # fmt: skip
+    return write_model(folder, seed, training=training)
 
 
 def test_another_data_set_without_splits(run: Path, faces: Path, tmp_path: Path) -> None:
@@ -273,6 +290,137 @@ def test_another_data_set_without_splits(run: Path, faces: Path, tmp_path: Path)
     _, on_faces = evaluate(tmp_path, run, "--split", "all")
     found, wanted = ([float(row["Smiling_probability"]) for row in each] for each in (rows, on_faces[:10]))
     assert found == pytest.approx(wanted, abs=1e-6)
+
+
+# --- each split asks for itself
+
+
+def test_a_data_set_with_a_test_split_alone_is_scored(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is said of a training that is none of its business, whatever was drawn for that."""
+    model = model_of(faces, tmp_path / "model", subset=40)
+    root = own_data(faces, tmp_path / "own", *ATTRIBUTES, "Bald", split=["test"], rows=60)
+    result, rows = evaluate(tmp_path, model, "--data.root", root, "--split", "test")
+    assert result["images"] == 60
+    assert [row["file"] for row in rows] == read_table(faces).names[:60]
+    captured = capsys.readouterr()
+    assert "test: 60 images" in captured.out
+    assert "warning" not in captured.err
+
+
+def test_the_sentence_for_a_split_that_is_not_there_names_those_that_are(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of(faces, tmp_path / "model")
+    root = own_data(faces, tmp_path / "own", *ATTRIBUTES, split=["train", "test"])
+    assert program.main([str(model), "--data.root", str(root), "--split", "valid", *FLOAT32]) == 2
+    said = capsys.readouterr().err
+    assert "the validation split of" in said
+    assert "is empty under data.split official (training 5, validation 0, test 5 images)" in said
+    assert "choose --split train, --split test or --split all" in said
+    for split, images in (("train", 5), ("test", 5), ("all", 10)):  # the remedies are some
+        assert evaluate(tmp_path, model, "--data.root", root, "--split", split)[0]["images"] == images
+
+
+@pytest.mark.parametrize("of_training", ["official", "identity"])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_table_without_splits_is_one(
+    of_training: str, split: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of(faces, tmp_path / "model", split=of_training)
+    root = own_data(faces, tmp_path / "own", *ATTRIBUTES)
+    assert program.main([str(model), "--data.root", str(root), "--split", split, *FLOAT32]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"--split {split} asks for a split, and {root} has none of its own" in said
+    assert said.endswith("score all of it by --split all")
+    assert evaluate(tmp_path, model, "--data.root", root, "--split", "all")[0]["images"] == 10
+
+
+def test_a_random_split_of_the_training_is_not_drawn_for_other_data(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of(faces, tmp_path / "model", split="identity")
+    root = own_data(faces, tmp_path / "own", *ATTRIBUTES, split=["train", "valid", "test", "test"], group=True, rows=40)
+    result, _ = evaluate(tmp_path, model, "--data.root", root)
+    assert result["images"] == 20
+    said = capsys.readouterr().err
+    assert f"{root} is not the data that the model was trained on" in said
+    assert "its own split is used; --data.split identity draws one" in said
+    drawn = ("--data.split", "identity", "--data.split-fractions", 0.4, 0.3, 0.3)
+    evaluate(tmp_path, model, "--data.root", root, *drawn)
+    assert "not the data" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_the_data_of_the_training_has_its_random_split_wherever_it_lies(
+    split: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of(faces, tmp_path / "model", split="image", split_seed=3, subset=40)
+    moved = Path(shutil.copytree(faces, tmp_path / "moved"))
+    _, there = evaluate(tmp_path, model, "--split", split)
+    _, rows = evaluate(tmp_path, model, "--data.root", moved, "--split", split)
+    table = read_table(faces)
+    splits = make_splits(table, DataConfig(split="image", split_seed=3, subset=40))
+    assert [row["file"] for row in rows] == [table.names[row] for row in getattr(splits, split)]
+    assert rows == there
+    said = capsys.readouterr().err
+    assert "not the data" not in said
+    assert ("Identities in the test split that are in the images of the training too" in said) == (split == "test")
+
+
+def test_images_that_the_model_was_trained_on_are_counted(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another split of the same data tests on them."""
+    model, fractions = model_of(faces, tmp_path / "model", subset=100), (0.2, 0.3, 0.5)
+    options = ["--data.split", "image", "--data.split-fractions", *fractions]
+    _, rows = evaluate(tmp_path, model, *options)
+    table = read_table(faces)
+    trained = {table.names[row] for row in make_splits(table, DataConfig(subset=100)).train}
+    seen = sum(row["file"] in trained for row in rows)
+    assert seen > 0
+    assert f"The model was trained on {seen} of the 100 images in the test split" in capsys.readouterr().err
+
+
+def test_images_of_other_splits_need_not_be_there(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where somebody has the annotations of a whole data set, and the pictures of its test."""
+    root, model = Path(shutil.copytree(faces, tmp_path / "faces")), model_of(faces, tmp_path / "model")
+    table = read_table(root)
+    splits = make_splits(table, DataConfig())
+    for row in (*splits.train, *splits.valid):
+        table.path(row).unlink()
+    (table.folder / "more.jpg").write_bytes(table.path(splits.test[0]).read_bytes())
+    result, rows = evaluate(tmp_path, model, "--data.root", root)
+    assert [row["file"] for row in rows] == [table.names[row] for row in splits.test]
+    assert "lacks" not in (said := capsys.readouterr().err)
+    assert "more.jpg" not in said
+    lost = table.path(splits.test[1])
+    lost.unlink()
+    assert program.main([str(model), "--data.root", str(root), *FLOAT32]) == 2
+    assert f"lacks 1 of the {len(splits.test)} images of the split test ({lost.name})" in capsys.readouterr().err
+    result, _ = evaluate(tmp_path, model, "--data.root", root, "--data.missing", "skip")
+    assert result["images"] == len(splits.test) - 1
+    assert program.main([str(model), "--data.root", str(root), "--split", "valid", *FLOAT32]) == 2
+
+
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_one_image_is_scored_and_compared(
+    split: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    model, other = (model_of(faces, tmp_path / name, seed) for seed, name in enumerate(["model", "other"]))
+    root = own_data(faces, tmp_path / "own", *ATTRIBUTES, split=["test"], group=True, rows=1)
+    result, rows = evaluate(tmp_path, model, "--data.root", root, "--split", split, "--against", other)
+    assert len(rows) == result["images"] == 1
+    assert result["mean"]["roc_auc"] is None
+    assert result["against"]["mean"]["accuracy"]["interval"] is None
+    captured = capsys.readouterr()
+    assert f"{split}: 1 image\n" in captured.out
+    where = "the test split" if split == "test" else root
+    assert f"ROC AUC is undefined for {', '.join(ATTRIBUTES)} in {where}: every image" in captured.err
+    assert not [each for each in recwarn if issubclass(each.category, RuntimeWarning)]
 
 
 def test_the_splits_can_be_others_than_in_training(run: Path, faces: Path, tmp_path: Path) -> None:

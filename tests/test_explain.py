@@ -109,6 +109,68 @@ def test_options_of_the_configuration_are_taken(run: Path) -> None:
     assert occlusion["fill"] == "blur"
 
 
+def test_other_data_with_a_test_split_alone_is_reported_on(
+    run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page is of one data set: what was found on the run's own is not left beside it."""
+    root = Path(shutil.copytree(faces, tmp_path / "other"))
+    partition = root / "list_eval_partition.txt"
+    partition.write_text("".join(f"{line.split()[0]} 2\n" for line in partition.read_text().splitlines()))
+    jobs = ["--only", "scores", "labels", "fairness", "--tracking.mode", "disabled"]
+    assert main([str(run), *jobs]) == 0
+    assert {path.stem for path in (run / "report/data").glob("*.json")} >= set(JOBS)
+    assert main([str(run), *jobs, "--data.root", str(root)]) == 0
+    assert {path.stem for path in (run / "report/data").glob("*.json")} == {
+        "scores", "labels", "fairness", "overview", "operating"
+    }  # fmt: skip
+    scores = result(run, "scores")["data"]
+    assert scores["splits"] == ["test"]
+    assert scores["attributes"][0]["images"] == {"test": 200}
+    overview = result(run, "overview")
+    facts = dict(overview["facts"])
+    assert facts["Scored on"] == f"{root}, split official: 200 test"
+    assert str(faces) in facts["Data"]
+    assert "on the test pictures of other" in overview["headline"]
+    page = (run / "report/index.html").read_text()
+    assert "validation</label>" not in page
+    # The same data in another place is no other data, and neither is the run's own.
+    moved = shutil.copytree(faces, tmp_path / "moved")
+    for options in (["--data.root", str(moved)], []):
+        assert main([str(run), *jobs, *options]) == 0
+        assert result(run, "scores")["data"]["splits"] == ["valid", "test"]
+        overview = result(run, "overview")
+        assert "Scored on" not in dict(overview["facts"])
+        assert "it has never seen" in overview["headline"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "part"),
+    [
+        (["{},1,0,1"], "", "has no split of its own (no list_eval_partition file, no column split): add one"),
+        (["{},1,0,1,valid"], ",split", "the test split of"),
+        (["{},1,0,1,train"], ",split", "set data.split to image"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("of_training", ["official", "identity"])
+def test_other_data_without_a_test_split_is_refused(
+    of_training: str, rows: list[str], column: str, part: str,
+    run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("split: official", f"split: {of_training}"))
+    table = read_table(faces)
+    root = tmp_path / "other"
+    root.mkdir()
+    for name in table.names[:40]:
+        shutil.copy(table.folder / name, root)
+    lines = [row.format(name) for name in table.names[:40] for row in rows]
+    (root / "table.csv").write_text("\n".join([f"file,{','.join(ATTRIBUTES)}{column}", *lines]) + "\n")
+    assert main([str(run), "--only", "roc", "--data.root", str(root), "--tracking.mode", "disabled"]) == 2
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert part in sentence
+    assert "identity" not in sentence.partition("set data.split to")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,6 +155,41 @@ def test_a_run_may_begin_with_another_s_weights(
     torch.testing.assert_close(trained["fc.weight"], donor["fc.weight"], rtol=0, atol=1e-9)
     moved = {name for name in donor if not torch.equal(trained[name], donor[name])} - {"fc.weight", "fc.bias"}
     assert moved == {name for name in donor if name.endswith(STATISTICS)}
+
+
+def test_a_file_of_another_training_is_looked_through_and_one_of_none_refused(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = tmp_path / "other.pth.tar", tmp_path / "run"
+    options = [
+        "--model.weights",
+        file,
+        "--train.epochs",
+        1,
+        "--model.freeze",
+        "backbone",
+        "--tracking.mode",
+        "disabled",
+    ]
+    file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 46830571\n")
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 2
+    assert f"model.weights {file} is a Git LFS pointer" in capsys.readouterr().err
+    assert not folder.exists()
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    plain = {f"module.{name}": tensor for name, tensor in load_file(finished[0] / "best/model.safetensors").items()}
+    averaged = {name: tensor / 2 if tensor.is_floating_point() else tensor for name, tensor in plain.items()}
+    torch.save({"arch": "resnet18", "args": Namespace(lr=0.1), "state_dict": plain, "state_dict_ema": averaged}, file)
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
+    found = (
+        "the averaged weights, under state_dict_ema, in the names that begin with module., rather than the plain ones, "
+        "under state_dict, in the names that begin with module."
+    )
+    assert f"         found: {found}\n" in capsys.readouterr().out
+    (start,) = read_events(folder, "start")
+    assert start["weights"]["found"] == found
+    trained = load_file(folder / "best/model.safetensors")
+    assert torch.equal(trained["layer1.0.conv1.weight"], averaged["module.layer1.0.conv1.weight"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import re
 import shlex
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,14 @@ class Located:
     notes: list[str]
 
 
-def locate(names: Sequence[str], folders: Sequence[Path], root: Path, missing: Literal["stop", "skip"]) -> Located:
+def locate(
+    names: Sequence[str],
+    folders: Sequence[Path],
+    root: Path,
+    missing: Literal["stop", "skip"],
+    needed: Collection[str] | None = None,
+    called: str = "in the table",
+) -> Located:
     """The files of N images.
 
     They are the files of these very names in the first of the folders that holds any, by one listing of each subfolder.
@@ -64,6 +71,8 @@ def locate(names: Sequence[str], folders: Sequence[Path], root: Path, missing: L
         root: the folder of the data set, around all of them.
         missing: whether an image without a file stops, or is skipped. What is skipped under its own name in a folder
             with others stays so, and the note says which file is near: a run that is resumed has the images it had.
+        needed: the images that are used: another may be missing; None: all, and what lies beside them is noted too.
+        called: what a sentence says of those that are used.
 
     Raises:
         UserError: if no image is there, one is not that has to be, or two files or two names may be meant.
@@ -90,14 +99,18 @@ def locate(names: Sequence[str], folders: Sequence[Path], root: Path, missing: L
         )
     elif folder not in folders:
         notes.append(f"The images were found in {folder}.")
-    if surplus := _surplus(there - used - set(names), names if files is names else [*names, *filter(None, files)]):
+    known = names if files is names else [*names, *filter(None, files)]
+    if needed is None and (surplus := _surplus(there - used - set(names), known)):
         notes.append(f"{folder} holds images without a row in the table: {len(surplus)} ({few(surplus)}), not used.")
+    needed = names if needed is None else needed
+    lost = []
     if None in used:
-        lost = sorted(name for name, file in zip(names, files, strict=True) if file is None)
-        sentence = f"{folder} lacks {len(lost)} of the {len(names)} images in the table ({few(lost)})"
+        lost = sorted({name for name, file in zip(names, files, strict=True) if file is None}.intersection(needed))
+    if lost:
+        sentence = f"{folder} lacks {len(lost)} of the {len(needed)} images {called} ({few(lost)})"
         clause, remedy = reason or _nearest(lost[0], used, folder, tree)
-        if missing == "stop" or len(lost) == len(names):
-            skip = ", or set data.missing to skip to do without them" if len(lost) < len(names) else ""
+        if missing == "stop" or len(lost) == len(needed):
+            skip = ", or set data.missing to skip to do without them" if len(lost) < len(needed) else ""
             raise UserError(f"{sentence}{clause}: {remedy or 'put them there'}{skip}")
         notes.append(f"{sentence}{clause}: their rows are skipped.")
     return Located(folder, files, notes)

@@ -24,11 +24,10 @@ from distrib.config import DataConfig
 from distrib.data.annotations import few
 from distrib.data.splits import make_splits
 from distrib.data.store import FolderStore
-from distrib.data.table import Table, read_table
+from distrib.data.table import SPLITS, Table, read_table
 from distrib.errors import UserError, printable
 from distrib.prediction.files import folder_written_whole
 
-SPLITS = ("train", "valid", "test")
 _CHUNK = 100  # images between two reports
 
 T = TypeVar("T")

@@ -4,17 +4,18 @@ Legend: N images of the table, I identities.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distrib.config import DataConfig
-from distrib.data.table import Table
+from distrib.data.table import SPLITS, Table
 from distrib.errors import UserError
 
-_NAMES = ("training", "validation", "test")
+# What a set of images is called in a sentence.
+TITLES = {"train": "the training split", "valid": "the validation split", "test": "the test split"}
 # Each random choice has its own stream of the one seed, so that the subset does not follow from the split.
 _SPLIT_STREAM, _SUBSET_STREAM = 0, 1
 
@@ -36,7 +37,9 @@ class Splits:
     notes: tuple[str, ...]
 
 
-def make_splits(table: Table, config: DataConfig, group: NDArray[np.int64] | None = None) -> Splits:
+def make_splits(
+    table: Table, config: DataConfig, group: NDArray[np.int64] | None = None, needs: Collection[str] = SPLITS
+) -> Splits:
     """The three splits of a table; a pure function of its arguments, the same on every machine.
 
     data.split says how: official, the one that comes with the data set; identity, random and whole identities each;
@@ -49,17 +52,40 @@ def make_splits(table: Table, config: DataConfig, group: NDArray[np.int64] | Non
         group: int64 [N], for a random split that is to keep more together: images with the same number stay in one
             split. The number is an identity (split by identity) or a row (by image) of the group's own, and the group
             is drawn in its place; None: identities, or images, as they are.
+        needs: which of `SPLITS` the caller uses. The others may be empty, are not noted on, and take no subset.
 
     Raises:
-        UserError: if the data set lacks what the split needs, a split comes out empty, or the subset is larger than the
-            training split.
+        UserError: if the data set lacks what the split needs, a split that is needed comes out empty, or the subset is
+            larger than the training split.
     """
     part = _PARTS[config.split](table, config, group)
-    train, valid, test = (np.flatnonzero(part == number).astype(np.int64) for number in range(3))
-    _refuse_empty((train, valid, test), config)
-    train = _draw_subset(train, config)
-    rows = (train, valid, test)
-    return Splits(*rows, (*_leak(table, rows, config), *_one_class(table, rows)))
+    rows = {name: np.flatnonzero(part == number).astype(np.int64) for number, name in enumerate(SPLITS)}
+    _refuse_empty(table, rows, config, needs)
+    if "train" in needs:
+        rows["train"] = _draw_subset(rows["train"], config)
+    used = {name: rows[name] for name in needs}
+    notes = _leak(table, used, config)
+    for name, chosen in used.items():
+        notes += one_class(table, chosen, TITLES[name])
+    return Splits(**rows, notes=tuple(notes))
+
+
+def splits_of_training(table: Table, config: DataConfig, data: str | None) -> Splits | None:
+    """The splits that a model was trained with, if this is the table that it was trained on, wherever it lies now.
+
+    Args:
+        table: with the model's attributes, in their order.
+        config: of the data set, as it stands in the run.
+        data: `digest` of the training and validation images of the run; None: unknown.
+
+    Returns:
+        None if the table is another one, so that nothing is known of what the model has seen of it.
+    """
+    try:
+        splits = make_splits(table, config)
+    except UserError:  # such as a split of the training that this table cannot have
+        return None
+    return splits if digest(table, splits.train, splits.valid) == data else None
 
 
 def digest(table: Table, *splits: NDArray[np.int64]) -> str:
@@ -71,11 +97,30 @@ def digest(table: Table, *splits: NDArray[np.int64]) -> str:
     return sha.hexdigest()
 
 
+def nothing_in(name: str, rows: Mapping[str, NDArray[np.int64]], config: DataConfig) -> str:
+    """That a split is empty, and how many images the splits have; what to do about it is for the caller to say."""
+    sizes = ", ".join(f"{TITLES[other].split()[1]} {len(chosen)}" for other, chosen in rows.items())
+    return f"{TITLES[name]} of {config.root} is empty under data.split {config.split} ({sizes} images)"
+
+
+def other_split(config: DataConfig, drawn: str) -> str:
+    """A note that a data set's own split is taken, where the model was trained on a random one of other data.
+
+    Args:
+        config: of the data set.
+        drawn: data.split of the training.
+    """
+    return (
+        f"{config.root} is not the data that the model was trained on, whose split (data.split {drawn}) says nothing "
+        f"of it: its own split is used; --data.split {drawn} draws one"
+    )
+
+
 def _official(table: Table, config: DataConfig, _: NDArray[np.int64] | None) -> NDArray[np.int8]:
     if table.split is None:
         raise UserError(
             f"data.split is official, but the data set in {config.root} has no split of its own (no "
-            f"list_eval_partition file, no column split): add one, or set data.split to image or identity"
+            f"list_eval_partition file, no column split): add one, or set data.split to {_random_splits(table)}"
         )
     return table.split
 
@@ -142,18 +187,22 @@ def _shuffle(count: int, seed: int, stream: int) -> NDArray[np.int64]:
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def _refuse_empty(rows: Sequence[NDArray[np.int64]], config: DataConfig) -> None:
-    for name, chosen in zip(_NAMES, rows, strict=True):
-        if not len(chosen):
+def _random_splits(table: Table) -> str:
+    """Which random splits a table can have, for a sentence."""
+    return "image" if table.identity is None else "image or identity"
+
+
+def _refuse_empty(
+    table: Table, rows: Mapping[str, NDArray[np.int64]], config: DataConfig, needs: Collection[str]
+) -> None:
+    for name in needs:
+        if not len(rows[name]):
             remedy = (
-                "set data.split to image or identity"
+                f"set data.split to {_random_splits(table)}"
                 if config.split == "official"
                 else f"give it a larger share in data.split_fractions, now {config.split_fractions}"
             )
-            sizes = ", ".join(f"{other} {len(some)}" for other, some in zip(_NAMES, rows, strict=True))
-            raise UserError(
-                f"the {name} split of {config.root} is empty under data.split {config.split} ({sizes} images): {remedy}"
-            )
+            raise UserError(f"{nothing_in(name, rows, config)}: {remedy}")
 
 
 def _draw_subset(train: NDArray[np.int64], config: DataConfig) -> NDArray[np.int64]:
@@ -167,29 +216,59 @@ def _draw_subset(train: NDArray[np.int64], config: DataConfig) -> NDArray[np.int
     return np.sort(train[_shuffle(len(train), config.split_seed, _SUBSET_STREAM)[: config.subset]])
 
 
-def _leak(table: Table, rows: Sequence[NDArray[np.int64]], config: DataConfig) -> list[str]:
+def _leak(table: Table, rows: Mapping[str, NDArray[np.int64]], config: DataConfig) -> list[str]:
     """A note if pictures of the same identity are in two splits, so that scores flatter the model."""
-    if table.identity is None:
+    if table.identity is None or len(rows) < 2:
         return []
-    members = [np.unique(table.identity[chosen]) for chosen in rows]
+    members = [np.unique(table.identity[chosen]) for chosen in rows.values()]
     identities, splits = np.unique(np.concatenate(members), return_counts=True)
     crossing = identities[splits > 1]
     if not len(crossing):
         return []
-    images = int(np.isin(table.identity[np.concatenate(rows)], crossing).sum())
+    images = int(np.isin(table.identity[np.concatenate([*rows.values()])], crossing).sum())
     return [
         f"Identities in more than one split under data.split {config.split}: {len(crossing)}, with {images} images; "
         f"scores flatter a model that has seen these people, and data.split identity keeps them apart."
     ]
 
 
-def _one_class(table: Table, rows: Sequence[NDArray[np.int64]]) -> list[str]:
-    """A note for each split in which an attribute is always or never there."""
+def seen_in_training(table: Table, rows: NDArray[np.int64], trained: NDArray[np.int64], where: str) -> list[str]:
+    """Notes if a model has been trained on some of these images, or on others of the same identities.
+
+    Args:
+        table: of the images.
+        rows: int64 [N], which are to be scored.
+        trained: int64, rows that the model was trained on.
+        where: what the former are, such as "the test split".
+    """
     notes = []
-    for name, chosen in zip(_NAMES, rows, strict=True):
-        targets = table.targets[chosen]
-        single = [table.attributes[i] for i in np.flatnonzero(targets.min(axis=0) == targets.max(axis=0))]
-        if single:
-            named = ", ".join(single[:3]) + (f" and {len(single) - 3} more" if len(single) > 3 else "")
-            notes.append(f"ROC AUC is undefined for {named} in the {name} split: every image there has the same value.")
+    images = np.isin(rows, trained)
+    if images.any():
+        notes.append(
+            f"The model was trained on {images.sum()} of the {len(rows)} images in {where}: scores flatter it."
+        )
+    if table.identity is not None:
+        people = np.isin(table.identity[rows], table.identity[trained]) & ~images
+        if people.any():
+            notes.append(
+                f"Identities in {where} that are in the images of the training too: "
+                f"{len(np.unique(table.identity[rows[people]]))}, with {people.sum()} images; scores flatter a model "
+                f"that has seen these people."
+            )
     return notes
+
+
+def one_class(table: Table, rows: NDArray[np.int64], where: str) -> list[str]:
+    """A note if an attribute is always or never there in some rows.
+
+    Args:
+        table: of the images.
+        rows: int64 [N], at least one.
+        where: what these rows are, such as "the test split".
+    """
+    targets = table.targets[rows]
+    single = [table.attributes[i] for i in np.flatnonzero(targets.min(axis=0) == targets.max(axis=0))]
+    if not single:
+        return []
+    named = ", ".join(single[:3]) + (f" and {len(single) - 3} more" if len(single) > 3 else "")
+    return [f"ROC AUC is undefined for {named} in {where}: every image there has the same value."]

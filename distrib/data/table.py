@@ -9,7 +9,7 @@ import re
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,8 @@ from distrib.data import annotations, image_files
 from distrib.data.annotations import Annotations, Flaw, few
 from distrib.errors import UserError
 
+# By their numbers in `Table.split`.
+SPLITS = ("train", "valid", "test")
 # Where CelebA's files lie: as in the archives of its authors (all in one folder, or in Anno, Eval and Img), one level
 # down as torchvision puts them, and in a doubled folder as in the common CSV archive.
 _BASES = ("", "celeba")
@@ -99,7 +101,7 @@ class Table:
         raise UserError(f"{flaw.what}{also}; {mend}name the columns to learn, which may be: --data.attributes {choice}")
 
 
-def read_table(root: Path, missing: Literal["stop", "skip"] = "stop") -> Table:
+def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Collection[str] = SPLITS) -> Table:
     """The table of the data set in a folder.
 
     If the folder holds a table.csv, that is the table (see `annotations.read_attributes` for its columns). The file
@@ -115,6 +117,8 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop") -> Table:
     Args:
         root: the folder.
         missing: what to do about rows whose image is missing: stop, or skip them and say so in the notes.
+        uses: which of the data set's own splits the caller uses, if it has any. The images of the others may be
+            missing, and what no row names is not noted on unless all are used.
 
     Raises:
         UserError: if there is no such folder, table or image, or a file in it is not as expected.
@@ -125,8 +129,8 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop") -> Table:
         own = root / "table.csv"
         if own.exists():
             folders = [root, root / "images", root / "img_align_celeba"]
-            return _with_images(annotations.read_attributes(own), [], folders, root, missing)
-        return _with_images(*_read_celeba(root), root, missing)
+            return _with_images(annotations.read_attributes(own), [], folders, root, missing, uses)
+        return _with_images(*_read_celeba(root), root, missing, uses)
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read: check its permissions") from None
     except OSError as error:  # such as a name too long for the file system
@@ -222,11 +226,22 @@ def _base(folder: str) -> str:
 
 
 def _with_images(
-    found: Annotations, notes: list[str], folders: Sequence[Path], root: Path, missing: Literal["stop", "skip"]
+    found: Annotations,
+    notes: list[str],
+    folders: Sequence[Path],
+    root: Path,
+    missing: Literal["stop", "skip"],
+    uses: Collection[str],
 ) -> Table:
     """The table of what is both annotated and there."""
     found, folders = _from_root(found, folders, root)
-    located = image_files.locate(found.names, folders, root, missing)
+    needed, called = None, "in the table"
+    if len(uses) < len(SPLITS):
+        needed = set(found.names)
+        if found.split is not None:
+            used = np.isin(found.split, [SPLITS.index(split) for split in uses])
+            needed, called = {found.names[row] for row in np.flatnonzero(used)}, f"of the split {', '.join(uses)}"
+    located = image_files.locate(found.names, folders, root, missing, needed, called)
     rows = [row for row, file in enumerate(located.files) if file is not None]
     files = [file for file in located.files if file is not None]
     if len(rows) < len(found.names):

@@ -59,7 +59,7 @@ def mistakes(study: Study) -> Finding:
 
 def labels(study: Study) -> Finding:
     """The labels that are most likely wrong, among the pictures that the model was not trained on."""
-    parts = [study.predictions[split] for split in ("valid", "test")]
+    parts = [study.predictions[split] for split in study.scored]
     probabilities = study.model.probabilities(np.concatenate([each.logits_NA for each in parts]))
     targets = np.concatenate([each.targets_NA for each in parts])
     suspect = suspects(probabilities, targets)

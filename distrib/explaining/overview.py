@@ -43,7 +43,10 @@ def _headline(study: Study, scores: Mapping[str, Any]) -> str:
     sentence = f"A ResNet18 that tells {what} of a face"
     if auc := scores.get("means", {}).get("test", {}).get("roc_auc"):
         mean = "mean " if len(attributes) > 1 else ""
-        return f"{sentence}, at a {mean}ROC AUC of {auc:.3f} on pictures{_of_strangers(study)} it has never seen"
+        where = f"pictures{_of_strangers(study)} it has never seen"
+        if not study.on_data_of_training:
+            where = f"the test pictures of {study.config.data.root.resolve().name}"
+        return f"{sentence}, at a {mean}ROC AUC of {auc:.3f} on {where}"
     return sentence
 
 
@@ -63,11 +66,15 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     ranks = start.get("ranks", 1)
     trained = description.training.get("config", {})
     height, width = description.image_size
+    here, elsewhere = config.data.model_dump(), trained.get("data", {})
+    data, scored = here, ""
+    if not study.on_data_of_training:
+        data = here | elsewhere
+        here_are = ", ".join(f"{len(getattr(study.splits, split)):,} {split}" for split in study.scored)
+        scored = f"{here['root']}, split {here['split']}: {here_are}"
     facts = [
-        (
-            "Data",
-            f"{config.data.root}, split {config.data.split}: " + ", ".join(f"{n:,} {s}" for s, n in sizes.items()),
-        ),
+        ("Data", f"{data['root']}, split {data['split']}: " + ", ".join(f"{n:,} {s}" for s, n in sizes.items())),
+        ("Scored on", scored),
         ("Input", f"{height} x {width} pixels, crop {description.crop}"),
         (
             "Training",
@@ -90,7 +97,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
 def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not scores:
         return []
-    test, valid, tuned = scores["means"]["test"], scores["means"]["valid"], scores["means"]["tuned"]["test"]
+    test, tuned, valid = scores["means"]["test"], scores["means"]["tuned"]["test"], scores["means"].get("valid")
     intervals = scores["means"].get("interval", {})
     shares = [a["positives"]["test"] / a["images"]["test"] for a in scores["attributes"] if a["images"]["test"]]
     prevalence = sum(shares) / len(shares)
@@ -106,12 +113,15 @@ def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[di
     cards: list[dict[str, Any]] = []
     for label, name, values, baseline, baseline_label in rows:
         plain = values is test
-        seen = valid[name] if plain else scores["means"]["tuned"]["valid"][name]
+        text = f"{mean}test"
+        if valid is not None:
+            seen = valid[name] if plain else scores["means"]["tuned"]["valid"][name]
+            text += f"; validation {'undefined' if seen is None else format(seen, '.4f')}"
         cards.append(
             {
                 "label": label,
                 "value": values[name],
-                "text": f"{mean}test; validation {'undefined' if seen is None else format(seen, '.4f')}",
+                "text": text,
                 "baseline": baseline,
                 "baseline_label": baseline_label,
                 "interval": intervals.get(name) if plain else None,

@@ -6,8 +6,9 @@ validation alone. What is undefined is NaN or None, and null on the page.
 Legend: N images, A attributes, T thresholds.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,7 +39,6 @@ from distrib.scoring.fairness import GroupScores, score_groups
 from distrib.scoring.metrics import Scores, majority_accuracy, score, score_decisions
 from distrib.scoring.predictions import Predictions
 
-SPLITS = ("valid", "test")
 # The scores that depend on the threshold.
 DECISION_SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 SCORES_WITH_INTERVAL = ("roc_auc", "average_precision", "f1", "accuracy", "balanced_accuracy")
@@ -50,46 +50,56 @@ _GRID = np.linspace(0, 1, 201)
 # With more attributes than these a figure has no colour for each, and shows the lowest ones in colour.
 _FEW = 5
 
+T = TypeVar("T")
+
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def scores(study: Study) -> Finding:
-    """Every score of every attribute on validation and test, at 1/2 and at the tuned threshold, beside the baseline."""
-    parts = [study.predictions[split] for split in SPLITS]
+    """Every score of every attribute on validation and test, at 1/2 and at the tuned threshold, beside the baseline.
+
+    Of a data set without validation pictures, on test alone.
+    """
+    parts = [study.predictions[split] for split in study.scored]
     names = parts[0].attributes
     plain = [score(names, each.logits_NA, each.targets_NA) for each in parts]
     tuned = [score_decisions(each.attributes, study.model.decisions(each.logits_NA), each.targets_NA) for each in parts]
     baseline = [majority_accuracy(each.targets_NA) for each in parts]
     positives = [each.targets_NA.sum(axis=0, dtype=np.int64) for each in parts]
     intervals = _intervals(study)
+
+    def by_split(values: Iterable[T]) -> dict[str, T]:
+        return dict(zip(study.scored, values, strict=True))
+
     rows = [
         {
             "name": name,
-            "positives": _by_split(int(each[i]) for each in positives),
-            "images": _by_split(len(each) for each in parts),
-            "baseline_accuracy": _by_split(float(each[i]) for each in baseline),
-            **_by_split(each.by_attribute()[name] for each in plain),
+            "positives": by_split(int(each[i]) for each in positives),
+            "images": by_split(len(each) for each in parts),
+            "baseline_accuracy": by_split(float(each[i]) for each in baseline),
+            **by_split(each.by_attribute()[name] for each in plain),
             "threshold": study.model.description.thresholds[i],
-            "tuned": _by_split(_of_decisions(each.by_attribute()[name]) for each in tuned),
+            "tuned": by_split(_of_decisions(each.by_attribute()[name]) for each in tuned),
             "interval": _reported(intervals.by_attribute[i]),
         }
         for i, name in enumerate(names)
     ]
     means = {
-        **_by_split(each.mean() for each in plain),
-        "tuned": _by_split(_of_decisions(each.mean()) for each in tuned),
-        "baseline_accuracy": _by_split(float(each.mean()) for each in baseline),
+        **by_split(each.mean() for each in plain),
+        "tuned": by_split(_of_decisions(each.mean()) for each in tuned),
+        "baseline_accuracy": by_split(float(each.mean()) for each in baseline),
         "interval": _reported(intervals.mean),
     }
     data = {
-        "splits": list(SPLITS),
+        "splits": list(study.scored),
+        "test_images": hashlib.sha256("\n".join(parts[-1].names).encode()).hexdigest(),
         "attributes": rows,
         "means": means,
         "resampled": intervals.resampled,
         "resamples": intervals.resamples,
     }
-    figure = _scores_figure(names, plain[1], tuned[1], baseline[1], intervals)
-    return Finding(data, {"scores": figure}, {"scores": _scores_table(rows)})
+    figure = _scores_figure(names, plain[-1], tuned[-1], baseline[-1], intervals)
+    return Finding(data, {"scores": figure}, {"scores": _scores_table(rows, study.scored)})
 
 
 def roc(study: Study) -> Finding:
@@ -257,27 +267,28 @@ def calibration(study: Study) -> Finding:
 def fairness(study: Study) -> Finding:
     """Each score within the pictures that have the attribute `explain.group` and within those that have it not.
 
-    A data set without the attribute that CelebA's users ask for has nothing to show here, which is no failure.
+    Where nobody has asked for a group, a data set without that of CelebA's users, or with one of the two groups alone,
+    has nothing to show here, which is no failure.
 
     Raises:
         UserError: if the data set has not the attribute that was asked for, or all test pictures are in one group.
     """
     test = study.predictions["test"]
     group = study.config.explain.group
+    groups = [words(group), f"not {words(group)}"]
     try:
         has = study.group_labels(group)[test.rows]
+        within = score_groups(test.attributes, test.logits_NA, test.targets_NA, 1 - has, len(groups))
+        if not within.images.all():
+            alike = groups[0 if within.images[0] else 1]
+            raise UserError(
+                f"explain.group is {group}, but every test picture is {alike}: choose an attribute that some have and "
+                "some have not"
+            )
     except UserError as error:
         if group == ExplainConfig().group:
             return Finding({"absent": str(error)})
         raise
-    groups = [words(group), f"not {words(group)}"]
-    within = score_groups(test.attributes, test.logits_NA, test.targets_NA, 1 - has, len(groups))
-    if not within.images.all():
-        alike = groups[0 if within.images[0] else 1]
-        raise UserError(
-            f"explain.group is {group}, but every test picture is {alike}: choose an attribute that some have and some "
-            "have not"
-        )
     gaps = {name: within.gap(name) for name in SCORES}
     worst = {name: within.worst(name) for name in SCORES}
     rows = [
@@ -352,10 +363,6 @@ def _intervals(study: Study) -> Intervals:
     )
 
 
-def _by_split(values: Iterable[Any]) -> dict[str, Any]:
-    return dict(zip(SPLITS, values, strict=True))
-
-
 def _of_decisions(values: Mapping[str, float]) -> dict[str, float]:
     return {name: values[name] for name in DECISION_SCORES}
 
@@ -398,12 +405,12 @@ def _diagram(probabilities: NDArray[np.float64], targets: NDArray[np.uint8]) -> 
     return {"confidence": confidence.tolist(), "frequency": frequency.tolist(), "count": count.tolist()}
 
 
-def _scores_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def _scores_table(rows: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
     """A row for each attribute, with every number of the scores job."""
     table: list[dict[str, Any]] = []
     for row in rows:
         flat: dict[str, Any] = {"attribute": row["name"], "threshold": row["threshold"]}
-        for split in SPLITS:
+        for split in splits:
             flat[f"{split}_images"] = row["images"][split]
             flat[f"{split}_positives"] = row["positives"][split]
             flat[f"{split}_baseline_accuracy"] = row["baseline_accuracy"][split]

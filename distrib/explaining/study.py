@@ -18,7 +18,7 @@ from PIL import Image
 
 from distrib.config import Config, nearest
 from distrib.data.images import decode
-from distrib.data.splits import Splits
+from distrib.data.splits import Splits, digest
 from distrib.data.store import FolderStore
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
@@ -34,9 +34,9 @@ class Study:
         folder: of the run.
         config: resolved for this machine; `config.explain` holds the jobs' options.
         table: with the attributes that the model knows.
-        splits: of the table.
+        splits: of the table; where it is not that of the training, all but test may be empty.
         model: of the best epoch, on the device.
-        predictions: of that model, for "valid" and "test".
+        predictions: of that model, for each of `scored`.
     """
 
     folder: Path
@@ -45,6 +45,17 @@ class Study:
     splits: Splits
     model: TrainedModel
     predictions: dict[str, Predictions]
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The splits that the jobs look at: "valid", where there is any of it, and "test"."""
+        return ("valid", "test") if len(self.splits.valid) else ("test",)
+
+    @property
+    def on_data_of_training(self) -> bool:
+        """Whether this is the data that the model was trained and validated on, and not another set or split."""
+        known = self.model.description.training.get("data")
+        return bool(known == digest(self.table, self.splits.train, self.splits.valid))
 
     def picture(self, row: int) -> NDArray[np.uint8]:
         """The picture of a row as the model sees it, uint8 [H, W, 3].

@@ -17,8 +17,10 @@ from PIL import Image
 from torch import nn
 
 from distrib.config import Side
+from distrib.data.annotations import few
 from distrib.data.batch import Request, cut
 from distrib.data.images import from_array, from_pillow
+from distrib.data.table import Table
 from distrib.errors import UNPRINTABLE, UserError
 from distrib.paths import expanded_path, is_text
 from distrib.scoring.calibration import sigmoid
@@ -97,6 +99,24 @@ class TrainedModel:
     def device(self) -> torch.device:
         """Where its weights are; the CPU for an ONNX file."""
         return next((tensor.device for tensor in self.net.parameters()), torch.device("cpu"))
+
+    def labels(self, table: Table, root: Path) -> Table:
+        """A data set's table with the model's attributes alone, in the order of the logits.
+
+        Args:
+            table: with all of the attributes of the data set.
+            root: folder of the data set, for the sentence.
+
+        Raises:
+            UserError: if it lacks one of them.
+        """
+        lacking = [name for name in self.attributes if name not in (*table.attributes, *table.flaws)]
+        if lacking:
+            raise UserError(
+                f"{root} has no labels for {few(lacking)}, which {self.source} predicts: add a column for each, or "
+                f"name another data set by --data.root; its attributes are {', '.join(table.attributes)}"
+            )
+        return table.select(self.attributes)
 
     def fit(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
         """An image as the network takes it, uint8 [height, width, 3]: cropped and resized as in training.

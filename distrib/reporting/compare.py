@@ -44,6 +44,7 @@ class Run:
         means: split -> score -> mean over the attributes; "valid", and "test" where it was scored.
         intervals: score -> 95 % interval of the mean on test, where known.
         attributes: name -> split -> score -> value.
+        test_images: digest of which images were scored on test; None where that is unknown.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Run:
     means: dict[str, dict[str, float | None]]
     intervals: dict[str, list[float | None]]
     attributes: dict[str, dict[str, dict[str, float | None]]]
+    test_images: str | None = None
 
     @property
     def speed(self) -> float | None:
@@ -140,7 +142,8 @@ def read_run(folder: Path, label: str) -> Run:
         for each in scores["attributes"]:
             attributes.setdefault(each["name"], {})["test"] = each["test"]
     intervals = scores["means"].get("interval", {}) if scores is not None else {}
-    return Run(folder, label, columns, rows, best, config, means, intervals, attributes)
+    test_images = scores.get("test_images") if scores is not None else None
+    return Run(folder, label, columns, rows, best, config, means, intervals, attributes, test_images)
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
@@ -307,6 +310,8 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     pictures = [key for key in PICTURES if len({run.config.get(key) for run in runs}) > 1]
     if pictures:
         notes.append(f"The runs differ in {', '.join(pictures)}, so they may have been scored on different pictures.")
+    elif len({run.test_images for run in runs if run.test_images is not None}) > 1:
+        notes.append("The reports of the runs are of different test pictures, so their test scores do not compare.")
     without = [run.label for run in runs if "test" not in run.means]
     if without and len(without) < len(runs):
         verb = "has" if len(without) == 1 else "have"

@@ -1,14 +1,10 @@
 """What a network starts from: nothing, torchvision's ImageNet weights, a file, or an earlier run."""
 
 import pickle
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
 from torchvision.models import ResNet18_Weights
 
@@ -16,13 +12,9 @@ from distrib.config import ModelConfig
 from distrib.errors import UserError
 from distrib.prediction.model import read_description
 from distrib.training.model import AttributeClassifier
+from distrib.training.weight_files import COUNTER, Found, find_network, read_tensors
 
 HEAD = ("fc.weight", "fc.bias")
-# How often BatchNorm has averaged: nothing reads it, and old files lack it.
-COUNTER = "num_batches_tracked"
-# Under these names a training's own file may keep the state dict, and with these prefixes a wrapper its tensors.
-WRAPPINGS = ("state_dict", "model")
-PREFIXES = re.compile(r"^(?:(?:module|net|model)\.)+")
 
 
 @dataclass(frozen=True)
@@ -34,19 +26,22 @@ class Origin:
         loaded: names of the tensors that were read, as torchvision has them.
         new: names of the tensors that were not.
         reason: why the head is among the new ones, where others are not.
+        found: where in a file they are that has more in it, and why these; empty where there was nothing else.
     """
 
     summary: str
     loaded: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
     reason: str = ""
+    found: str = ""
 
     def lines(self) -> list[str]:
         """What was loaded and what was not, for the terminal; none where the summary says it all."""
         if not self.loaded:
             return []
         modules = dict.fromkeys(name.partition(".")[0] for name in self.loaded)
-        lines = [f"loaded: {', '.join(modules)} ({len(self.loaded)} tensors)"]
+        lines = [f"found: {self.found}"] if self.found else []
+        lines.append(f"loaded: {', '.join(modules)} ({len(self.loaded)} tensors)")
         if self.reason:
             lines.append(f"new: {', '.join(HEAD)} ({self.reason})")
         counters = sum(name.endswith(COUNTER) for name in self.new)
@@ -61,12 +56,12 @@ class Source:
 
     Attributes:
         name: of where they were.
-        weights: by torchvision's names.
+        found: a ResNet18.
         attributes: of the head; None where nothing says so.
     """
 
     name: str
-    weights: Mapping[str, torch.Tensor]
+    found: Found
     attributes: tuple[str, ...] | None = None
 
 
@@ -91,33 +86,31 @@ def make_model(
     wanted = model.net.state_dict()
     if config.weights == "none":
         return model, Origin("random weights", new=tuple(wanted))
-    source = read_weights(config.weights)
+    source = read_weights(config.weights, wanted)
     kept = source.attributes == tuple(attributes)
     reason = "" if kept else _why_new(source, attributes)
-    weights = {name: tensor for name, tensor in source.weights.items() if kept or name not in HEAD}
-    wrong = [name for name in weights if name not in wanted or weights[name].shape != wanted[name].shape]
+    weights = {name: tensor for name, tensor in source.found.network.weights.items() if kept or name not in HEAD}
     new = tuple(name for name in wanted if name not in weights)
-    missing = [name for name in new if not name.endswith(COUNTER) and (kept or name not in HEAD)]
-    if wrong or missing:
-        problem = _misfit(wrong[0], weights, wanted) if wrong else f"lacks {missing[0]}"
-        raise UserError(
-            f"model.weights {source.name} {problem}: expected the weights of torchvision's ResNet18, which timm's "
-            "resnet18 has too (resnet18d and its like have not)"
-        )
+    if kept:
+        _check_head(source, wanted)
     model.net.load_state_dict(weights, strict=False)
     head = "its head too" if kept else "a new head"
     loaded = tuple(name for name in wanted if name in weights)
-    return model, Origin(f"weights from {source.name}, {head}", loaded, new, reason)
+    return model, Origin(f"weights from {source.name}, {head}", loaded, new, reason, source.found.why)
 
 
-def read_weights(weights: str) -> Source:
+def read_weights(weights: str, wanted: Mapping[str, torch.Tensor]) -> Source:
     """What `model.weights` names, if it is not none.
 
+    Args:
+        weights: as in the configuration.
+        wanted: the state dict of a ResNet18.
+
     Raises:
-        UserError: if it cannot be had.
+        UserError: if it cannot be had, or is no ResNet18.
     """
     if weights == "imagenet":
-        return _imagenet()
+        return _imagenet(wanted)
     try:
         path = Path(weights).expanduser()
         folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
@@ -129,7 +122,7 @@ def read_weights(weights: str) -> Source:
             attributes = read_description(folder / "model.json").attributes
         except UserError as error:
             raise UserError(f"model.weights {error}") from None
-        return Source(str(folder), _read_file(folder / "model.safetensors"), attributes)
+        return Source(str(folder), _read(folder / "model.safetensors", wanted), attributes)
     if is_folder:
         raise UserError(
             f"model.weights {path} holds no model: expected a run with best/, a folder with model.json and "
@@ -139,10 +132,14 @@ def read_weights(weights: str) -> Source:
         raise UserError(
             f"model.weights {path} is not a file or folder: say none, imagenet, or the path of a ResNet18's weights"
         )
-    return Source(str(path), _read_file(path))
+    return Source(str(path), _read(path, wanted))
 
 
-def _imagenet() -> Source:
+def _read(file: Path, wanted: Mapping[str, torch.Tensor]) -> Found:
+    return find_network(str(file), read_tensors(file), wanted)
+
+
+def _imagenet(wanted: Mapping[str, torch.Tensor]) -> Source:
     source = ResNet18_Weights.IMAGENET1K_V1
     try:
         weights = source.get_state_dict(progress=False, check_hash=True, weights_only=True)
@@ -152,48 +149,33 @@ def _imagenet() -> Source:
             f"model.weights imagenet could not be downloaded or read ({_reason(error)}): put {source.url} at "
             f"{file}, in place of what may be there, or name such a file in model.weights"
         ) from None
-    return Source(f"torchvision {source}", weights)
+    name = f"torchvision {source}"
+    return Source(name, find_network(name, weights, wanted))
 
 
-def _read_file(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors in a file, by torchvision's names."""
-    try:
-        if file.suffix == ".safetensors":
-            loaded: Any = safetensors.torch.load_file(file)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, pickle, zip and torch each have their own for a damaged file
-        raise UserError(
-            f"model.weights {file} cannot be read as .safetensors or as torch weights ({_reason(error)}): name a file "
-            "of tensors alone"
-        ) from None
-    if isinstance(loaded, dict):
-        loaded = next((loaded[key] for key in WRAPPINGS if isinstance(loaded.get(key), dict)), loaded)
-    if not isinstance(loaded, dict) or not all(isinstance(name, str) and _dense(loaded[name]) for name in loaded):
-        raise UserError(f"model.weights {file} is not a plain state dict: expected names with their tensors")
-    weights: dict[str, torch.Tensor] = {}
-    for name, tensor in loaded.items():
-        plain = PREFIXES.sub("", name)
-        if plain in weights:
-            raise UserError(f"model.weights {file} has {plain[:80]} under two prefixes: keep one network in the file")
-        weights[plain] = tensor
-    return weights
+def _check_head(source: Source, wanted: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a head that is not for the attributes that its model.json names.
 
-
-def _dense(value: Any) -> bool:
-    """Whether it is a tensor of the kind that weights are: torch's files may hold others."""
-    if not isinstance(value, torch.Tensor) or value.is_nested or value.is_meta or value.is_quantized:
-        return False
-    return value.layout is torch.strided
+    Raises:
+        UserError: naming the tensor.
+    """
+    weights = source.found.network.weights
+    for name in HEAD:
+        found, expected = (list(each[name].shape) if name in each else None for each in (weights, wanted))
+        if found != expected:
+            has = f"lacks {name}" if found is None else f"has {name} of shape {found}, not {expected}"
+            raise UserError(
+                f"model.weights {source.name} {has}, and its model.json names {len(source.attributes or ())} "
+                "attributes: keep the two files of one model together"
+            )
 
 
 def _why_new(source: Source, attributes: Sequence[str]) -> str:
     """Why a source's head is not the head for these attributes."""
-    head = source.weights.get("fc.weight")
+    network = source.found.network
+    head = network.weights.get("fc.weight")
     if head is None:
-        return "the file has none"
+        return f"the head there is of other layers, {_listed(network.head)}" if network.head else "the file has none"
     if source.attributes is not None:
         if sorted(source.attributes) == sorted(attributes):
             return "the head there has the same attributes in another order"
@@ -202,12 +184,6 @@ def _why_new(source: Source, attributes: Sequence[str]) -> str:
     if outputs != len(attributes):
         return f"the file's head has {outputs} outputs, this run has {len(attributes)}"
     return "the file does not say of which attributes its head is"
-
-
-def _misfit(name: str, weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
-    if name not in wanted:
-        return f"has {name[:80]}, which does not fit"
-    return f"has {name} of shape {list(weights[name].shape)}, not {list(wanted[name].shape)}, which does not fit"
 
 
 def _listed(names: Sequence[str]) -> str:

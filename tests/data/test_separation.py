@@ -22,9 +22,9 @@ from sentences import refusal
 
 from distrib.config import DataConfig
 from distrib.data import separation
-from distrib.data.separation import SPLITS, Proof, join, separate
+from distrib.data.separation import Proof, join, separate
 from distrib.data.splits import Splits, make_splits
-from distrib.data.table import read_table
+from distrib.data.table import SPLITS, read_table
 
 PEOPLE = [f"person {row // 3}" for row in range(60)]
 

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distrib.config import DataConfig
-from distrib.data.splits import Splits, make_splits
+from distrib.data.splits import Splits, digest, make_splits, seen_in_training, splits_of_training
 from distrib.data.table import Table
 from distrib.errors import UserError
 
@@ -172,6 +173,53 @@ def test_empty_splits_are_named() -> None:
     refusal(table, DataConfig(), "test split", "empty", "training 800, validation 200, test 0", "data.split to image")
     refusal(table, DataConfig(split="image", split_fractions=(0.5, 0, 0.5)), "validation split", "data.split_fractions")
     refusal(a_table(9, identities=2), DataConfig(split="identity"), "empty", "data.split_fractions")
+
+
+def test_only_what_is_needed_is_asked_for_and_noted_on() -> None:
+    table = a_table()
+    assert table.split is not None
+    table.split[:] = 2
+    table.targets[:, 0] = 1
+    splits = make_splits(table, DataConfig(subset=5), needs=("test",))
+    assert parts(splits) == [[], [], list(range(1000))]
+    assert splits.notes == ("ROC AUC is undefined for even in the test split: every image there has the same value.",)
+    assert make_splits(table, DataConfig(), needs=()).notes == ()
+    with pytest.raises(UserError, match=r"the validation split of .* is empty"):
+        make_splits(table, DataConfig(), needs=("valid", "test"))
+    crossing = make_splits(a_table(), DataConfig(split="image"), needs=("test",))
+    assert crossing.notes == (), "of one split there is nothing to cross"
+
+
+def test_the_remedy_is_one_that_the_table_allows() -> None:
+    without = a_table(identities=None, official=False)
+    refusal(without, DataConfig(), "set data.split to image")
+    with pytest.raises(UserError) as error:
+        make_splits(without, DataConfig())
+    assert "identity" not in str(error.value)
+    refusal(a_table(official=False), DataConfig(), "set data.split to image or identity")
+
+
+def test_the_table_of_a_training_is_known_again() -> None:
+    table, config = a_table(), DataConfig(split="identity", split_seed=3, subset=100)
+    splits = make_splits(table, config)
+    known = digest(table, splits.train, splits.valid)
+    found = splits_of_training(dataclasses.replace(table, folder=Path("elsewhere")), config, known)
+    assert found is not None
+    assert parts(found) == parts(splits)
+    assert splits_of_training(table, config.model_copy(update={"split_seed": 4}), known) is None
+    assert splits_of_training(a_table(900), config, known) is None
+    assert splits_of_training(a_table(identities=None), config, known) is None
+    assert splits_of_training(table, config, None) is None
+
+
+def test_images_and_people_of_the_training_are_noted() -> None:
+    table = a_table(100, identities=10)
+    rows, trained = np.arange(20, 40), np.arange(25)
+    images, people = seen_in_training(table, rows, trained, "the test split")
+    assert "trained on 5 of the 20 images in the test split" in images
+    assert "1, with 5 images" in people
+    assert seen_in_training(table, rows, np.arange(50, 90), "the test split") == []
+    assert seen_in_training(dataclasses.replace(table, identity=None), rows, np.arange(20), "it") == []
 
 
 def test_identities_in_two_splits_are_noted() -> None:

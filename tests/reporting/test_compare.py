@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,20 @@ def cells(page: Page, row: str) -> list[str]:
 
 def minus(text: str) -> str:
     return text.replace("-", "−")  # noqa: RUF001
+
+
+def test_test_scores_of_different_pictures_are_noted(runs: list[Path], tmp_path: Path) -> None:
+    """As after `distrib explain RUN --data.root OTHER`, of which the configuration says nothing."""
+    note = "The reports of the runs are of different test pictures"
+    copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs[:2]]
+    for same in (True, False):
+        for number, run in enumerate(copies):
+            file = run / "report/data/scores.json"
+            content = json.loads(file.read_text())
+            content["data"]["test_images"] = "one" if same or not number else "other"
+            file.write_text(json.dumps(content))
+        page = render_comparison(copies, tmp_path / "compare.html").read_text(encoding="utf-8")
+        assert (note in page) != same
 
 
 def test_the_program_prints_the_page_that_it_wrote(

@@ -1,0 +1,354 @@
+"""Files of weights as other trainings write them: where the network is in them, and what is none."""
+
+import argparse
+import gzip
+import os
+import pickle
+import shutil
+import subprocess
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import sentences
+import torch
+from torch import nn
+from torchvision.models import resnet18, resnet34, resnet50
+
+from distrib.training.weight_files import COUNTER, Found, find_network, read_tensors
+
+with torch.device("meta"):
+    WANTED = resnet18(num_classes=2).state_dict()
+
+
+def network(value: float = 1.0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """A ResNet18's state dict, every value the same, so that a file of it is small."""
+    return {
+        name: torch.full((), value, dtype=dtype if tensor.is_floating_point() else tensor.dtype).expand(tensor.shape)
+        for name, tensor in WANTED.items()
+    }
+
+
+def value(found: Found) -> float:
+    """Of every value of the network that was found."""
+    weights = {name: tensor for name, tensor in found.network.weights.items() if not name.endswith(COUNTER)}
+    assert weights.keys() >= {name for name in WANTED if not name.startswith("fc.") and not name.endswith(COUNTER)}
+    (each,) = {float(tensor[(0,) * tensor.ndim]) for tensor in weights.values()}
+    return each
+
+
+def find(content: Any) -> Found:
+    return find_network("weights.pt", content, WANTED)
+
+
+def refusal(content: Any, *parts: str) -> None:
+    """Of a file, or of what has been read from one."""
+
+    def call() -> Found:
+        return find_network(str(content), read_tensors(content), WANTED) if isinstance(content, Path) else find(content)
+
+    sentence = sentences.refusal(call, "model.weights", *parts)
+    assert len(sentence) < 700
+
+
+# --- where the network is
+
+
+def wrapped(state: dict[str, torch.Tensor], path: tuple[str, ...], prefix: str = "", **beside: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {prefix + name: tensor for name, tensor in state.items()}
+    for key in reversed(path):
+        content = {
+            "epoch": 3,
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{}]},
+            key: content,
+        }
+    return {**content, **beside}
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "found"),
+    [
+        ((), "module.", "in the names that begin with module."),
+        ((), "module._orig_mod.model.", "in the names that begin with module._orig_mod.model."),
+        ((), "encoder_q.", "in the names that begin with encoder_q."),
+        (("state_dict",), "", "under state_dict"),
+        (("model_state_dict",), "backbone.", "under model_state_dict, in the names that begin with backbone."),
+        (("model",), "module.net.encoder.", "under model, in the names that begin with module.net.encoder."),
+        (("net", "params"), "_orig_mod.", "under net and params, in the names that begin with _orig_mod."),
+        (("net_g.best",), "features.0.", "under net_g.best, in the names that begin with features.0."),
+    ],
+)  # fmt: skip
+def test_the_network_is_found_wherever_it_is_wrapped(path: tuple[str, ...], prefix: str, found: str) -> None:
+    there = find(wrapped(network(3), path, prefix))
+    assert value(there) == 3
+    assert there.why == found
+
+
+def test_a_network_within_another_is_found() -> None:
+    state = {f"backbone.body.{name}": tensor for name, tensor in network(3).items() if not name.endswith(COUNTER)}
+    state |= {"head.0.weight": torch.zeros(4, 512), "backbone.fpn.inner.0.weight": torch.zeros(2, 512, 1, 1)}
+    assert value(find(state)) == 3
+
+
+def test_a_network_that_is_all_of_a_file_is_not_remarked_on() -> None:
+    assert find(network()).why == ""
+
+
+def test_numbers_among_the_tensors_are_passed_over() -> None:
+    assert value(find({**network(3), "epoch": 3, "best": torch.tensor(0.9), "optimizer": {}})) == 3
+
+
+def test_what_holds_itself_is_looked_through_once() -> None:
+    content: dict[str, Any] = {"model": network(3)}
+    content["all"] = [content] * 100
+    assert value(find(content)) == 3
+
+
+@pytest.mark.parametrize(
+    ("flawed", "part"),
+    [
+        (torch.zeros(64, 3, 7, 7, dtype=torch.int8), "of numbers of type int8"),
+        (torch.full((64, 3, 7, 7), torch.inf), "with values that are not finite"),
+        (torch.zeros(64, 3, 7, 7).to_sparse(), "no plain tensor"),
+    ],
+    ids=["int8", "infinite", "sparse"],
+)
+def test_tensors_that_are_no_weights_are_refused(flawed: torch.Tensor, part: str) -> None:
+    refusal({**network(), "conv1.weight": flawed}, "has conv1.weight", part)
+
+
+@pytest.mark.parametrize(
+    ("other", "parts"),
+    [
+        (resnet34, ["is a ResNet34", "layer1.2.conv1.weight, which does not fit"]),
+        (resnet50, ["is a ResNet50", "layer1.0.conv1.weight of shape [64, 64, 1, 1], not [64, 64, 3, 3]"]),
+    ],
+)
+def test_larger_resnets_are_named_and_refused(other: Any, parts: list[str]) -> None:
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in other().state_dict().items()}
+    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    refusal(wrapped(state, ("model",), "module."), "under model, in the names that begin with module.", *parts)
+
+
+def test_a_backbone_with_more_or_less_in_its_blocks_is_refused() -> None:
+    """It would compute something else."""
+    refusal({**network(), "layer1.0.se.fc1.weight": torch.zeros(4, 64, 1, 1)}, "layer1.0.se.fc1.weight")
+    lacking = {name: tensor for name, tensor in network().items() if name != "layer3.0.bn1.weight"}
+    refusal({"net": lacking}, "under net, lacks layer3.0.bn1.weight")
+
+
+# --- several networks in a file
+
+
+@pytest.mark.parametrize(
+    ("plain", "averaged", "found"),
+    [
+        ((("state_dict",), ""), (("state_dict_ema",), ""), "under state_dict_ema, rather than"),
+        ((("model",), "module."), (("ema",), "module."), "under ema, in the names that begin with module., rather"),
+        ((("model",), ""), (("modelEMA", "module"), ""), "under modelEMA and module, rather than"),
+        ((("net",), ""), (("swa_model",), "module."), "under swa_model, in the names that begin with module., rather"),
+        ((("state_dict",), "model."), (("state_dict",), "model_ema."), "names that begin with model_ema., rather"),
+        (((), ""), (("ema",), ""), "under ema, rather than the plain ones, at the top of the file"),
+    ],
+)  # fmt: skip
+def test_averaged_weights_are_taken_before_the_plain_ones_and_that_is_said(
+    plain: Any, averaged: Any, found: str
+) -> None:
+    content = wrapped(network(1), *plain)
+    if plain[0] == averaged[0]:
+        content["state_dict"] |= {averaged[1] + name: tensor for name, tensor in network(2).items()}
+    else:
+        content |= wrapped(network(2), *averaged)
+    there = find({**content, "n_averaged": torch.tensor(4)})
+    assert value(there) == 2
+    assert there.why.startswith("the averaged weights, ")
+    assert found in there.why
+
+
+def test_averages_that_are_no_whole_network_are_passed_over_and_that_is_said() -> None:
+    """Some trainings average the parameters alone."""
+    ema = {name: tensor for name, tensor in network(2).items() if "running" not in name}
+    there = find({"model": network(1), "ema": ema})
+    assert value(there) == 1
+    assert there.why == "the plain weights, under model; what is averaged, under ema, lacks bn1.running_mean"
+
+
+def test_several_networks_in_a_file_are_refused_by_their_names() -> None:
+    refusal({"student": network(1), "teacher": network(2)}, "several ResNet18s", "under student; under teacher")
+    both = {**network(1), **{f"other.{name}": tensor for name, tensor in network(2).items()}}
+    refusal(both, "several ResNet18s", "at its top; in the names that begin with other.")
+    refusal({"ema": network(1), "swa": network(2), "model": network(3)}, "under ema; under swa")
+
+
+def test_the_same_network_twice_is_one() -> None:
+    assert value(find({"state_dict": network(3), "best_state_dict": network(3)})) == 3
+
+
+def test_a_file_without_a_network_is_told_by_what_is_at_its_top(tmp_path: Path) -> None:
+    content = {
+        "epoch": 3,
+        "args": argparse.Namespace(),
+        "net": {"vgg.weight": torch.zeros(2)},
+        **dict.fromkeys("abcdefgh"),
+    }
+    torch.save(content, tmp_path / "other.pt")
+    top = "epoch (int); args (argparse.Namespace); net (dict of 1); a (NoneType)"
+    refusal(tmp_path / "other.pt", top, "and 3 more")
+
+
+# --- what kind of file it is
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 46830571\n".format("0" * 64)
+HTML = "\n<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head></html>"
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ["is empty (0 bytes)"]),
+        (LFS.encode(), ["is a Git LFS pointer", "46,830,571 bytes", "git lfs pull"]),
+        (HTML.encode(), ["is a page of HTML", "Google Drive - Virus scan warning", "download the file itself"]),
+        (LFS.replace("\n", "\r\n").encode(), ["is a Git LFS pointer", "46,830,571 bytes"]),
+        (b"<html><title>\n Anmelden f\xfcr alle\n </title>", ["is a page of HTML", "Anmelden"]),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', ["HTML or XML"]),
+        (b'{"message": "Bad credentials"}', ['text that begins with "{"message": "Bad credentials"}"']),
+        (b"hello\n" * 2000, ['text that begins with "hello"']),
+        (gzip.compress(b"weights"), ["is a gzip archive", "unpack it"]),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), ["is an HDF5 file"]),
+        (bytes(range(256)) * 9, ["no file of torch or safetensors"]),
+        (bytes(5000), ["no file of torch or safetensors"]),
+        (pickle.dumps({"a": 1}), ["no file of torch or safetensors"]),
+    ],
+    ids=[
+        "empty",
+        "LFS",
+        "HTML",
+        "LFS on Windows",
+        "Latin HTML",
+        "XML",
+        "JSON",
+        "text",
+        "gzip",
+        "HDF5",
+        "noise",
+        "zeros",
+        "pickle",
+    ],
+)
+def test_what_is_no_file_of_weights_is_named(tmp_path: Path, ending: str, content: bytes, parts: list[str]) -> None:
+    file = tmp_path / f"weights.{ending}"
+    file.write_bytes(content)
+    refusal(file, str(file), *parts)
+
+
+def test_archives_are_named(tmp_path: Path) -> None:
+    file, inner = tmp_path / "weights.pth", tmp_path / "resnet18.pth"
+    torch.save(network(), inner)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.write(inner, "run/resnet18.pth")
+    refusal(file, "is a zip archive that torch.save has not written, with run/resnet18.pth in it", "unpack it")
+    with tarfile.open(file, "w") as tar:
+        tar.add(inner, "resnet18.pth")
+    refusal(file, "is a tar archive", "unpack it")
+    torch.jit.script(nn.Linear(3, 2)).save(str(file))
+    refusal(file, "is a TorchScript archive", "torch.jit.load(…).state_dict()")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "old torch"])
+@pytest.mark.parametrize("part", [0.0005, 0.5, 0.9999])
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, kind: str, part: float) -> None:
+    file, state = tmp_path / "weights.bin", {f"layer{i}.weight": torch.zeros(999, 9) for i in range(99)}
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, file)
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=kind == "torch")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(part * len(content))])
+    parts = {"safetensors": ["is cut off", f"of {len(content):,} bytes" if part > 0.1 else ""]}
+    refusal(file, str(file), *parts.get(kind, ["is cut off" if kind == "torch" else "damaged"]), "get the file again")
+
+
+# --- nothing in a file is run
+
+
+class Trap:
+    """Does something when it is unpickled."""
+
+    def __init__(self, call: Callable[..., object], witness: Path) -> None:
+        self.call, self.witness = call, witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = {exec: (f"import os; os.mkdir({str(self.witness)!r})",), shutil.copytree: (".", str(self.witness))}
+        return self.call, arguments.get(self.call, (str(self.witness),))
+
+
+@pytest.mark.parametrize("call", [os.mkdir, shutil.copytree, os.path.join, exec, subprocess.Popen, partial])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_is_not_run(tmp_path: Path, call: Callable[..., object], zipped: bool) -> None:
+    """Not even where the weights beside it are whole."""
+    file, witness = tmp_path / "trap.pt", tmp_path / "it ran"
+    for content in ({"conv1.weight": Trap(call, witness)}, {"state_dict": network(), "notes": Trap(call, witness)}):
+        torch.save(content, file, _use_new_zipfile_serialization=zipped)
+        refusal(file, str(file), "asks to run ", call.__name__, "nothing in a file is run")
+    file.write_bytes(pickle.dumps(Trap(call, witness), protocol=2))
+    refusal(file, str(file))
+    assert not witness.exists()
+
+
+class Options:
+    """Of a training of somebody's, pickled beside the weights; what it does when it is made or filled is seen."""
+
+    made = 0
+
+    def __init__(self, **options: Any) -> None:
+        Options.made += 1
+        self.__dict__.update(options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Options.made += 1
+        self.__dict__.update(state)
+
+
+class OptionsLikeADict(dict[str, Any]):
+    """As Lightning keeps its hyperparameters."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_beside_the_weights_are_passed_over_and_never_made(tmp_path: Path, zipped: bool) -> None:
+    content = {
+        "epoch": 3,
+        "args": argparse.Namespace(lr=0.1, out=Path("runs")),
+        "hyper_parameters": OptionsLikeADict(lr=0.1),
+        "options": Options(lr=0.1),
+        "best_acc1": np.float64(0.9),
+        "history": np.arange(3),
+        "optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1).state_dict(),
+        "state_dict": network(3),
+    }
+    Options.made = 0
+    torch.save(content, tmp_path / "training.pt", _use_new_zipfile_serialization=zipped)
+    there = find(read_tensors(tmp_path / "training.pt"))
+    assert value(there) == 3
+    assert there.why == "under state_dict"
+    assert Options.made == 0
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_network_is_refused_with_the_way_to_its_tensors(tmp_path: Path, zipped: bool) -> None:
+    """The old format names the class of a network in a way that torch refuses at once."""
+    file, whole = tmp_path / "whole.pt", resnet18()
+    for content, under in ((whole, ""), ({"model": whole, "epoch": 3}, " under model" if zipped else "")):
+        torch.save(content, file, _use_new_zipfile_serialization=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            refusal(file, f"a pickled torchvision.models.resnet.ResNet{under}", "net.state_dict()")
