@@ -603,7 +603,7 @@ def read_mapping(file: Path, option: str, expected: str) -> dict[Any, Any]:
     Raises:
         UserError: if the file is missing, or is not YAML with keys and values.
     """
-    return _load(file, option, expected, _Loader)
+    return _load(file, option, expected, lambda text: yaml.load(text, _Loader))
 
 
 def read_settings(file: Path, option: str, expected: str) -> dict[Any, Any]:
@@ -613,12 +613,12 @@ def read_settings(file: Path, option: str, expected: str) -> dict[Any, Any]:
     from which a field of numbers reads 10, or nothing; so is 1e-3, from which it reads 0.001. `no`, `on` and the like
     are `Switch`, which `Section` and `settled` take by what the field is. `None`, as `--help` has it, is null.
     """
-    return _load(file, option, expected, _SettingsLoader)
+    return _load(file, option, expected, lambda text: yaml.load(text, _SettingsLoader))
 
 
-def _load(file: Path, option: str, expected: str, loader: "type[_Loader]") -> dict[Any, Any]:
+def _load(file: Path, option: str, expected: str, read: Callable[[str], Any]) -> dict[Any, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), loader)
+        values = read(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{option}{file}: there is no such file; the ready-made ones are in configs/") from None
     except OSError as error:

@@ -112,7 +112,7 @@ def read_weights(weights: str, wanted: Mapping[str, torch.Tensor]) -> Source:
     if weights == "imagenet":
         return _imagenet(wanted)
     try:
-        path = Path(weights).expanduser()
+        path = Path(weights)
         folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError) as error:  # such as a folder without rights, or ~ and no such user

@@ -280,7 +280,7 @@ def test_a_file_is_read_by_what_it_holds_and_not_by_its_name(
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path / "nothing.pt", str(tmp_path / "nothing.pt"), "not a file or folder", "imagenet")
     refusal("imagenett", "imagenett", "not a file or folder")
-    refusal("~nobody-of-this-name/x.pt", "~nobody-of-this-name/x.pt", "cannot be read")
+    refusal("~nobody-of-this-name/x.pt", "~nobody-of-this-name", "no user", "write the path out")
 
 
 # --- torchvision's store
