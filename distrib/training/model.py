@@ -56,7 +56,7 @@ class AttributeClassifier(nn.Module):
 
     def synchronise_norms(self) -> None:
         """Let BatchNorm normalise over the images of all ranks; before the optimiser is made, and on GPUs."""
-        self.net = nn.SyncBatchNorm.convert_sync_batchnorm(self.net)
+        self.net = nn.SyncBatchNorm.convert_sync_batchnorm(self.net)  # type: ignore[no-untyped-call]
 
     def freeze(self, policy: str) -> bool:
         """Freeze what a policy of `model.freeze` covers, and nothing else; whether that is another part than before."""
