@@ -26,6 +26,7 @@ import distrib.explain
 import distrib.training.checkpoint
 import distrib.training.loop
 import distrib.training.preemption
+from distrib.data.store import FolderStore
 from distrib.training.run_folder import RunFolder
 from distrib.training.step import TrainStep
 
@@ -96,7 +97,7 @@ def watched_write(*arguments):
 
 
 distrib.training.checkpoint._write_manifest = watched_write
-distrib.data.decoders.decode = before(distrib.data.decoders.decode, "read")
+FolderStore.decode = before(FolderStore.decode, "read")
 distrib.explain.attempt = before(distrib.explain.attempt, "report")
 if RANK == "0" and "SELDOM" in os.environ:
     distrib.training.preemption.LOOK_EVERY = float(os.environ["SELDOM"])

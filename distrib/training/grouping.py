@@ -45,7 +45,6 @@ class _Past:
     """What a checkpoint's run has done so far; `consecutive`: it cut a rank's share into consecutive micro-batches."""
 
     norm_size: int
-    ranks: int
     accumulation: Literal["auto"] | int  # as its configuration had it
     consecutive: bool
 
@@ -73,8 +72,8 @@ def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Gr
     past = None if checkpoint is None else _past(checkpoint)
     notes: list[str] = []
     accumulation = train.accumulation
-    if past is not None and accumulation == past.accumulation and ranks != past.ranks:
-        accumulation = "auto"  # it was set for as many ranks as there were
+    if past is not None and accumulation == past.accumulation:
+        accumulation = "auto"  # it was set for as many ranks as there were then
     if train.norm_size == "batch":
         norm_size = _whole_batch(config, ranks)
     elif train.norm_size != "auto":
@@ -88,8 +87,8 @@ def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Gr
     found = train.batch_size // ranks // micro_batch
     if train.accumulation not in ("auto", found):
         notes.append(
-            f"train.accumulation is {found} and not {train.accumulation} on {ranks} ranks, so that BatchNorm goes on "
-            f"normalising over {norm_size} images"
+            f"train.accumulation is {found} and not {train.accumulation} on {_some(ranks, 'rank')}, so that BatchNorm "
+            f"normalises over {norm_size} images"
         )
     changes = past is not None and norm_size != past.norm_size
     if changes:
@@ -118,9 +117,8 @@ def _past(checkpoint: Checkpoint) -> _Past:
     """What the run of a checkpoint has done; from model.json where the progress does not have it yet."""
     progress = checkpoint.progress
     asked = read_yaml(checkpoint.folder / "config.yaml").train
-    if progress.norm_size is not None and progress.accumulation is not None:
-        ranks = asked.batch_size // (progress.norm_size * progress.accumulation)
-        return _Past(progress.norm_size, ranks, asked.accumulation, consecutive=False)
+    if progress.norm_size is not None:
+        return _Past(progress.norm_size, asked.accumulation, consecutive=False)
     try:
         ranks = int(json.loads((checkpoint.folder / "model.json").read_text(encoding="utf-8"))["training"]["ranks"])
     except (ValueError, KeyError, TypeError):
@@ -129,7 +127,7 @@ def _past(checkpoint: Checkpoint) -> _Past:
             "start anew in another run.folder"
         ) from None
     micro_batches = 1 if asked.accumulation == "auto" else asked.accumulation
-    return _Past(asked.batch_size // ranks // micro_batches, ranks, asked.accumulation, consecutive=micro_batches > 1)
+    return _Past(asked.batch_size // ranks // micro_batches, asked.accumulation, consecutive=micro_batches > 1)
 
 
 def _whole_batch(config: Config, ranks: int) -> int:
@@ -151,13 +149,13 @@ def _as_asked(train: TrainConfig, norm_size: int, accumulation: Literal["auto"] 
         smaller = next(size for size in range(min(norm_size, train.batch_size // ranks), 0, -1)
                        if train.batch_size // ranks % size == 0)  # fmt: skip
         raise UserError(
-            f"train.norm_size {norm_size} cuts train.batch_size {train.batch_size} into {groups} groups, which {ranks} "
-            f"ranks cannot share out evenly: start {fewer} rank{'s' if fewer > 1 else ''}, or set train.norm_size to "
+            f"train.norm_size {norm_size} cuts train.batch_size {train.batch_size} into {_some(groups, 'group')}, "
+            f"which {ranks} ranks cannot share out evenly: start {_some(fewer, 'rank')}, or set train.norm_size to "
             f"{smaller} or auto"
         )
     if accumulation not in ("auto", groups // ranks):
         raise UserError(
-            f"train.batch_size {train.batch_size} is not {ranks} ranks x train.accumulation {accumulation} x "
+            f"train.batch_size {train.batch_size} is not {_some(ranks, 'rank')} x train.accumulation {accumulation} x "
             f"train.norm_size {norm_size}: set train.accumulation to auto, which is {groups // ranks} here"
         )
     return norm_size
@@ -168,8 +166,9 @@ def _share(train: TrainConfig, accumulation: Literal["auto"] | int, ranks: int) 
     share, micro_batches = train.batch_size // ranks, 1 if accumulation == "auto" else accumulation
     if share % micro_batches:
         raise UserError(
-            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks x train.accumulation "
-            f"{micro_batches}: choose a multiple of {ranks * micro_batches}, or another train.accumulation"
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {_some(ranks, 'rank')} x "
+            f"train.accumulation {micro_batches}: choose a multiple of {ranks * micro_batches}, or another "
+            "train.accumulation"
         )
     return share // micro_batches
 
@@ -184,7 +183,7 @@ def _as_before(train: TrainConfig, norm_size: int, accumulation: Literal["auto"]
         return next(size for size in range(min(norm_size, share), 0, -1) if share % size == 0)
     if accumulation not in ("auto", share // norm_size):
         raise UserError(
-            f"train.accumulation {accumulation} on {ranks} rank{'s' if ranks > 1 else ''} does not let BatchNorm "
+            f"train.accumulation {accumulation} on {_some(ranks, 'rank')} does not let BatchNorm "
             f"normalise over {norm_size} images, as it has in this run so far: set it to auto, which is "
             f"{share // norm_size} here, or set train.norm_size to {_share(train, accumulation, ranks)} to change what "
             "a step computes from here on"
@@ -204,7 +203,11 @@ def _refuse_one_value(config: Config, norm_size: int, ranks: int) -> None:
     height, width = config.data.image_size
     raise UserError(
         f"BatchNorm would normalise over 1 image, whose last feature map is 1 x 1 at data.image_size {height} {width}, "
-        f"and one value has no variance: let train.batch_size {config.train.batch_size} over {ranks} "
-        f"rank{'s' if ranks > 1 else ''} leave it at least 2 images, or set data.image_size to {2**HALVINGS + 1} "
+        f"and one value has no variance: let train.batch_size {config.train.batch_size} over {_some(ranks, 'rank')} "
+        f"leave it at least 2 images, or set data.image_size to {2**HALVINGS + 1} "
         f"{2**HALVINGS + 1} or more"
     )
+
+
+def _some(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number > 1 else ''}"

@@ -179,8 +179,8 @@ def test_on_gpus_batch_is_the_whole_batch_of_all_ranks() -> None:
         ({}, 3, ["train.batch_size 64", "3 ranks", "choose a multiple of 3"]),
         ({"accumulation": 4}, 32, ["train.accumulation 4", "32 ranks", "choose a multiple of 128"]),
         ({"norm_size": 32}, 4, ["train.norm_size 32", "2 groups", "4 ranks", "start 2 ranks", "to 16 or auto"]),
-        ({"norm_size": 64}, 2, ["train.norm_size 64", "1 groups", "2 ranks", "start 1 rank,", "to 32 or auto"]),
-        ({"norm_size": 16, "accumulation": 2}, 1, ["1 ranks x train.accumulation 2", "set train.accumulation to auto"]),
+        ({"norm_size": 64}, 2, ["train.norm_size 64", "1 group,", "2 ranks", "start 1 rank,", "to 32 or auto"]),
+        ({"norm_size": 16, "accumulation": 2}, 1, ["1 rank x train.accumulation 2", "set train.accumulation to auto"]),
         ({"norm_size": "batch"}, 2, ["SyncBatchNorm", "GPUs", "2 ranks on the CPU", "such as 32"]),
     ],
 )
@@ -226,6 +226,13 @@ def test_a_run_keeps_its_groups_on_other_ranks(
     assert grouping.before is None
     assert any("train.accumulation is" in note for note in grouping.notes) == (grouping.accumulation != accumulation)
     assert any("grouped otherwise" in note for note in grouping.notes) == (not recorded and accumulation > 1)
+
+    # And once more, from a checkpoint of these ranks, whose config.yaml still has what was asked for.
+    numbers = (grouping.norm_size, grouping.accumulation)
+    again = group_batch(
+        config_of(accumulation=accumulation), ranks, checkpoint_of(tmp_path, ranks, numbers, accumulation=accumulation)
+    )
+    assert (again.norm_size, again.accumulation, again.before) == (*numbers, None)
 
 
 @pytest.mark.parametrize(
