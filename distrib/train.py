@@ -43,7 +43,7 @@ from distrib.training.checkpoint import (
     set_aside,
     sweep,
 )
-from distrib.training.grouping import Grouping, group_batch
+from distrib.training.grouping import Grouping, check_batch, group_batch
 from distrib.training.job import Job, Outcome, never
 from distrib.training.loop import finished, train
 from distrib.training.model import AttributeClassifier
@@ -342,6 +342,7 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
             cannot be had, W&B refuses one of its settings, the run folder holds another run, or what there is to go on
             from is damaged, of another training or finished elsewhere.
     """
+    check_batch(config.train, ranks)
     resolve_wandb(config.tracking, config.run.folder)
     table, splits = read_data(config)
     checkpoint = None

@@ -49,6 +49,19 @@ class _Past:
     consecutive: bool
 
 
+def check_batch(train: TrainConfig, ranks: int) -> None:
+    """Refuse a global batch of which no rank can have a share.
+
+    Raises:
+        UserError: if the ranks do not divide it.
+    """
+    if train.batch_size % ranks:
+        raise UserError(
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks: choose a multiple of "
+            f"{ranks}"
+        )
+
+
 def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Grouping:
     """How each step of a run cuts its batch up, on this number of ranks.
 
@@ -64,11 +77,7 @@ def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Gr
         UserError: if the batch cannot be cut up as the configuration asks, or leaves BatchNorm a single value.
     """
     train = config.train
-    if train.batch_size % ranks:
-        raise UserError(
-            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks: choose a multiple of "
-            f"{ranks}"
-        )
+    check_batch(train, ranks)
     past = None if checkpoint is None else _past(checkpoint)
     notes: list[str] = []
     accumulation = train.accumulation
