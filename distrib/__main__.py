@@ -81,7 +81,7 @@ def check(arguments: list[str]) -> int:
     try:
         config, _ = load_config(_with_config([each for each in arguments if each != "--here"]))
         config = resolve(config) if here else config
-        table, splits = check_start(config, config.run.ranks or 1)
+        table, splits = check_start(config, config.run.ranks or config.train.ranks_asked_for or 1)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status

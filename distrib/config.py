@@ -323,6 +323,13 @@ class TrainConfig(Section):
     nonfinite_limit: int = Field(10, ge=1, le=1000)
     """Steps that may be skipped in a run before it stops all the same."""
 
+    @property
+    def ranks_asked_for(self) -> int | None:
+        """The only number of ranks that can do it, where norm_size and accumulation are both numbers; else None."""
+        if not isinstance(self.norm_size, int) or not isinstance(self.accumulation, int):
+            return None
+        return self.batch_size // (self.norm_size * self.accumulation)
+
 
 class CheckpointConfig(Section):
     """What is kept, and when."""

@@ -216,7 +216,7 @@ def plan_launch(arguments: Sequence[str], file: Path | None = None) -> Launch:
     import torch
 
     from distrib.train import check_start
-    from distrib.training.runtime import cores, resolve, warn
+    from distrib.training.runtime import cores, fallbacks, resolve, warn
 
     config, _ = load_config(arguments)
     launch = None if file is None else read_launch(file)
@@ -231,7 +231,7 @@ def plan_launch(arguments: Sequence[str], file: Path | None = None) -> Launch:
                 f"{launch.source} says gpu_ids: {launch.gpus}, and torch finds {torch.cuda.device_count()} of these "
                 "GPUs: correct it, or choose run.device cpu"
             )
-    config = resolve(config)
+    asked_for, config = config, resolve(config)
     gpus = torch.cuda.device_count() if config.run.device == "cuda" else 0
     launch = replace(launch or Launch(config.run.ranks or gpus or min(2, cores())), on_gpus=gpus > 0)
     if launch.on_gpus and launch.ranks_here > gpus:
@@ -240,6 +240,9 @@ def plan_launch(arguments: Sequence[str], file: Path | None = None) -> Launch:
             asked = f"{launch.source} says num_processes: {launch.ranks} and num_machines: {launch.machines}"
         raise UserError(f"{asked}, and this machine has {gpus} GPUs: ask for at most {gpus * launch.machines} ranks")
     check_start(config, launch.ranks)
+    if launch.ranks > 1 and not launch.on_gpus:  # from the ranks the GPUs are hidden, so that they cannot say it
+        for note in fallbacks(asked_for, config):
+            warn(note)
     if launch.precision not in ("no", config.train.precision):
         what = f"{launch.source}: mixed_precision {launch.precision}"
         warn(f"{what} has no effect: train.precision is {config.train.precision}")

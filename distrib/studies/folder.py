@@ -114,6 +114,11 @@ class StudyFolder:
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             problem = str(error).partition("\n")[0]
             raise UserError(f"{self.definition} cannot be read ({problem}): choose another --folder") from None
+        if "config.train.norm_size" not in before:  # of an earlier version, whose default accumulation was 1
+            before["config.train.norm_size"] = "auto"
+            for each in (before, now):
+                if each.get("config.train.accumulation") == 1:
+                    each["config.train.accumulation"] = "auto"
         for key in sorted((before.keys() | now.keys()) - {"data"}):
             if before.get(key) != now.get(key) and not key.startswith(FREE):
                 raise UserError(

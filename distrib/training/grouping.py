@@ -56,9 +56,10 @@ def check_batch(train: TrainConfig, ranks: int) -> None:
         UserError: if the ranks do not divide it.
     """
     if train.batch_size % ranks:
+        fits = next(number for number in range(ranks, 0, -1) if train.batch_size % number == 0)
         raise UserError(
-            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks: choose a multiple of "
-            f"{ranks}"
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks: start "
+            f"{_some(fits, 'rank')}, or, in a new run, choose a multiple of {ranks}"
         )
 
 
@@ -114,9 +115,12 @@ def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Gr
     if not _keeps_all_statistics(config):
         _refuse_one_value(config, norm_size, ranks)
         if norm_size < SMALL:
+            other = (
+                "" if past is not None or train.norm_size != "auto" else ", raise train.batch_size or start fewer ranks"
+            )
             notes.append(
-                f"BatchNorm normalises over {norm_size} images only, fewer than {SMALL}: their statistics are noisy; "
-                "raise train.batch_size or train.norm_size, or take fewer ranks"
+                f"BatchNorm normalises over {_some(norm_size, 'image')} only, fewer than {SMALL}: their statistics are "
+                f"noisy; raise train.norm_size{other}"
             )
     before = past.norm_size if past is not None and changes else None
     return Grouping(norm_size, found, micro_batch, synchronised, before, tuple(notes))
@@ -160,7 +164,7 @@ def _as_asked(train: TrainConfig, norm_size: int, accumulation: Literal["auto"] 
         raise UserError(
             f"train.norm_size {norm_size} cuts train.batch_size {train.batch_size} into {_some(groups, 'group')}, "
             f"which {ranks} ranks cannot share out evenly: start {_some(fewer, 'rank')}, or set train.norm_size to "
-            f"{smaller} or auto"
+            f"{smaller} or auto{'' if accumulation == 'auto' else ', and train.accumulation to auto'}"
         )
     if accumulation not in ("auto", groups // ranks):
         raise UserError(
@@ -210,11 +214,18 @@ def _refuse_one_value(config: Config, norm_size: int, ranks: int) -> None:
     if norm_size > 1 or any(math.ceil(side / 2**HALVINGS) > 1 for side in config.data.image_size):
         return
     height, width = config.data.image_size
+    train, larger = config.train, 2**HALVINGS + 1
+    fits = [number for number in range(1, ranks + 1) if train.batch_size % number == 0 and train.batch_size > number]
+    remedy = f"set train.batch_size to {2 * ranks} or more, or data.image_size to {larger} {larger} or more"
+    if train.norm_size == 1:
+        remedy = "set train.norm_size to 2 or more, or to auto"
+    elif train.batch_size > ranks:  # it is train.accumulation that cuts it so small
+        remedy = "set train.accumulation to auto"
+    elif fits:
+        remedy = f"start {_some(fits[-1], 'rank')}, or, in a new run, {remedy}"
     raise UserError(
         f"BatchNorm would normalise over 1 image, whose last feature map is 1 x 1 at data.image_size {height} {width}, "
-        f"and one value has no variance: let train.batch_size {config.train.batch_size} over {_some(ranks, 'rank')} "
-        f"leave it at least 2 images, or set data.image_size to {2**HALVINGS + 1} "
-        f"{2**HALVINGS + 1} or more"
+        f"and one value has no variance: {remedy}"
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 from sentences import refusal
 
 from distrib.errors import UserError
-from distrib.studies.definition import Study, read_study
+from distrib.studies.definition import Study, read_study, to_yaml
+from distrib.studies.folder import StudyFolder
 from distrib.studies.scale import Scale
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,3 +221,16 @@ def test_a_scale_makes_images_epochs_and_pictures_fewer_and_never_more_than_ther
     assert few(found.config(found.points()[0], {}, None)).data.subset is None
     whole = Scale(1.0, {"official": 162_770, "identity": 9, "image": 9})
     assert [whole(found.config(point, {}, None)).data.subset for point in found.points()] == [80000, None]
+
+
+def test_a_study_of_the_version_before_norm_size_goes_on(tmp_path: Path) -> None:
+    found = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}")
+    folder = StudyFolder(tmp_path, "a-study")
+    text = to_yaml(found)
+    assert text.count("norm_size: auto") == text.count("accumulation: auto") == 1
+    folder.definition.write_text(
+        text.replace("    norm_size: auto\n", "").replace("accumulation: auto", "accumulation: 1")
+    )
+    folder.check(found)
+    other = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}\nset: {train.norm_size: 8}")
+    refusal(lambda: folder.check(other), "train.norm_size auto", "now it is 8")

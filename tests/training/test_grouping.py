@@ -176,10 +176,11 @@ def test_on_gpus_batch_is_the_whole_batch_of_all_ranks() -> None:
 @pytest.mark.parametrize(
     ("train", "ranks", "words"),
     [
-        ({}, 3, ["train.batch_size 64", "3 ranks", "choose a multiple of 3"]),
+        ({}, 3, ["train.batch_size 64", "3 ranks", "start 2 ranks", "choose a multiple of 3"]),
         ({"accumulation": 4}, 32, ["train.accumulation 4", "32 ranks", "choose a multiple of 128"]),
         ({"norm_size": 32}, 4, ["train.norm_size 32", "2 groups", "4 ranks", "start 2 ranks", "to 16 or auto"]),
         ({"norm_size": 64}, 2, ["train.norm_size 64", "1 group,", "2 ranks", "start 1 rank,", "to 32 or auto"]),
+        ({"norm_size": 16, "accumulation": 2}, 8, ["4 groups", "to 8 or auto, and train.accumulation to auto"]),
         ({"norm_size": 16, "accumulation": 2}, 1, ["1 rank x train.accumulation 2", "set train.accumulation to auto"]),
         ({"norm_size": "batch"}, 2, ["SyncBatchNorm", "GPUs", "2 ranks on the CPU", "such as 32"]),
     ],
@@ -264,8 +265,12 @@ def test_an_accumulation_that_would_change_the_function_is_refused_and_its_remed
     assert group_batch(config_of(accumulation=4, norm_size=16), 1, checkpoint).norm_size == 16
 
 
-def test_small_groups_are_warned_about_unless_nothing_is_normalised_by_them() -> None:
-    assert any("8 images only" in note for note in group_batch(config_of(), 8, None).notes)
+def test_small_groups_are_warned_about_unless_nothing_is_normalised_by_them(tmp_path: Path) -> None:
+    (note,) = group_batch(config_of(), 8, None).notes
+    assert "8 images only" in note
+    assert "start fewer ranks" in note
+    (note,) = group_batch(config_of(), 1, checkpoint_of(tmp_path, 8, (8, 1))).notes  # where fewer ranks change nothing
+    assert note.endswith("raise train.norm_size")
     frozen = config_of().replace("model", freeze="backbone")
     assert group_batch(frozen, 8, None).notes == ()
     assert group_batch(frozen.replace("model", frozen_statistics="updated"), 8, None).notes
@@ -293,6 +298,32 @@ def test_one_value_to_normalise_is_refused(
             group_batch(config, ranks, None)
     else:
         group_batch(config, ranks, None)
+
+
+@pytest.mark.parametrize(
+    ("train", "ranks", "remedied", "fewer"),
+    [
+        ({"batch_size": 6}, 6, {"batch_size": 6}, 3),
+        ({"batch_size": 6}, 6, {"batch_size": 12}, 6),
+        ({"batch_size": 8, "norm_size": 1}, 2, {"batch_size": 8, "norm_size": 2}, 2),
+        ({"batch_size": 8, "accumulation": 4}, 2, {"batch_size": 8, "accumulation": "auto"}, 2),
+    ],
+)
+def test_the_remedies_for_one_value_are_taken(
+    train: dict[str, Any], ranks: int, remedied: dict[str, Any], fewer: int
+) -> None:
+    with pytest.raises(UserError) as refused:
+        group_batch(config_of(**train).replace("data", image_size=(32, 32)), ranks, None)
+    words = [f"train.{key} to {value}" for key, value in remedied.items() if train.get(key) != value]
+    assert all(word in str(refused.value) for word in words or [f"start {fewer} ranks"]), refused.value
+    group_batch(config_of(**remedied).replace("data", image_size=(32, 32)), fewer, None)
+
+
+def test_check_takes_the_only_number_of_ranks_that_norm_size_and_accumulation_leave() -> None:
+    config = config_of(norm_size=8, accumulation=2)
+    assert config.train.ranks_asked_for == 4
+    assert group_batch(config, 4, None).accumulation == 2
+    assert config_of(norm_size=8).train.ranks_asked_for is None
 
 
 def test_what_is_refused_as_one_value_is_what_torch_cannot_normalise() -> None:
