@@ -17,7 +17,7 @@ from test_stopping import catches, leftovers, until
 
 from distrib.__main__ import train
 from distrib.errors import UserError
-from distrib.launcher import Launch, read_launch, start
+from distrib.launcher import Launch, plan_launch, read_launch, start
 from distrib.training.preemption import STOPPED, StopRequests
 
 ONE = "distributed_type: 'NO'\nnum_processes: 1\n"
@@ -157,6 +157,21 @@ def test_what_is_in_the_way_of_a_launch_is_said_before_it(
     (sentence,) = capsys.readouterr().err.splitlines()
     assert all(part in sentence for part in parts), sentence
     assert not run.exists()
+
+
+def test_ranks_without_the_gpus_that_they_were_to_have_are_said(
+    faces: Path, tmp_path: Path, written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranks themselves cannot say it: on the CPU they are started with the GPUs hidden."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # as with a driver that is too old
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    written.write_text(TWO)
+    asked = [str(each) for each in settings(faces, tmp_path / "run", "--run.device", "auto")]
+    assert not plan_launch(asked, written).on_gpus
+    assert "run.device auto found no GPU" in capsys.readouterr().err
+    written.write_text(TWO + "gpu_ids: '-1'\n")
+    plan_launch(asked, written)
+    assert "found no GPU" not in capsys.readouterr().err
 
 
 def test_a_port_that_is_in_use_is_one_sentence() -> None:
