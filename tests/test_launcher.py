@@ -164,7 +164,8 @@ def test_ranks_without_the_gpus_that_they_were_to_have_are_said(
 ) -> None:
     """The ranks themselves cannot say it: on the CPU they are started with the GPUs hidden."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # as with a driver that is too old
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # so that what is set here is taken back afterwards
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     written.write_text(TWO)
     asked = [str(each) for each in settings(faces, tmp_path / "run", "--run.device", "auto")]
     assert not plan_launch(asked, written).on_gpus
