@@ -558,14 +558,16 @@ def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> 
 
     Raises:
         UserError: for anything that is not a valid configuration.
-        SystemExit: with status 0 after `--help`.
+        SystemExit: with status 0 after `--help`; with that of `standard_streams` where the help cannot be written.
     """
     arguments = list(argv)
+    helps = not {"-h", "--help"}.isdisjoint(arguments)
     errors = io.StringIO()
     try:
         _refuse_unknown(arguments)
-        arguments = list(_in_the_fields_words(arguments))
-        with _wide_terminal("--help" not in arguments), contextlib.redirect_stderr(errors):
+        arguments = ["--help"] if helps else list(_in_the_fields_words(arguments))
+        # Beside the help, standard error says why that could not be written.
+        with _wide_terminal(not helps), contextlib.nullcontext() if helps else contextlib.redirect_stderr(errors):
             config = tyro.cli(
                 Config,
                 default=default,
@@ -578,7 +580,7 @@ def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> 
     except UserError as error:
         raise UserError(str(error)) from None
     except SystemExit as stop:
-        if stop.code:
+        if stop.code and not helps:
             raise UserError(_first_paragraph(errors.getvalue())) from None
         raise
     return config

@@ -132,6 +132,31 @@ def test_the_command_itself_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (PIPE_CLOSED, b"")
 
 
+def help_into(stdout: int, *options: str) -> tuple[int, str]:
+    """Exit status and standard error of a program that shows its configuration's help."""
+    work = f"from distrib.config import load_config; load_config({options!r})"
+    done = subprocess.run(program(work), cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("options", [["--help"], ["-h"], ["--optim.lr", "--help"]], ids=" ".join)
+def test_so_does_the_help_of_a_configuration(options: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert help_into(writing, *options) == (PIPE_CLOSED, "")
+    os.close(writing)
+
+
+def test_a_help_on_a_full_disk_is_a_sentence() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full, which Linux has")
+    with Path("/dev/full").open("w") as full:
+        status, said = help_into(full.fileno(), "--help")
+    assert status == 2
+    assert said.startswith("distrib: error: standard output cannot be written (No space left on device)")
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
 def test_every_program_explains_itself_on_any_terminal(environment: dict[str, str]) -> None:
