@@ -20,13 +20,15 @@ from distrib.errors import UserError
 MAX_NAME, MAX_PATH = 255, 1000
 # `a$` and `$5` are names of files.
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+# What shells and configuration languages know beside a variable's name, as in ${NAME:-default} and $(command).
+_FOREIGN = re.compile(r"\$(?:\{(?![A-Za-z_][A-Za-z0-9_]*\})[^}/]*[A-Za-z_]|\([^)/]*[A-Za-z_])")
 
 
 def expanded(text: str) -> str:
     """A path, or another text with variables in it, with its variables and a `~` or `~user` at its beginning expanded.
 
     Raises:
-        UserError: if a variable is not set, or there is no such user.
+        UserError: if a variable is not set, there is no such user, or there is more in `${…}` than a name.
     """
     try:
         return _expanded(text)
@@ -73,6 +75,9 @@ def staged_beside(file: Path) -> Path:
 
 def _expanded(text: str) -> str:
     """As `expanded`, whose errors are ValueErrors here."""
+    if foreign := _FOREIGN.search(text):
+        wrong = "no command is run in $(…)" if foreign[0][1] == "(" else "no other ${…} than ${NAME} is known"
+        raise ValueError(f"{wrong}: write $NAME for a variable, or write the path out")
 
     def value(found: re.Match[str]) -> str:
         name = found[1] or found[2]
