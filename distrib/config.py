@@ -860,18 +860,40 @@ def _spellings() -> dict[str, str]:
     spellings: dict[str, str] = {}
     for key, description in keys().items():
         words = re.split(r"[,.:;(]", description)[0].strip().lower().replace(" ", "_")
-        for spelling in (words, key.rpartition(".")[2], key):
+        said = () if words in Takes.of(field_of(key)).words else (words,)
+        for spelling in (*said, key.rpartition(".")[2], key):
             spellings[spelling] = key
     return spellings
+
+
+def _groups() -> list[str]:
+    """Every group of keys of the tree: `data`, `data.dali`."""
+    parts = [key.split(".")[:-1] for key in keys()]
+    return list(dict.fromkeys(".".join(each[:end]) for each in parts for end in range(1, len(each) + 1)))
+
+
+def _unknown_key(section: str, path: str, value: Any) -> str:
+    """What is said of a key in a section of a file that is none."""
+    key, groups = ".".join(part for part in (section, path) if part), _groups()
+    spellings = {**_spellings(), **{each: each for each in groups if isinstance(value, Mapping)}}
+    if not section and (value is None or isinstance(value, Mapping)):  # a group, or one with nothing under it
+        spellings = {each: each for each in groups}
+    said, remedy = f"{key} is not a known key", "`--help` lists all keys"
+    meant = next((each for each in (path, key) if each in (*keys(), *groups)), None)
+    if meant is None:
+        said += nearest(key, spellings) or nearest(path, spellings)
+    if "." in path:
+        *above, last = (meant or "optim.lr").split(".")
+        lines = [*(f"`{'  ' * depth}{name}:`" for depth, name in enumerate(above)), f"`{'  ' * len(above)}{last}: …`"]
+        remedy = f"a file has each part of a key below the one before: {', then '.join(lines)}"
+    return f"{said}; {remedy}"
 
 
 def _sentence(section: str, error: Any, *others: Any) -> str:
     """One sentence for the first of pydantic's errors in a section."""
     path = ".".join(map(_shown, error["loc"]))
     if error["type"] == "extra_forbidden":
-        key = ".".join(part for part in (section, path) if part)
-        hint = nearest(key, _spellings()) or nearest(path, _spellings())
-        return f"{key} is not a known key{hint}; `--help` lists all keys"
+        return _unknown_key(section, path, error["input"])
     # Of a field that may be one of two types, pydantic names the type it tried last.
     loc = [part for part in error["loc"] if not re.match(r"(int|float|none)$|literal\[|constrained-", str(part))]
     path = ".".join(map(_shown, loc))

@@ -350,6 +350,42 @@ def test_a_mistyped_yaml_key_is_refused_with_the_nearest_one(tmp_path: Path, tex
     refusal(lambda: read_yaml(file), str(file), f" {key} is not a known key", f"did you mean {meant}?", "--help")
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("trian: {epochs: 3}", "train"),
+        ("modell: {weights: none}", "model"),
+        ("optimizer: {lr: 3}", "optim"),
+        ("trian:", "train"),
+        ("data: {dail: {hw_decoder_load: 1}}", "data.dali"),
+        ("on: {push: 3}", None),
+        ("on:", None),
+        ("on: 3", None),
+    ],
+)
+def test_a_mistyped_group_is_refused_with_the_nearest_one(tmp_path: Path, text: str, meant: str | None) -> None:
+    sentence = refusal(lambda: read_yaml(written(tmp_path, text)), " is not a known key")
+    assert re.findall(r"did you mean (.*?)\?", sentence) == ([meant] if meant else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("train.epochs: 3", ["train:", "  epochs: 3"]),
+        ("train: {train.epochs: 3}", ["train:", "  epochs: 3"]),
+        ("data.dali.hw_decoder_load: 1", ["data:", "  dali:", "    hw_decoder_load: 1"]),
+        ("data: {dali.hw_decoder_load: 1}", ["data:", "  dali:", "    hw_decoder_load: 1"]),
+        ("data.dali.hw_decoder: 1", ["optim:", "  lr: 1"]),
+        ("data.dali: {hw_decoder_load: 1}", ["data:", "  dali: {hw_decoder_load: 1}"]),
+    ],
+)
+def test_a_key_with_dots_is_refused_with_how_a_file_has_it(tmp_path: Path, text: str, lines: list[str]) -> None:
+    sentence = refusal(lambda: read_yaml(written(tmp_path, text)), " is not a known key", "below")
+    assert ("did you mean data.dali.hw_decoder_load?" in sentence) == text.startswith("data.dali.hw_decoder:")
+    assert re.findall("`(.*?)`", sentence) == [re.sub(": .*$", ": …", line) for line in lines]
+    read_yaml(written(tmp_path, "\n".join(lines)))
+
+
 @pytest.mark.parametrize("key", ["interval", "integer", "none_at_all", "function", "xyzzy", "int"])
 def test_the_refusal_names_the_unknown_key_whatever_it_begins_with(tmp_path: Path, key: str) -> None:
     refusal(lambda: read_yaml(written(tmp_path, f"train: {{{key}: 3}}")), f" train.{key} is not a known key")
