@@ -241,6 +241,10 @@ def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str,
         raise UserError(f"{where}.log is {log!r}, which is refused: it should be true or false")
     with_changes(base, "space", {name: low})
     with_changes(base, "space", {name: high})
+    if int in _types(name):
+        if isinstance(step, float) and not step.is_integer():
+            raise UserError(f"{where}.step is {step}, which is refused: it should be a whole number, as {name} is")
+        low, high, step = (int(each) if isinstance(each, float) else each for each in (low, high, step))
     numbers = [each for each in (low, high, step) if each is not None]
     whole = int in _types(name) and all(isinstance(each, int) for each in numbers)
     if max(abs(each) for each in numbers) >= 2**63:

@@ -57,6 +57,15 @@ def test_a_range_may_be_written_without_a_dot(tmp_path: Path) -> None:
     assert (parameter.low, parameter.high, parameter.log) == (0.0001, 0.01, True)
 
 
+@pytest.mark.parametrize(
+    "space", ["{low: 1e1, high: 1e2}", "{low: 10.0, high: 100}", "{low: 10, high: 1e2, step: 3e1}"]
+)
+def test_a_range_of_whole_numbers_may_be_written_as_others(tmp_path: Path, space: str) -> None:
+    (parameter,) = study(tmp_path, f"space: {{train.batch_size: {space}}}\nbudget: {{trials: 1}}").parameters
+    assert (parameter.low, parameter.high) == (10, 100)
+    assert type(parameter.low) is type(parameter.high) is int
+
+
 def test_paths_of_a_study_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.setenv("HERE", str(tmp_path))
@@ -139,6 +148,8 @@ def test_optuna_samples_what_the_space_says(tmp_path: Path) -> None:
         ("space: {optim.lr: {low: 0.1, high: 1, steps: 2}}", ["steps", "did you mean step"]),
         ("space: {optim.lr: {low: 0.1, high: 1}}", ["optim.lr", "range without steps", "grid"]),
         ("space: {optim.name: {low: 0, high: 1}}", ["optim.name"]),
+        ("space: {train.batch_size: {low: 16, high: 64, step: 1.5}}", ["train.batch_size.step", "a whole number"]),
+        ("space: {train.batch_size: {low: 16, high: 64.5}}", ["train.batch_size is 64.5", "integer"]),
         ("space: {optim.name: [adam, rmsprop]}", ["optim.name", "rmsprop"]),
         ("space: {run.folder: [a]}", ["run.folder", "leave it out"]),
         ("space: {optim.lr: [0.1]}\nset: {train.epoch: 3}", ["set", "train.epoch", "did you mean train.epochs"]),
