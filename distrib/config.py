@@ -632,8 +632,8 @@ def _load(file: Path, option: str, expected: str, read: Callable[[str], Any]) ->
         raise UserError(f"{option}{file}: there is no such file; the ready-made ones are in configs/") from None
     except OSError as error:
         raise UserError(f"{option}{file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option}{file} cannot be read: {error}") from None
+    except UnicodeDecodeError:  # PowerShell's `>` writes UTF-16
+        raise UserError(f"{option}{file} cannot be read, for it is not UTF-8 text: save it as UTF-8") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
@@ -799,7 +799,7 @@ def _in_the_fields_words(arguments: Iterable[str]) -> Iterator[str]:
         key = name[2:].replace("-", "_") or key
         if key in keys() and value.lower() in SWITCHES:
             takes = Takes.of(field_of(key))
-            if bool in takes.types or not takes.types:
+            if bool in takes.types or takes.words:
                 value = str(_settled(takes, Switch(value)))
         yield f"{name}{equals}{value}"
 
