@@ -46,6 +46,8 @@ EXPECTED = {
     "path_type": "a path",
 }
 
+# Bytes of a command line that are no text in the locale, as Python has them.
+UNDECODED = re.compile("[\udc80-\udcff]")
 # YAML 1.1's words for true and false.
 SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 # What a field may call it that something is on, or off.
@@ -826,15 +828,15 @@ def _refuse_unusable(config: Config) -> None:
         value = functools.reduce(getattr, key.split("."), config)
         names = value if isinstance(value, tuple) and key != "data.attributes" else (value,)  # the table knows those
         for name in map(str, (each for each in names if isinstance(each, str | Path))):
-            if UNPRINTABLE.search(name):
+            unprintable = UNPRINTABLE.search(name)
+            if UNDECODED.search(name) or (isinstance(value, Path) and not unprintable and not _can_be_named(name)):
+                encoding = sys.getfilesystemencoding()
+                remedy = "choose another name" if encoding == "utf-8" else "set LC_ALL=C.UTF-8, or choose another name"
+                raise UserError(f"{key} is {name}, which is no text in this locale ({encoding}): {remedy}")
+            if unprintable:
                 raise UserError(f"{key} is {name}, which has a character that no terminal shows: choose another name")
             if len(name) > MAX_PATH or max(len(part.encode()) for part in name.split("/")) > MAX_NAME:
                 raise UserError(f"{key} is {name[:40]}..., which is too long for a file system: choose another name")
-            if isinstance(value, Path) and not _can_be_named(name):
-                raise UserError(
-                    f"{key} is {name}, which has characters that no name has in this locale "
-                    f"({sys.getfilesystemencoding()}): set LC_ALL=C.UTF-8, or choose another name"
-                )
         if isinstance(value, int) and abs(value) >= 2**63:
             raise UserError(f"{key} has a value of {value.bit_length()} bits: choose one below 2**63")
 

@@ -666,6 +666,30 @@ def test_any_command_line_is_a_configuration_or_a_user_error(words: list[str]) -
     assert not code
 
 
+def test_a_name_that_is_no_text_is_refused_with_what_would_make_it_text() -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for key in ("data.root", "run.resume", "tracking.group"):
+        sentence = refusal(
+            lambda key=key: load_config([f"--{key}={name}"]), f"{key} is caf", "no text in this locale (utf-8)"
+        )
+        assert "LC_ALL" not in sentence
+
+
+@pytest.mark.parametrize("place", ["command line", "file"])
+def test_so_is_one_that_the_locale_does_not_know(tmp_path: Path, place: str) -> None:
+    words = ["--data.root", "café"]
+    if place == "file":
+        words = ["--config", str(written(tmp_path, "data: {root: café}"))]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "distrib.config", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False)
+    assert done.returncode
+    assert b"data.root is caf" in done.stderr
+    assert b"no text in this locale (ascii): set LC_ALL=C.UTF-8, or choose another name" in done.stderr
+    environment = {**environment, "LC_ALL": "C.UTF-8"}
+    assert not subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False).returncode
+
+
 # --- to_yaml
 
 
