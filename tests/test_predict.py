@@ -189,6 +189,17 @@ def test_names_that_are_no_text(
         capsys.readouterr().out.encode("utf-8")
 
 
+def test_names_that_are_no_text_stay_apart(
+    model: Path, photographs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in (b"\x80.jpg", b"\x81.jpg", b"\x1b.jpg", b"\n.jpg"):
+        shutil.copy(photographs / "a.jpg", tmp_path / os.fsdecode(name))
+    names = {f"{tmp_path}/{name}.jpg" for name in ("\\udc80", "\\udc81", "\\x1b", "\\n")}
+    assert {row["photo"] for row in predict_json(capsys, model, tmp_path, "--no-align")} == names
+    assert main([str(model), str(tmp_path), "--no-align", "--csv"]) == 0
+    assert {row["photo"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))} == names
+
+
 def test_heat_maps_of_the_longest_names(
     model: Path, photographs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -98,8 +98,10 @@ def _files(argument: str, path: Path) -> list[Path]:
 
 
 def shown(path: Path) -> str:
-    """A path that any terminal can show, on one line."""
-    return "".join(character if character.isprintable() else "?" for character in str(path))
+    """A path that any terminal can show, on one line; what it would not show stands there as an escape such as \\n."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(path)
+    )
 
 
 def _pictures(paths: list[Path]) -> list[Path]:
