@@ -282,6 +282,7 @@ def start(launch: Launch, arguments: Sequence[str], requests: StopRequests) -> i
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
     from distrib.training.memory import kernel_kills
 
@@ -297,7 +298,7 @@ def start(launch: Launch, arguments: Sequence[str], requests: StopRequests) -> i
         return _status(error, requests, kernel_kills() > kills)
     except SignalException as error:
         return 128 + int(error.sigval)
-    except (Exception, SystemExit) as error:
+    except (OSError, ValueError, RuntimeError, RendezvousError) as error:  # ports, addresses, machines that stay away
         said = printable(str(error).strip().partition("\n")[0].partition(". ")[0])[:300]
         where = "this machine" if launch.machines == 1 else f"machine {launch.machine} of {launch.machines}"
         remedy = "see that a port of localhost can be opened"

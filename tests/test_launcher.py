@@ -14,6 +14,8 @@ import pytest
 from launching import ROOT, clean_environment, read_events
 from small_run import settings
 from test_stopping import catches, leftovers, until
+from torch.distributed import DistNetworkError
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousTimeoutError
 
 from distrib.__main__ import train
 from distrib.errors import UserError
@@ -181,6 +183,35 @@ def test_a_port_that_is_in_use_is_one_sentence() -> None:
         with pytest.raises(UserError, match=f"machine 0 of 2 .*{port}.* is machine 0's and free") as refused:
             start(Launch(2, 2, 0, "127.0.0.1", port), [], StopRequests())
     assert "--main_process_port" not in str(refused.value)
+
+
+def ending_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start ranks by a launcher that ends so."""
+
+    def launch_command(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launch_command)
+    start(Launch(2), [], StopRequests())
+
+
+@pytest.mark.parametrize(
+    "error", [RendezvousTimeoutError("late"), RendezvousConnectionError("lost"), DistNetworkError("no")]
+)
+def test_ranks_that_do_not_meet_are_one_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        UserError, match=rf"no ranks could be started on this machine \({type(error).__name__}: {error}\)"
+    ):
+        ending_with(error, monkeypatch)
+
+
+@pytest.mark.parametrize("error", [KeyError("ranks"), TypeError("a bug"), SystemExit(3)])
+def test_an_error_in_the_launcher_itself_is_not_dressed_as_the_users(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(type(error)) as raised:
+        ending_with(error, monkeypatch)
+    assert raised.value is error
 
 
 def distrib_train(*arguments: object, under: Sequence[str] = ()) -> subprocess.Popen[str]:
