@@ -99,7 +99,7 @@ class Section(pydantic.BaseModel):
         try:
             made = validate(values)
         except pydantic.ValidationError as error:
-            raise UserError(_sentence(cls.section, *error.errors())) from None
+            raise UserError(_sentence(cls, *error.errors())) from None
         for key, word in unclear.items():
             field = f"{cls.section}.{key}".strip(".")
             words = Takes.of(cls.model_fields[key]).words
@@ -721,6 +721,11 @@ class Takes:
     types: frozenset[Any]
     words: tuple[str, ...]
 
+    @property
+    def several(self) -> bool:
+        """Whether it may be of one type or another, or a word."""
+        return len(self.types - {type(None), ...}) + bool(self.words) > 1
+
     @classmethod
     def of(cls, field: pydantic.fields.FieldInfo) -> Self:
         """What a field of a section takes."""
@@ -891,13 +896,17 @@ def _unknown_key(section: str, path: str, value: Any) -> str:
     return f"{said}; {remedy}"
 
 
-def _sentence(section: str, error: Any, *others: Any) -> str:
+def _sentence(made: type[Section], error: Any, *others: Any) -> str:
     """One sentence for the first of pydantic's errors in a section."""
+    section = made.section
+    field = made.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    takes = None if field is None else Takes.of(field)
     path = ".".join(map(_shown, error["loc"]))
     if error["type"] == "extra_forbidden":
         return _unknown_key(section, path, error["input"])
-    # Of a field that may be one of two types, pydantic names the type it tried last.
-    loc = [part for part in error["loc"] if not re.match(r"(int|float|none)$|literal\[|constrained-", str(part))]
+    loc = list(error["loc"])
+    if len(loc) > 1 and isinstance(loc[-1], str) and takes is not None and takes.several:  # pydantic's name of one
+        del loc[-1]
     path = ".".join(map(_shown, loc))
     key = ".".join(part for part in (section, path) if part)
     found = _shown(error["input"], reprlib.repr) if not isinstance(error["input"], Path) else repr(str(error["input"]))

@@ -149,6 +149,8 @@ def test_optuna_samples_what_the_space_says(tmp_path: Path) -> None:
         ("space: {optim.lr: {low: 0.1, high: 1}}", ["optim.lr", "range without steps", "grid"]),
         ("space: {optim.name: {low: 0, high: 1}}", ["optim.name"]),
         ("space: {train.batch_size: {low: 16, high: 64, step: 1.5}}", ["train.batch_size.step", "a whole number"]),
+        ("sampler: {name: tpe, options: {int: [1]}}", ["options.int is [1]", "integer"]),
+        ("sampler: {name: tpe, options: {1: 2}}", ["options.1 is 1", "put it in quotes"]),
         ("space: {train.batch_size: {low: 16, high: 64.5}}", ["train.batch_size is 64.5", "integer"]),
         ("space: {optim.name: [adam, rmsprop]}", ["optim.name", "rmsprop"]),
         ("space: {run.folder: [a]}", ["run.folder", "leave it out"]),
