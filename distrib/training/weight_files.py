@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +30,11 @@ COUNTER = "num_batches_tracked"
 # Of every ResNet; what stands before it in a name is a prefix.
 LANDMARK = "layer1.0.conv1.weight"
 # A part of a name that says that weights were averaged over the training.
-AVERAGED = {"ema", "averaged", "average", "avg", "swa", "polyak"}
+AVERAGED = {"ema", "averaged", "average", "avg", "swa", "polyak", "shadow"}
+# Keys of a checkpoint of Lightning's WeightAveraging, which keeps the averaged weights under the last one.
+LIGHTNING_AVERAGES = {"averaging_state", "current_model_state", "state_dict"}
+# What BatchNorm has measured: buffers, which trainings that average parameters alone leave out.
+STATISTICS = ("running_mean", "running_var", COUNTER)
 # Blocks of the four layers, and whether they have a third convolution.
 ARCHITECTURES = {
     ((2, 2, 2, 2), False): "ResNet18",
@@ -78,6 +82,7 @@ class Network:
         head: names of what comes there.
         problem: why it is no ResNet18; empty where it is one.
         averaged: whether these are averages over the training.
+        taken: what averages of the parameters alone have from the plain network beside them; empty where nothing.
     """
 
     where: str
@@ -85,6 +90,7 @@ class Network:
     head: tuple[str, ...]
     problem: str
     averaged: bool
+    taken: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,17 @@ def find_network(file: str, loaded: Any, wanted: Mapping[str, torch.Tensor]) -> 
     Raises:
         UserError: if there is none, or there are several that differ.
     """
-    networks = [network for path, mapping in _mappings(loaded) for network in _networks(path, mapping, wanted)]
+    mappings = [*_mappings(loaded)]
+    of_lightning = {(*path, "state_dict") for path, mapping in mappings if mapping.keys() >= LIGHTNING_AVERAGES}
+    networks = [
+        replace(network, averaged=network.averaged or path in of_lightning)
+        for path, mapping in mappings
+        for network in _networks(path, mapping, wanted)
+    ]
+    plain = [network for network in networks if not network.problem and not network.averaged]
+    if plain and all(_same(plain[0], other) for other in plain[1:]):
+        networks = [_completed(network, plain[0], wanted) for network in networks]
+        networks += [_paired(path, tensors, plain[0], wanted) for path, tensors in _nameless_averages(mappings, wanted)]
     fitting = [network for network in networks if not network.problem]
     if not fitting:
         _refuse_content(file, loaded, networks)
@@ -156,7 +172,8 @@ def _choose(file: str, networks: Sequence[Network], fitting: Sequence[Network]) 
         )
     if averaged and plain:
         there = plain[0].where or "at the top of the file"
-        return Found(chosen, f"the averaged weights, {chosen.where}, rather than the plain ones, {there}")
+        taken = f", whose {chosen.taken} they take" if chosen.taken else ""
+        return Found(chosen, f"the averaged weights, {chosen.where}, rather than the plain ones, {there}{taken}")
     unfit = next((network for network in networks if network.averaged and network.problem), None)
     if unfit is not None and plain:
         there = chosen.where or "at the top of the file"
@@ -393,7 +410,7 @@ def _networks(
 
 
 def _network(path: tuple[str, ...], prefix: str, found: dict[str, Any], wanted: Mapping[str, torch.Tensor]) -> Network:
-    under = f"under {' and '.join(_short(key) for key in path)}" if path else ""
+    under = _under(path)
     after = f"in the names that begin with {_short(prefix)}" if prefix else ""
     head = {name: value for name, value in found.items() if name.startswith("fc.")}
     weights = {
@@ -404,10 +421,61 @@ def _network(path: tuple[str, ...], prefix: str, found: dict[str, Any], wanted: 
     problem = _problem(weights, wanted)
     if set(head) == {"fc.weight", "fc.bias"} and all(_flaw(value) is None for value in head.values()):
         weights |= head
-    words = {word.lower() for part in (*path, prefix) for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part)}
-    return Network(
-        ", ".join(part for part in (under, after) if part), weights, tuple(head), problem, bool(words & AVERAGED)
-    )
+    where = ", ".join(part for part in (under, after) if part)
+    return Network(where, weights, tuple(head), problem, _says_averaged(*path, prefix))
+
+
+def _under(path: tuple[str, ...]) -> str:
+    return f"under {' and '.join(_short(key) for key in path)}" if path else ""
+
+
+def _says_averaged(*names: str) -> bool:
+    words = {word.lower() for name in names for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    return bool(words & AVERAGED)
+
+
+def _completed(network: Network, plain: Network, wanted: Mapping[str, torch.Tensor]) -> Network:
+    """Averages of the parameters alone with the plain network's statistics; what lacks anything else as it is."""
+    if not network.averaged or not network.problem:
+        return network
+    statistics = {
+        name: value
+        for name, value in plain.weights.items()
+        if name.endswith(STATISTICS) and name not in network.weights
+    }
+    weights = {**network.weights, **statistics}
+    if _problem({name: value for name, value in weights.items() if not name.startswith("fc.")}, wanted):
+        return network
+    return replace(network, weights=weights, problem="", taken="running means and variances")
+
+
+def _nameless_averages(
+    mappings: Sequence[tuple[tuple[str, ...], Mapping[Any, Any]]], wanted: Mapping[str, torch.Tensor]
+) -> Iterator[tuple[tuple[str, ...], Sequence[torch.Tensor]]]:
+    """Averages that are tensors without names, as torch_ema's `shadow_params`; a ResNet's first layer is in them."""
+    for path, mapping in mappings:
+        for key, value in mapping.items():
+            if (
+                isinstance(value, list | tuple)
+                and all(isinstance(each, torch.Tensor) for each in value)
+                and any(each.shape == wanted["conv1.weight"].shape for each in value)
+                and _says_averaged(*path, str(key))
+            ):
+                yield (*path, str(key)), value
+
+
+def _paired(
+    path: tuple[str, ...], tensors: Sequence[torch.Tensor], plain: Network, wanted: Mapping[str, torch.Tensor]
+) -> Network:
+    """Averages without names, by those of the plain network's parameters in their order, if all shapes are theirs."""
+    names = [name for name in plain.weights if not name.endswith(STATISTICS)]
+    problem = f"is a list of {len(tensors)} tensors without names, and not of those parameters in their order"
+    unnamed = Network(_under(path), {}, (), problem, averaged=True)
+    if [value.shape for value in tensors] != [plain.weights[name].shape for name in names]:
+        return unnamed
+    weights = dict(zip(names, tensors, strict=True))
+    network = _completed(replace(unnamed, weights=weights, head=plain.head), plain, wanted)
+    return unnamed if network.problem else replace(network, taken=f"names, in their order, and {network.taken}")
 
 
 def _beside(name: str, value: Any) -> bool:

@@ -173,12 +173,60 @@ def test_averaged_weights_are_taken_before_the_plain_ones_and_that_is_said(
     assert found in there.why
 
 
-def test_averages_that_are_no_whole_network_are_passed_over_and_that_is_said() -> None:
-    """Some trainings average the parameters alone."""
-    ema = {name: tensor for name, tensor in network(2).items() if "running" not in name}
-    there = find({"model": network(1), "ema": ema})
+STATISTICS = ("running_mean", "running_var", COUNTER)
+
+
+def parameters(number: float) -> dict[str, torch.Tensor]:
+    """What many trainings average, and BatchNorm's statistics not."""
+    return {name: tensor for name, tensor in network(number).items() if not name.endswith(STATISTICS)}
+
+
+@pytest.mark.parametrize("path", [("ema_state_dict",), ("ema", "shadow"), ("shadow",)])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_averages_of_the_parameters_alone_take_the_plain_statistics(path: tuple[str, ...], prefix: str) -> None:
+    there = find({"model": network(1), **wrapped(parameters(2), path, prefix)})
+    assert not there.network.problem
+    assert float(there.network.weights["layer4.1.conv2.weight"][0, 0, 0, 0]) == 2
+    assert float(there.network.weights["fc.bias"][0]) == 2
+    assert float(there.network.weights["bn1.running_var"][0]) == 1
+    assert there.why.startswith(f"the averaged weights, under {' and '.join(path)}")
+    assert there.why.endswith("rather than the plain ones, under model, whose running means and variances they take")
+
+
+@pytest.mark.parametrize(
+    "averages",
+    [{"ema": {"decay": 0.99, "shadow_params": [*parameters(2).values()], "collected_params": None}},
+     {"callbacks": {"EMA": {"ema_weights": (*parameters(2).values(),)}}}],
+    ids=["torch_ema", "callback"],
+)  # fmt: skip
+def test_averages_without_names_have_them_by_their_order(averages: dict[str, Any]) -> None:
+    there = find({"state_dict": network(1), **averages})
+    assert {name: float(there.network.weights[name].flatten()[0]) for name in parameters(0)} == dict.fromkeys(
+        parameters(0), 2.0
+    )
+    assert float(there.network.weights["layer3.0.downsample.1.running_mean"][0]) == 1
+    assert "under state_dict, whose names, in their order, and running means and variances they take" in there.why
+
+
+def test_averages_that_fit_no_network_are_passed_over_and_that_is_said() -> None:
+    lacking = {name: tensor for name, tensor in network(2).items() if name != "layer2.0.bn1.weight"}
+    there = find({"model": network(1), "ema": lacking})
     assert value(there) == 1
-    assert there.why == "the plain weights, under model; what is averaged, under ema, lacks bn1.running_mean"
+    assert there.why == "the plain weights, under model; what is averaged, under ema, lacks layer2.0.bn1.weight"
+    there = find({"model": network(1), "ema_weights": [*parameters(2).values()][::-1]})
+    assert value(there) == 1
+    assert "what is averaged, under ema_weights, is a list of 62 tensors without names" in there.why
+
+
+def test_lightnings_averages_are_told_by_what_is_beside_them() -> None:
+    """They are where the plain weights of its other checkpoints are."""
+    content = {"epoch": 3, "averaging_state": {"n_averaged": torch.tensor(4)}, "callbacks": {}}
+    content["state_dict"] = {f"net.{name}": tensor for name, tensor in network(2).items()}
+    content["current_model_state"] = {f"net.{name}": tensor for name, tensor in network(1).items()}
+    there = find(content)
+    assert value(there) == 2
+    assert "the averaged weights, under state_dict" in there.why
+    assert "rather than the plain ones, under current_model_state" in there.why
 
 
 def test_several_networks_in_a_file_are_refused_by_their_names() -> None:
