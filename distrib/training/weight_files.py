@@ -29,6 +29,8 @@ from distrib.errors import UserError, printable
 COUNTER = "num_batches_tracked"
 # Of every ResNet; what stands before it in a name is a prefix.
 LANDMARK = "layer1.0.conv1.weight"
+# Modules that compute features, by their first name: a ResNet's, and those that variants add. Others are of the head.
+FEATURES = re.compile(r"(?:conv|bn|norm|gn|layer|stem|downsample|maxpool|se|ca|sa|cbam)\d*")
 # A part of a name that says that weights were averaged over the training.
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "polyak", "shadow"}
 # Keys of a checkpoint of Lightning's WeightAveraging, which keeps the averaged weights under the last one.
@@ -61,10 +63,15 @@ OTHERS = {
     b"%PDF": "a PDF",
     b"GGUF": "a GGUF file",
 }
+# The version of the format, and then the name of what wrote it, or what follows that.
+ONNX = re.compile(rb"\x08[\x01-\x7f](?:\x12[\x01-\x7f][ -~]|[:B])")
+PICKLE, OLD_TORCH = re.compile(rb"\x80[\x02-\x05]"), b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Modules of Python's own whose objects are found beside weights and do nothing. Whatever else of Python's own a file
 # asks for is there to do something.
 HARMLESS = {"argparse", "collections", "copyreg", "datetime", "decimal", "enum", "pathlib", "types", "uuid"}
+# What NumPy's functions make that a file asks for.
+OF_NUMPY = {"_reconstruct": "numpy array", "scalar": "numpy number"}
 # Levels of mappings that are looked into, and things named in a sentence.
 DEPTH, LISTED = 6, 8
 EXPECTED = (
@@ -235,6 +242,16 @@ def _refuse_other_kinds(file: Path, head: bytes, size: int) -> None:
         kind = next((kind for start, kind in signatures.items() if head.startswith(start)), None)
         if kind is not None:
             raise UserError(f"model.weights {file} is {kind} and no file of torch or safetensors: {remedy}")
+    if ONNX.match(head):
+        raise UserError(
+            f"model.weights {file} is an ONNX file, which holds a network to run and no state dict: name the run or "
+            "the model folder that it was exported from, or the weights of torch"
+        )
+    if PICKLE.match(head) and not head.startswith(OLD_TORCH, 2):
+        raise UserError(
+            f"model.weights {file} is a pickle of Python's and no file of torch or safetensors: where you trust it, "
+            "load it by pickle.load, and save what is in it as a dict of tensors, by torch.save"
+        )
     if head[257:262] == b"ustar" and tarfile.is_tarfile(file):
         raise UserError(f"model.weights {file} is a tar archive: unpack it, and name the weights in it")
     if head.startswith(b"PK"):
@@ -349,6 +366,7 @@ def _stand_in(name: str) -> type:
         def __setstate__(self, _: Any) -> None:
             """Keep nothing."""
 
+    StandIn.__name__ = OF_NUMPY.get(name.rpartition(".")[2], name)  # what a person is told it is
     return StandIn
 
 
@@ -412,7 +430,7 @@ def _networks(
 def _network(path: tuple[str, ...], prefix: str, found: dict[str, Any], wanted: Mapping[str, torch.Tensor]) -> Network:
     under = _under(path)
     after = f"in the names that begin with {_short(prefix)}" if prefix else ""
-    head = {name: value for name, value in found.items() if name.startswith("fc.")}
+    head = {name: value for name, value in found.items() if _is_of_head(name, value)}
     weights = {
         name: value
         for name, value in found.items()
@@ -478,6 +496,12 @@ def _paired(
     return unnamed if network.problem else replace(network, taken=f"names, in their order, and {network.taken}")
 
 
+def _is_of_head(name: str, value: Any) -> bool:
+    """Whether a tensor at the level of a ResNet's layers is of what comes behind them, whatever that is called."""
+    module, dot, _ = name.partition(".")
+    return module == "fc" or bool(dot and isinstance(value, torch.Tensor) and not FEATURES.fullmatch(module))
+
+
 def _beside(name: str, value: Any) -> bool:
     """Whether something among the tensors of a network is none of them, such as the number of the epoch."""
     return not isinstance(value, torch.Tensor) or (value.ndim == 0 and "." not in name)
@@ -540,6 +564,14 @@ def _refuse_content(file: str, loaded: Any, networks: Sequence[Network]) -> NoRe
         name = _pickled(mapping)
         if name is not None and "_modules" in vars(mapping):
             _refuse_pickled(file, name, " and ".join(path))
+        for key, value in mapping.items():
+            if str(key).endswith("conv1.weight") and type(value).__name__ == OF_NUMPY["_reconstruct"]:
+                where = f", {_under(path)}," if path else ""
+                raise UserError(
+                    f"model.weights {file}{where} has {_short(key)} that is a numpy array, and no tensor: where you "
+                    "trust it, load it by torch.load(…, weights_only=False), and save its arrays as tensors, by "
+                    "torch.from_numpy and torch.save"
+                )
     if isinstance(loaded, Mapping):
         top = [f"{_short(key)} ({_kind(value)})" for key, value in loaded.items()]
         content = f"at its top {'are ' + _listed(top) if top else 'is nothing'}"

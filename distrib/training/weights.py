@@ -1,6 +1,7 @@
 """What a network starts from: nothing, torchvision's ImageNet weights, a file, or an earlier run."""
 
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from torchvision.models import ResNet18_Weights
 
-from distrib.config import ModelConfig
+from distrib.config import ModelConfig, nearest
 from distrib.errors import UserError
 from distrib.prediction.model import read_description
 from distrib.training.model import AttributeClassifier
@@ -129,8 +130,16 @@ def read_weights(weights: str, wanted: Mapping[str, torch.Tensor]) -> Source:
             "model.safetensors, or the path of a file"
         )
     if not is_file:
+        address = re.match(r"([a-z][a-z0-9+]+):/{1,2}(?=[^/])", weights, re.IGNORECASE)
+        if address is not None:  # as a path it has lost one of its slashes
+            raise UserError(
+                f"model.weights {address[1]}://{weights[address.end() :]} is an address, and nothing is downloaded "
+                "from there: download the file, and name that"
+            )
+        hint = nearest(weights, ("none", "imagenet"))
         raise UserError(
-            f"model.weights {path} is not a file or folder: say none, imagenet, or the path of a ResNet18's weights"
+            f"model.weights {path} is not a file or folder{hint}: say none, imagenet, or the path of a "
+            "ResNet18's weights"
         )
     return Source(str(path), _read(path, wanted))
 

@@ -138,6 +138,24 @@ def test_larger_resnets_are_named_and_refused(other: Any, parts: list[str]) -> N
     refusal(wrapped(state, ("model",), "module."), "under model, in the names that begin with module.", *parts)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [("last_linear.weight", "last_linear.bias"), ("classifier.1.weight", "classifier.1.bias"),
+     ("fc_gender.weight", "fc_gender.bias", "fc_age.weight"), ("heads.smiling.0.running_mean", "heads.smiling.0.bias")],
+)  # fmt: skip
+def test_a_head_may_have_any_name(head: tuple[str, ...]) -> None:
+    backbone = {name: tensor for name, tensor in network(3).items() if not name.startswith("fc.")}
+    there = find({**backbone, **{name: torch.zeros(4, 512) for name in head}})
+    assert value(there) == 3
+    assert there.network.head == head
+    assert there.network.weights.keys() == backbone.keys()
+
+
+@pytest.mark.parametrize("more", ["bn2.weight", "layer5.0.conv1.weight", "ca.fc1.weight"])
+def test_more_of_the_backbone_is_no_head(more: str) -> None:
+    refusal({**network(), more: torch.zeros(4)}, f"has {more}, which does not fit")
+
+
 def test_a_backbone_with_more_or_less_in_its_blocks_is_refused() -> None:
     """It would compute something else."""
     refusal({**network(), "layer1.0.se.fc1.weight": torch.zeros(4, 64, 1, 1)}, "layer1.0.se.fc1.weight")
@@ -275,7 +293,13 @@ HTML = "\n<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</t
         (b"\x89HDF\r\n\x1a\n" + bytes(99), ["is an HDF5 file"]),
         (bytes(range(256)) * 9, ["no file of torch or safetensors"]),
         (bytes(5000), ["no file of torch or safetensors"]),
-        (pickle.dumps({"a": 1}), ["no file of torch or safetensors"]),
+        (
+            pickle.dumps({"a": 1}),
+            ["is a pickle of Python's and no file of torch or safetensors", "as a dict of tensors"],
+        ),
+        (pickle.dumps({"conv1.weight": np.ones(3)}, 2), ["is a pickle of Python's", "as a dict of tensors"]),
+        (b"\x08\x0a\x12\x07pytorch\x1a\x062.11.0:\xff\x01" + bytes(99), ["is an ONNX file", "exported from"]),
+        (b"\x08\x07:\xff\x01" + bytes(99), ["is an ONNX file", "exported from"]),
     ],
     ids=[
         "empty",
@@ -291,6 +315,9 @@ HTML = "\n<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</t
         "noise",
         "zeros",
         "pickle",
+        "pickled arrays",
+        "ONNX",
+        "nameless ONNX",
     ],
 )
 def test_what_is_no_file_of_weights_is_named(tmp_path: Path, ending: str, content: bytes, parts: list[str]) -> None:
@@ -324,6 +351,24 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, kind: str, part: floa
     file.write_bytes(content[: int(part * len(content))])
     parts = {"safetensors": ["is cut off", f"of {len(content):,} bytes" if part > 0.1 else ""]}
     refusal(file, str(file), *parts.get(kind, ["is cut off" if kind == "torch" else "damaged"]), "get the file again")
+
+
+def test_the_projects_own_onnx_file_is_named(tmp_path: Path) -> None:
+    """As its export writes it."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph([], "classifier", [], [])
+    onnx.save(onnx.helper.make_model(graph, producer_name="pytorch"), tmp_path / "model.onnx")
+    refusal(tmp_path / "model.onnx", "is an ONNX file", "name the run or the model folder")
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_arrays_of_numpy_are_named(tmp_path: Path, prefix: str) -> None:
+    content = {f"{prefix}{name}": np.zeros(1, np.float32) for name in WANTED}
+    for each, where in ((content, ""), ({"net": content, "best": np.float64(0.9)}, ", under net,")):
+        torch.save(each, tmp_path / "arrays.pt")
+        refusal(tmp_path / "arrays.pt", f"{where} has {prefix}conv1.weight that is a numpy array", "torch.from_numpy")
+    torch.save({"mean": np.zeros(3), "best": np.float64(0.9)}, tmp_path / "arrays.pt")
+    refusal(tmp_path / "arrays.pt", "mean (numpy array); best (numpy number)")
 
 
 # --- nothing in a file is run

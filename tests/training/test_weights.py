@@ -286,6 +286,17 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
 # --- torchvision's store
 
 
+@pytest.mark.parametrize("address", ["https://example.org/a/resnet18.pth", "s3://bucket/resnet18.pth"])
+def test_an_address_is_shown_as_it_was_written(address: str) -> None:
+    for written in (address, str(Path(address))):
+        refusal(written, address, "nothing is downloaded from there", "download the file")
+
+
+@pytest.mark.parametrize("word", ["Imagenet", "ImageNet", "image-net"])
+def test_a_word_in_another_spelling_is_suggested(word: str) -> None:
+    refusal(word, "did you mean imagenet?")
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """torch's download folder, with nothing in it and no network around it."""
