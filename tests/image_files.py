@@ -76,6 +76,14 @@ def rotten(jpeg: bytes) -> bytes:
     return bytes(data)
 
 
+def zeroed(jpeg: bytes) -> bytes:
+    """A JPEG with zeros in the middle of its pixels, as a disk leaves a sector that it has lost."""
+    data = bytearray(jpeg)
+    middle = len(data) * 3 // 5
+    data[middle : middle + 512] = bytes(512)
+    return bytes(data)
+
+
 def with_size(jpeg: bytes, height: int, width: int) -> bytes:
     """A JPEG whose header says another size."""
     data = bytearray(jpeg)

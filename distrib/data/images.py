@@ -27,6 +27,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 # A 65,000 x 65,000 header in a file of 1 kB would allocate 12 GB. Pillow's own limit.
 MAX_PIXELS = 89_478_485
@@ -48,13 +49,23 @@ ENDINGS = frozenset({ending[1:] for ending, kind in Image.registered_extensions(
 Warn = Callable[[str], None]
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What files begin with whose format Pillow knows, even where the rest is too damaged to open.
+_BEGINNINGS = re.compile(
+    rb"(?P<PNG>\x89PNG)|(?P<GIF>GIF8[79]a)|(?P<WEBP>RIFF.{4}WEBP)|(?P<TIFF>II\*\0|MM\0\*)|(?P<BMP>BM.{4}\0\0\0\0)"
+    rb"|(?P<JPEG2000>\0\0\0\x0cjP  |\xff\x4f\xff\x51)|(?P<AVIF>.{4}ftypavi[fs])",
+    re.DOTALL,
+)
 _END_OF_IMAGE = b"\xff\xd9"
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers of a JPEG without a length
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that open a frame; three in that range do not
 _SEQUENTIAL = (0xC0, 0xC1)  # frames, Huffman-coded
 _USUAL = (0xC0, 0xC1, 0xC2)  # frames that every decoder knows; the last is progressive
 # Markers that have no place in the one scan of a sequential JPEG, but at its end: of bit rot, if not of other scans.
+# Of several scans, the end alone is known.
+_STRAY_BESIDE_SCANS = re.compile(_END_OF_IMAGE)
 _STRAY, _STRAY_BESIDE_RESTARTS = re.compile(rb"\xff[^\0\xff]"), re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
+_LOST = bytes(32)  # what a disk or a copy leaves where it has lost the rest
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 # The fewest bits for 8 x 8 values are two, a code of one bit for the mean and one for "no more".
 _PIXELS_A_BYTE = 64 * 8 // 2
@@ -75,6 +86,7 @@ def decode(data: bytes, warn: Warn = lambda sentence: None) -> NDArray[np.uint8]
     Raises:
         ValueError: if it is no image, is damaged, or has more pixels than are read.
     """
+    _refuse_no_image(data)
     if is_jpeg(data):
         header = read_jpeg_header(data)
         pixels, orientation, exif_is_sound = _decode_jpeg(data, header), header.orientation, header.exif_is_sound
@@ -95,6 +107,12 @@ def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
         ValueError: if it is damaged, or has no eight or 16 bits a channel.
     """
     try:
+        if isinstance(image, PngImageFile) and "transparency" in image.info and image.tile:
+            # Once Pillow has read the pixels, their depth in the file is no longer known.
+            packed = re.search(r";(\d+)", str(image.tile[0][3]))
+            depth = int(packed[1]) if packed else 8
+            image = image.copy()
+            image.info["transparency"] = _as_pillow_stores(image.info["transparency"], image.mode, depth)
         pixels = _rgb(image)
         return _upright(pixels, _read_exif(image.info.get("exif") or b"")[0])
     except Exception as error:  # Pillow's readers have no common error for damaged files
@@ -106,6 +124,22 @@ def from_array(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.ndim == 3 and pixels.shape[2] == 3:
         return pixels
     return _rgb(Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)))
+
+
+def _refuse_no_image(data: bytes) -> None:
+    """Refuse what stands in an image's place after a download, or a copy, that went wrong.
+
+    Raises:
+        ValueError: saying what it is.
+    """
+    if not data:
+        raise ValueError("it is empty (0 bytes)")
+    if not data[:512].strip(b"\0"):
+        raise ValueError("it begins with zeros, as what a disk or a copy has lost")
+    if data.startswith(_LFS_POINTER):
+        raise ValueError("it is a Git LFS pointer, and not the image that it stands for: run `git lfs pull`")
+    if data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+        raise ValueError("it is a page of HTML or XML, as a download leaves that wanted a login or a click")
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -126,7 +160,7 @@ class JpegHeader(NamedTuple):
         is_usual: whether every decoder makes the same of it: upright, grey or YCbCr, coded as is usual, its fields
             right.
         end: where the header ends.
-        stray: finds what has no place behind it but at the end; None where other scans may follow.
+        stray: finds what has no place behind it but at the end.
     """
 
     height: int
@@ -137,7 +171,7 @@ class JpegHeader(NamedTuple):
     at_half: bool
     is_usual: bool
     end: int
-    stray: re.Pattern[bytes] | None
+    stray: re.Pattern[bytes]
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
@@ -150,7 +184,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     orientation, exif_is_sound, has_exif = 1, True, False
     frame, height, width, channels, channels_in_scan = 0, 0, 0, 0, 0
     reached = 2
-    stray: re.Pattern[bytes] | None = _STRAY
+    stray = _STRAY
     try:
         for marker, start, end in _segments(data):
             is_usual &= start == reached
@@ -186,15 +220,18 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
             raise ValueError(f"its header says {width} x {height} pixels, which its {len(data):,} bytes cannot hold")
     is_usual &= orientation == 1 and exif_is_sound and not at_half
     if frame not in _SEQUENTIAL:
-        stray = None
+        stray = _STRAY_BESIDE_SCANS  # such as the end of the first image of several
     return JpegHeader(height, width, channels, orientation, exif_is_sound, at_half, is_usual, reached, stray)
 
 
 def is_plain_jpeg(data: bytes, header: JpegHeader) -> bool:
-    """Whether every decoder makes the same of a JPEG: it is usual, its end is there, and no stray marker before it."""
-    if not header.is_usual or not data.endswith(_END_OF_IMAGE):
+    """Whether every decoder makes the same of a JPEG: it is usual, its end is there, and before that no damage shows.
+
+    Damage shows as a stray marker or as a run of zeros, which pixels have too where they are all of one colour.
+    """
+    if not header.is_usual or not data.endswith(_END_OF_IMAGE) or data.find(_LOST, header.end) >= 0:
         return False
-    return header.stray is None or header.stray.search(data, header.end, len(data) - 2) is None
+    return header.stray.search(data, header.end, len(data) - 2) is None
 
 
 def _too_large(width: int, height: int) -> ValueError:
@@ -343,9 +380,18 @@ def _decode_by_pillow(data: bytes) -> tuple[NDArray[np.uint8], int, bool]:
                 image.info["transparency"] = _as_pillow_stores(image.info["transparency"], image.mode, depth=data[24])
             orientation, sound = _read_exif(image.info.get("exif") or b"")
             return _rgb(image), orientation, exif_is_sound and sound
-    except UnidentifiedImageError:
-        readable = ", ".join(name for name in FORMATS if name in Image.OPEN and name != "PPM")
-        raise ValueError(f"it is none of {readable}") from None
+    except OSError as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        begun = _BEGINNINGS.match(data)
+        if begun is not None and begun.lastgroup in Image.OPEN:
+            reason = "" if unknown else f" ({error})"
+            sentence = f"it begins as {begun.lastgroup} does, and is cut off or damaged{reason}"
+        elif unknown:
+            readable = ", ".join(name for name in FORMATS if name in Image.OPEN and name != "PPM")
+            sentence = f"it is none of {readable}"
+        else:
+            sentence = str(error) or type(error).__name__
+        raise ValueError(sentence) from None
     except Image.DecompressionBombError:
         raise ValueError(f"its header says more than {MAX_PIXELS:,} pixels: save it smaller") from None
     except Exception as error:  # Pillow's readers have no common error for damaged files

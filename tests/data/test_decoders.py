@@ -22,7 +22,7 @@ from distrib.data.images import decode
 from distrib.data.plan import Plan, evaluation_batches
 from distrib.data.table import Table, read_table
 from distrib.errors import UserError
-from tests.image_files import as_held, encoded, exif, rotten, samsung, with_exif
+from tests.image_files import as_held, encoded, exif, rotten, samsung, with_exif, zeroed
 from tests.image_files import smooth as picture
 
 CELEBA_MINI = Path(__file__).resolve().parents[3] / "shared/celeba-mini"
@@ -329,6 +329,10 @@ def unusual() -> dict[str, bytes]:
         "turned.jpg": encoded(base.transpose(Image.Transpose.ROTATE_90), exif=exif(6)),
         "adobe_rgb.jpg": encoded(base, keep_rgb=True),
         "two.mpo": encoded(base, "MPO", save_all=True, append_images=[clear.convert("RGB")], exif=exif(1)),
+        "two_progressive.mpo": encoded(
+            base, "MPO", save_all=True, append_images=[clear.convert("RGB")], exif=exif(1), progressive=True
+        ),
+        "of_one_colour.jpg": encoded(Image.new("RGB", (178, 218), (9, 90, 200)), optimize=True),
         "samsung.jpg": samsung(jpeg),
         "no_end.jpg": jpeg[:-2],
         "zeros_behind.jpg": jpeg + bytes(300),
@@ -418,6 +422,7 @@ GOOD = encoded(picture(218, 178))
 BROKEN = {
     "truncated.jpg": GOOD[: len(GOOD) // 2],
     "almost_whole.jpg": GOOD[:-40],
+    "zeros_inside.jpg": zeroed(GOOD),
     "header_alone.jpg": GOOD[:200],
     "two_bytes.jpg": GOOD[:2],
     "text.jpg": b"<html>404 Not Found</html>\n" * 20,

@@ -33,6 +33,7 @@ from tests.image_files import (
     smooth,
     with_exif,
     with_size,
+    zeroed,
 )  # fmt: skip
 
 PIXELS = smooth(60, 44)
@@ -205,6 +206,24 @@ def test_a_transparent_colour_is_white_at_every_depth() -> None:
         assert decode(data)[0, :4, 0].tolist() == wanted
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_an_opened_image_has_the_transparent_grey_of_its_file(depth: int) -> None:
+    """Pillow spreads the pixels of few bits over eight, and leaves the transparent value as it is."""
+    packed = np.full((8, 16), 0b00011011, np.uint8)
+    data = png(packed, depth, 0, chunk(b"tRNS", struct.pack(">H", 0b00011011 * 257 >> (16 - depth))))
+    with Image.open(io.BytesIO(data)) as opened:
+        noted = opened.info["transparency"]
+        read = from_pillow(opened)
+        assert opened.info["transparency"] == noted
+    np.testing.assert_array_equal(read, decode(data))
+    assert (read == 255).any()
+
+
+def test_an_opened_image_has_the_transparent_colour_of_its_file() -> None:
+    data = png(deep(PIXELS), 16, 2, chunk(b"tRNS", struct.pack(">3H", *(257 * PIXELS[30, 20].astype(int)).tolist())))
+    np.testing.assert_array_equal(from_pillow(Image.open(io.BytesIO(data))), decode(data))
+
+
 def test_grey_palettes_and_16_bits_become_rgb() -> None:
     for data in (
         encoded(GREY, "PNG"),
@@ -332,6 +351,26 @@ def test_every_bit_of_a_pngs_pixels_counts() -> None:
             decode(bytes(bad))
 
 
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", r"it is empty \(0 bytes\)"),
+        (bytes(700), "it begins with zeros"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer.*`git lfs pull`"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html></html>", "a page of HTML or XML"),
+        (b"GIF89a", "begins as GIF does, and is cut off or damaged"),
+        (encoded(PIXELS, "GIF")[:9], "begins as GIF does, and is cut off or damaged"),
+        (encoded(PIXELS, "WEBP")[:20], "begins as WEBP does, and is cut off or damaged"),
+        (encoded(PIXELS, "TIFF")[:9], "begins as TIFF does, and is cut off or damaged"),
+        (encoded(PIXELS, "GIF")[:-99], "begins as GIF does, and is cut off or damaged"),
+        (b"hello", "it is none of JPEG, PNG"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_named(data: bytes, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        decode(data)
+
+
 @pytest.mark.parametrize("bits", [b"\x0c", b"\x10"])
 def test_a_jpeg_of_more_bits_is_refused_in_a_sentence(bits: bytes) -> None:
     depth = JPEG.index(b"\xff\xc0") + 4
@@ -390,6 +429,21 @@ def test_a_small_file_that_promises_much_costs_nothing() -> None:
 def test_what_cameras_and_programs_write_is_plain(options: dict[str, Any]) -> None:
     for data in (encoded(PIXELS, **options), encoded(GREY, **options)):
         assert is_plain_jpeg(data, read_jpeg_header(data))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_several_images_in_a_jpeg_are_not_plain(options: dict[str, Any]) -> None:
+    data = encoded(PIXELS, "MPO", save_all=True, append_images=[Image.new("RGB", (44, 60))], **options)
+    assert not is_plain_jpeg(data, read_jpeg_header(data))
+    assert not is_plain_jpeg(encoded(PIXELS, **options) * 2, read_jpeg_header(encoded(PIXELS, **options)))
+
+
+def test_lost_sectors_are_not_plain() -> None:
+    """Which decoder is used must not decide whether they are seen."""
+    data = zeroed(encoded(smooth(218, 178), quality=90))
+    assert not is_plain_jpeg(data, read_jpeg_header(data))
+    with pytest.raises(ValueError, match="Corrupt"):
+        decode(data)
 
 
 def test_the_header_of_a_jpeg_takes_microseconds() -> None:
