@@ -15,7 +15,7 @@ import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -485,15 +485,24 @@ def _nameless_averages(
 def _paired(
     path: tuple[str, ...], tensors: Sequence[torch.Tensor], plain: Network, wanted: Mapping[str, torch.Tensor]
 ) -> Network:
-    """Averages without names, by those of the plain network's parameters in their order, if all shapes are theirs."""
+    """Averages without names, by those of the plain network's parameters in their order, if all shapes are theirs.
+
+    What comes behind the backbone is a head, of any shapes.
+    """
     names = [name for name in plain.weights if not name.endswith(STATISTICS)]
+    if _shapes(tensors) != _shapes(plain.weights[name] for name in names):
+        names = [name for name in names if not name.startswith("fc.")]
     problem = f"is a list of {len(tensors)} tensors without names, and not of those parameters in their order"
     unnamed = Network(_under(path), {}, (), problem, averaged=True)
-    if [value.shape for value in tensors] != [plain.weights[name].shape for name in names]:
+    if _shapes(tensors[: len(names)]) != _shapes(plain.weights[name] for name in names):
         return unnamed
-    weights = dict(zip(names, tensors, strict=True))
+    weights = dict(zip(names, tensors, strict=False))
     network = _completed(replace(unnamed, weights=weights, head=plain.head), plain, wanted)
     return unnamed if network.problem else replace(network, taken=f"names, in their order, and {network.taken}")
+
+
+def _shapes(tensors: Iterable[torch.Tensor]) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors]
 
 
 def _is_of_head(name: str, value: Any) -> bool:

@@ -226,6 +226,14 @@ def test_averages_without_names_have_them_by_their_order(averages: dict[str, Any
     assert "under state_dict, whose names, in their order, and running means and variances they take" in there.why
 
 
+@pytest.mark.parametrize("head", [[], [torch.zeros(9, 512), torch.zeros(9), torch.zeros(2, 9)]], ids=["none", "other"])
+def test_averages_without_names_may_have_another_head(head: list[torch.Tensor]) -> None:
+    backbone = [tensor for name, tensor in parameters(2).items() if not name.startswith("fc.")]
+    there = find({"model": network(1), "shadow_params": backbone + head})
+    assert float(there.network.weights["layer4.1.conv2.weight"][0, 0, 0, 0]) == 2
+    assert "fc.weight" not in there.network.weights
+
+
 def test_averages_that_fit_no_network_are_passed_over_and_that_is_said() -> None:
     lacking = {name: tensor for name, tensor in network(2).items() if name != "layer2.0.bn1.weight"}
     there = find({"model": network(1), "ema": lacking})
