@@ -7,6 +7,7 @@
 #
 # Say so on the login node, or on any machine that sees the runs and can reach W&B; `wandb login` comes first. What has
 # been uploaded is not uploaded again unless it has grown since, and the parts of a run that was requeued are one run.
+# Parts that were online are among them where the server has not taken all; W&B itself uploads those of a run under way.
 
 set -euo pipefail
 
@@ -30,7 +31,10 @@ shopt -s nullglob
 parts=()
 for run in "$@"; do
     [ -d "$run" ] || refuse "$run is no folder in $PWD on $(hostname): expected the folder of a run, such as runs/NAME"
-    for part in "${run%/}"/wandb/offline-run-*/; do
+    online=("${run%/}"/wandb/run-*/)
+    lock=${run%/}/run.lock
+    [ ! -e "$lock" ] || flock --shared --nonblock "$lock" true || online=()
+    for part in "${run%/}"/wandb/offline-run-*/ "${online[@]}"; do
         for log in "$part"*.wandb; do
             # wandb leaves its mark on a run that is still under way, too.
             [ ! "$log" -nt "$log.synced" ] || parts+=("${part%/}")
@@ -39,7 +43,7 @@ for run in "$@"; do
 done
 
 if [ ${#parts[@]} -eq 0 ]; then
-    echo "distrib: nothing to upload: no offline run of W&B that is not uploaded yet in ${*:-$PWD/runs}"
+    echo "distrib: nothing to upload: W&B's server has all, or a run under way still uploads it, in ${*:-$PWD/runs}"
     exit 0
 fi
-exec wandb sync --include-synced "${options[@]}" "${parts[@]}"
+exec wandb sync --include-online --include-synced "${options[@]}" "${parts[@]}"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from launching import ROOT, clean_environment
 
+from distrib.training.run_folder import RunFolder
+
 EXPLAIN, SWEEP, TRAIN, SYNC = (
     ROOT / "slurm" / name for name in ("explain.sh", "sweep.sh", "train.sh", "wandb_sync.sh")
 )
@@ -137,9 +139,9 @@ def test_train_needs_a_configuration_and_the_repository(place: Path) -> None:
 # --- wandb_sync.sh
 
 
-def offline_part(run: Path, name: str, uploaded: bool = False) -> str:
-    """A folder as W&B makes it for an offline run, or for a part of one; as the script names it."""
-    part = run / "wandb" / f"offline-run-{name}"
+def part_of(run: Path, name: str, uploaded: bool = False) -> str:
+    """A folder as W&B makes it for a run, or for a part of one; as the script names it."""
+    part = run / "wandb" / name
     part.mkdir(parents=True)
     (part / "run-id.wandb").touch()
     if uploaded:
@@ -150,23 +152,25 @@ def offline_part(run: Path, name: str, uploaded: bool = False) -> str:
 
 def test_sync_uploads_what_is_not_uploaded_yet(place: Path) -> None:
     runs = place / "runs"
-    first, second = offline_part(runs / "a run", "1"), offline_part(runs / "a run", "2")
-    offline_part(runs / "a run", "0", uploaded=True)
-    grown = offline_part(runs / "a run", "3", uploaded=True)
+    first, second = part_of(runs / "a run", "offline-run-1"), part_of(runs / "a run", "offline-run-2")
+    part_of(runs / "a run", "offline-run-0", uploaded=True)
+    grown = part_of(runs / "a run", "offline-run-3", uploaded=True)
     os.utime(place / grown / "run-id.wandb")
     os.utime(place / grown / "run-id.wandb.synced", (0, 0))
-    other = offline_part(runs / "other", "1")
-    (runs / "other/wandb/run-online").mkdir()
+    other = part_of(runs / "other", "offline-run-1")
+    online = part_of(runs / "other", "run-1")  # the server was away at its end
+    part_of(runs / "other", "run-0", uploaded=True)
+    options = ["sync", "--include-online", "--include-synced"]
     assert by_hand(SYNC, place).returncode == 0
-    assert calls(place)[2:] == ["sync", "--include-synced", first, second, grown, other]
+    assert calls(place)[2:] == [*options, first, second, grown, other, online]
     assert by_hand(SYNC, place, "--dry-run", "runs/other/").returncode == 0
-    assert calls(place)[2:] == ["sync", "--include-synced", "--dry-run", other]
+    assert calls(place)[2:] == [*options, "--dry-run", other, online]
     assert by_hand(SYNC, place, "runs/other", STATUS="1").returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["runs/a run"]])
 def test_sync_says_so_where_there_is_nothing(place: Path, arguments: list[str]) -> None:
-    offline_part(place / "runs/a run", "1", uploaded=True)
+    part_of(place / "runs/a run", "offline-run-1", uploaded=True)
     done = by_hand(SYNC, place, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("distrib: nothing to upload: ")
@@ -174,12 +178,24 @@ def test_sync_says_so_where_there_is_nothing(place: Path, arguments: list[str]) 
     assert not (place / "called").exists()
 
 
+def test_sync_leaves_to_wandb_what_a_run_under_way_uploads_itself(place: Path) -> None:
+    run = RunFolder(place / "runs/a run")
+    offline, online = part_of(run.path, "offline-run-1"), part_of(run.path, "run-2")
+    run.lock()
+    assert by_hand(SYNC, place).returncode == 0
+    assert calls(place)[3:] == ["--include-online", "--include-synced", offline]
+    run.unlock()
+    (run.path / "run.lock").touch()  # as a crash leaves it
+    assert by_hand(SYNC, place).returncode == 0
+    assert calls(place)[3:] == ["--include-online", "--include-synced", offline, online]
+
+
 def test_sync_refuses_what_it_does_not_know(place: Path) -> None:
     refused(by_hand(SYNC, place, "runs/other run"), "runs/other run", "runs/NAME")
     refused(by_hand(SYNC, place, "--include-online"), "--include-online", "--dry-run")
 
 
-def test_sync_and_wandb_agree_on_what_is_an_offline_run(tmp_path: Path) -> None:
+def test_sync_and_wandb_agree_on_what_is_a_run(tmp_path: Path) -> None:
     (tmp_path / "runs/one").mkdir(parents=True)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     if not (tmp_path / ".venv/bin/wandb").exists():
@@ -189,10 +205,13 @@ def test_sync_and_wandb_agree_on_what_is_an_offline_run(tmp_path: Path) -> None:
         [tmp_path / ".venv/bin/python", "-c", program],
         cwd=tmp_path, env=clean_environment(WANDB_MODE="offline"), capture_output=True, check=True,
     )  # fmt: skip
-    done = by_hand(SYNC, tmp_path, "--dry-run")
-    assert done.returncode == 0
-    assert "Would sync 1 run" in done.stdout + done.stderr
-    assert "run-abc.wandb" in done.stdout + done.stderr
+    [part] = (tmp_path / "runs/one/wandb").glob("offline-run-*")
+    for name in (part.name, part.name.removeprefix("offline-")):
+        part = part.rename(part.with_name(name))
+        done = by_hand(SYNC, tmp_path, "--dry-run")
+        assert done.returncode == 0
+        assert "Would sync 1 run" in done.stdout + done.stderr, name
+        assert "run-abc.wandb" in done.stdout + done.stderr
 
 
 # --- all of them
