@@ -420,6 +420,7 @@ SECRETS = {
     "SLURM_STEP_KEY_FILE_PASSWORD": "planted-4Hn1",
     "DATABASE_URL": "postgres://me:planted-8Vb3@db/celeba",
     "HTTPS_PROXY": "http://me:planted-6Jd9@127.0.0.1:9",
+    "WANDB_BASE_URL": "http://me:planted-3Qe7@127.0.0.1:9",
 }
 NETRC = "planted0netrc0key0" + "ab" * 11
 # Told apart from the secrets by this alone: it is no secret. W&B writes it down, so the search has something to find.

@@ -31,7 +31,16 @@ from distrib.config import TrackingConfig
 from distrib.errors import UserError
 from distrib.training.preemption import STOP_BUTTON
 from distrib.training.run_folder import RunFolder
-from distrib.training.wandb_settings import Mode, WandbSettings, import_wandb, keep, resolve_wandb, take_over
+from distrib.training.wandb_settings import (
+    Mode,
+    WandbSettings,
+    give_back,
+    import_wandb,
+    keep,
+    resolve_wandb,
+    take_over,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -52,7 +61,10 @@ BACKLOG = 20_000
 SLURM_SECRETS = re.compile("SLURM_.*(JWT|TOKEN|SECRET|PASS|CREDENTIAL|KEY)", re.IGNORECASE)
 
 # What a run has no use for where it does not go to the server, and what may have been the reason why it cannot.
-ONLINE_ALONE = dict.fromkeys(("api_key", "identity_token_file", "sweep_id", "sweep_param_path"))
+ONLINE_ALONE = {
+    **dict.fromkeys(("api_key", "identity_token_file", "sweep_id", "sweep_param_path", "launch_config_path")),
+    "launch": False,
+}
 
 Job = Callable[["Run"], None]
 Rows = tuple[list[str], list[list[Any]]]  # columns and rows
@@ -94,8 +106,8 @@ def interrupt() -> None:
 def open_tracker(
     config: TrackingConfig, folder: Path, settings: Mapping[str, Any], stop: Callable[[], None] = interrupt
 ) -> Tracker:
-    """The tracker of a run; to be called on rank 0 alone. Slurm's keys and W&B's settings leave this process's
-    environment.
+    """The tracker of a run; to be called on rank 0 alone. Slurm's keys leave this process's environment, and W&B's
+    variables do until `finish`.
 
     Args:
         config: Where to log, as far as the options say.
@@ -118,7 +130,6 @@ def open_tracker(
         identity = keep(resolved, folder)
     except OSError as error:
         raise UserError(f"{folder / 'wandb_run_id'} cannot be written ({error.strerror}): see to the disk") from None
-    take_over(folder)
     return WandbTracker(config, resolved, folder, identity, settings, stop)
 
 
@@ -163,6 +174,7 @@ class WandbTracker(Tracker):
         self._accepting = True
         self._late = False
         self._over = threading.Event()
+        self._variables = take_over(folder)
         self._thread = threading.Thread(target=self._work, args=(resolved.mode,), name="wandb-tracker", daemon=True)
         self._thread.start()
 
@@ -215,6 +227,8 @@ class WandbTracker(Tracker):
             self._over.set()
             _kill_service()
             self._thread.join(KILL_SECONDS)
+        give_back(self._variables)
+        self._variables = {}
 
     def _put(self, job: Job) -> None:
         if not self._accepting:
@@ -227,15 +241,16 @@ class WandbTracker(Tracker):
 
     def _work(self, mode: Mode) -> None:
         """Do the jobs in their order. A job that fails is done again after going offline."""
-        attempts: list[tuple[Mode, str]] = [
-            (mode, f"the run is tracked offline from here on, and {self._upload()}"),
-            ("offline", "nothing more is tracked, and training goes on"),
-        ]
+        attempts: tuple[Mode, ...] = (mode, "offline")
         job: Job | None = None
         run: Run | None = None
-        for attempt, consequence in attempts:
+        reasons: list[str] = []
+        for attempt in attempts:
             try:
                 run = self._start(attempt)
+                if reasons:
+                    consequence = f"the run is tracked offline from here on, and {self._upload()}"
+                    _log.warning("W&B failed (%s): %s", reasons[0], consequence)
                 while not self._over.is_set():
                     job = job or self._jobs.get()
                     job(run)
@@ -249,13 +264,16 @@ class WandbTracker(Tracker):
                 _teardown()
                 if self._over.is_set():
                     return
-                reason = "it does not finish" if self._late else _first_line(error)
-                _log.warning("W&B failed (%s): %s", reason, consequence)
+                reasons.append("it does not finish" if self._late else _first_line(error))
                 run = None
         self._accepting = False
+        why = "; then: ".join(dict.fromkeys(reasons))
+        _log.warning("W&B failed (%s): nothing more is tracked, and training goes on; %s", why, self._upload())
 
     def _start(self, mode: Mode) -> "Run":
         wandb = import_wandb()
+        from wandb.sdk import wandb_setup
+
         self._started = time.monotonic()
         changes: dict[str, Any] = {
             "mode": mode, "root_dir": str(self._folder), "run_id": self._identity, "silent": True,
@@ -264,8 +282,9 @@ class WandbTracker(Tracker):
         if mode == "offline":
             changes.update(ONLINE_ALONE, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS)
         settings = self._resolved.values.model_copy(update={**self._defaults(), **changes})
-        # W&B has read its files once more: what this run has resolved wins, where that is nothing too.
-        loaded = wandb.setup(settings).settings
+        # W&B reads its files once more: what this run has resolved wins, where that is nothing too. `wandb.setup` would
+        # start the service as well, under the lock that W&B needs to say why that failed, and wait for itself.
+        loaded = wandb_setup.singleton().settings
         for name in settings.model_fields_set:
             setattr(loaded, name, getattr(settings, name))
         settings.stop_fn = lambda: self._stop_pressed()  # no bound method: W&B copies its settings in depth
@@ -279,7 +298,7 @@ class WandbTracker(Tracker):
             run.define_metric(names, step_metric=axis)
         self._counter = max(self._counter, run.starting_step - 1)
         if mode == "online" and not (self._resolved.values.silent or self._resolved.values.quiet):
-            _log.info("W&B run: %s", run.url)
+            _log.info("W&B run: %s", without_password(run.url or ""))
         return run
 
     def _defaults(self) -> dict[str, Any]:
@@ -321,7 +340,11 @@ class WandbTracker(Tracker):
         self._over.set()
 
     def _upload(self) -> str:
-        return f"`wandb sync --include-online {shlex.quote(str(self._folder / 'wandb'))}` uploads it"
+        """What can be done about what W&B's server has not taken; `wandb sync` refuses a folder without a run."""
+        files = self._folder / "wandb"
+        if not any(files.glob("*run-*/*.wandb")):
+            return "nothing of it is in the run folder"
+        return f"`wandb sync --include-online {shlex.quote(str(files))}` uploads it"
 
     def _stop_pressed(self) -> None:
         """Called by W&B, once from each start on, when it knows that the run's Stop button was pressed at some time."""
@@ -370,4 +393,4 @@ def _failed_upload(part: Path) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    return without_password(str(error).partition("\n")[0]) or type(error).__name__

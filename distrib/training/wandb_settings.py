@@ -6,9 +6,10 @@ names the variable or the file. The first of these that says something wins:
 
 1. the options `tracking.…`;
 2. for a run that goes on, what its first start came to, from the run folder: it is the same run in W&B, whatever the
-   shell says by then. Of the mode alone a variable says more, for it may be another machine;
+   shell says by then. Of the mode alone a variable or a file says more, for it may be another machine;
 3. the variables; an empty one is not set;
-4. `wandb/settings` in the working directory, where `wandb offline` and `wandb disabled` write, then the user's own.
+4. `wandb/settings` (`.wandb/settings` where there is a `.wandb/`) in the working directory, where `wandb offline` and
+   `wandb disabled` write, then the user's own.
 """
 
 import configparser
@@ -16,7 +17,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "root_dir": (None, "W&B's files stay in wandb/ in the run folder"),
     "use_dot_wandb": (False, "W&B's files stay in wandb/ in the run folder"),
     "x_files_dir": (None, "W&B's files stay in wandb/ in the run folder"),
+    "x_sync_dir_suffix": ("", "W&B's files stay in wandb/ in the run folder"),
     "console": ("off", "the terminal belongs to the trainer"),
     "sync_tensorboard": (False, "the trainer writes nothing for TensorBoard"),
     "relogin": (False, "the trainer asks for no key"),
@@ -64,6 +66,7 @@ FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data"}
 
 MAX_ID, MAX_SHOWN = 128, 60
 SECRET = re.compile("KEY|TOKEN|SECRET|PASS|HEADER|URL|PROX", re.IGNORECASE)
+USERINFO = re.compile(r"(?<=//)[^/?#\s]*@")  # the user and the password of an address
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,9 @@ def keep(settings: WandbSettings, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if not _kept_file(folder).exists():
         kept = {name: getattr(settings.values, name) for name in KEPT}
+        # W&B's own server may be another one by then; and an address with a password in it is asked for each time.
+        if "base_url" not in settings.values.model_fields_set or USERINFO.search(kept["base_url"]):
+            del kept["base_url"]
         mode = {"mode": settings.mode} if settings.asked else {}
         write_whole(_kept_file(folder), json.dumps({**mode, **kept}, indent=2, ensure_ascii=False) + "\n")
     return run_id(folder, settings.values.run_id)
@@ -148,19 +154,34 @@ def run_id(folder: Path, wanted: str | None = None) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def take_over(folder: Path) -> None:
+def take_over(folder: Path) -> dict[str, str | None]:
     """Leave W&B no variable to read by itself that has been read here, and let it write where it can.
 
     Args:
         folder: of the run, absolute; in its `wandb/` is what W&B has no other place for.
+
+    Returns:
+        The variables that this has changed, as they were; None: not set. For `give_back`.
     """
     wandb = import_wandb()
+    variables: dict[str, str | None] = {}
     for name in [name for name in os.environ if name.startswith("WANDB_") and _fields(name)]:
-        del os.environ[name]
+        variables[name] = os.environ.pop(name)
     os.environ.pop("WANDB_SERVICE", None)  # another program's: it ends with that
     for name, place in zip(FOLDERS, (wandb.env.get_cache_dir(), wandb.env.get_data_dir()), strict=True):
         if not _can_be_written(Path(place)):
+            variables[name] = os.environ.get(name)
             os.environ[name] = str(folder / "wandb" / FOLDERS[name])
+    return variables
+
+
+def give_back(variables: Mapping[str, str | None]) -> None:
+    """Set again what `take_over` has changed: the next run in this process, as in a notebook, is to find it."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def import_wandb() -> Any:
@@ -173,6 +194,11 @@ def import_wandb() -> Any:
     return wandb
 
 
+def without_password(text: str) -> str:
+    """The same, with no user and password in the addresses that are in it."""
+    return USERINFO.sub("", text)
+
+
 class _Resolution:
     """Puts what each of them says into W&B's `Settings`, the later ones over the earlier, and notes what is beaten."""
 
@@ -181,6 +207,7 @@ class _Resolution:
         self._values: Any = import_wandb().Settings()
         self._labels: dict[str, str] = {}  # field -> who has said it, and what
         self._notes: list[str] = []
+        self._workspace = Path(self._values.settings_workspace)  # in .wandb/ where there is one, whatever is FIXED
         for name, (value, _) in FIXED.items():
             if (
                 name != "root_dir" and name in type(self._values).model_fields
@@ -201,7 +228,7 @@ class _Resolution:
     def _read_files(self) -> None:
         """W&B's settings files: the user's, then that of the working directory."""
         configured = os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")
-        for file in (Path(configured).expanduser() / "settings", Path(self._values.settings_workspace)):
+        for file in (Path(configured).expanduser() / "settings", self._workspace):
             for name, value in _read_file(file):
                 label = _label(name, value, f" in {file}")
                 _refuse_resuming(name, value, label)
@@ -236,10 +263,11 @@ class _Resolution:
             "entity": ("tracking.entity", config.entity),
             "run_group": ("tracking.group", config.group),
         }
-        if self._labels.get("mode", "").startswith("WANDB_"):
+        if "mode" in self._labels:
             kept.pop("mode", None)
         for name, value in kept.items():
-            self._win(name, value, f"the {name} of this run's first start ({_shown(value)})")
+            said = "" if SECRET.search(name) else f" ({_shown(value)})"
+            self._win(name, value, f"the {name} of this run's first start{said}")
         for name, (option, value) in options.items():
             if value is not None:
                 self._win(name, value, _label(option, value))
@@ -259,10 +287,10 @@ class _Resolution:
             return
         try:
             setattr(self._values, name, value)
+            if name == "run_id" and value is not None:
+                _check_id(value)
         except Exception as error:
             raise _refusal(label, error) from None
-        if name == "run_id" and value is not None and (UNPRINTABLE.search(value) or len(value) > MAX_ID):
-            raise _refusal(label, ValueError(f"a run ID has at most {MAX_ID} printable characters"))
         self._labels[name] = label
 
     def _settings(self) -> WandbSettings:
@@ -398,13 +426,36 @@ def _kept(folder: Path) -> dict[str, Any]:
             kept = {name: value for name, value in json.loads(file.read_bytes()).items() if name in ("mode", *KEPT)}
         except (ValueError, AttributeError) as error:
             raise UserError(
-                f"{file} is damaged ({_reason(error)}): remove it, and this start's W&B settings take its place"
+                f"{file} is damaged ({_reason(error)}): remove it, and name --tracking.project where the run is not in "
+                f"the project {PROJECT}"
             ) from None
         if kept.get("run_tags") is not None:
             kept["run_tags"] = tuple(kept["run_tags"])
+    elif _id_file(folder).exists():  # of a version that kept no more than the id, and had these for every run
+        kept = {"project": PROJECT, "run_name": folder.resolve().name}
     if _id_file(folder).exists():
-        kept["run_id"] = run_id(folder)
+        try:
+            kept["run_id"] = run_id(folder)
+            _check_id(kept["run_id"])
+            import_wandb().Settings(run_id=kept["run_id"])
+        except OSError:
+            raise
+        except Exception as error:  # W&B's own
+            raise UserError(
+                f"{_id_file(folder)} holds no W&B run ID ({_reason(error)}): write the run's into it, or remove it to "
+                "begin another run in W&B"
+            ) from None
     return kept
+
+
+def _check_id(identity: str) -> None:
+    """What W&B's server alone would refuse.
+
+    Raises:
+        ValueError: if it would.
+    """
+    if UNPRINTABLE.search(identity) or len(identity) > MAX_ID:
+        raise ValueError(f"a run ID has at most {MAX_ID} printable characters")
 
 
 def _kept_file(folder: Path) -> Path:
@@ -455,5 +506,5 @@ def _refusal(label: str, error: Exception, remedy: str = "") -> UserError:
 def _reason(error: Exception) -> str:
     """What is wrong, in W&B's words and on one line."""
     said = str(error.errors()[0]["msg"]) if isinstance(error, pydantic.ValidationError) else str(error)
-    line = said.removeprefix("Value error, ").strip().partition("\n")[0].rstrip(".")
+    line = without_password(said.removeprefix("Value error, ").strip().partition("\n")[0].rstrip("."))
     return line or type(error).__name__

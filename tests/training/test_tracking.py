@@ -252,8 +252,35 @@ def test_a_broken_wandb_ends_tracking_alone(
         tracker = open_tracker(TrackingConfig(), tmp_path / "run", {})
         tracker.finish()
         tracker.step({"train/loss": 1.0}, 0)
-    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == ["W&B failed (no W&B today)"] * 2
-    assert "nothing more is tracked, and training goes on" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "W&B failed (no W&B today): nothing more is tracked, and training goes on; nothing of it is in the run folder"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [(None, "Permission denied"), ("#!/bin/sh\nexec sleep 10\n", "after 1.0 seconds")],
+    ids=["cannot be executed", "is slow"],
+)
+def test_a_service_that_cannot_start_is_one_sentence(program: str | None, reason: str, tmp_path: Path) -> None:
+    """On a disk without programs, or on another kind of machine; on a machine that is too busy for it."""
+    core = tmp_path / "wandb-core"
+    core.write_text(program or "")
+    core.chmod(0o755 if program else 0o644)
+    body = f"""
+        tracking.import_wandb()
+        from wandb.sdk.lib.service import service_process
+        service_process.get_core_path = lambda: {str(core)!r}
+    """
+    seconds, warnings = train(
+        tmp_path / "run", textwrap.dedent(body) + PLAIN, environment={"WANDB_X_SERVICE_WAIT": "1"}
+    )
+    assert warnings.count("WARNING") == warnings.count("\n") == 1, warnings
+    assert reason in warnings
+    assert "nothing more is tracked, and training goes on; nothing of it is in the run folder" in warnings
+    assert "wandb sync" not in warnings
+    assert seconds["finish"] < 4
+    assert seconds["program"] < 12
 
 
 def test_no_secret_of_the_environment_reaches_the_files(tmp_path: Path) -> None:

@@ -112,11 +112,12 @@ def test_what_the_folder_alone_can_say_is_not_inherited(
 ) -> None:
     say(monkeypatch, WANDB_DIR=str(tmp_path / "elsewhere"), WANDB_USE_DOT_WANDB="true")
     say(monkeypatch, WANDB_X_SKIP_TRANSACTION_LOG="true", WANDB_CONSOLE="wrap", WANDB_SERVICE="of another program")
+    say(monkeypatch, WANDB_X_SYNC_DIR_SUFFIX="a/b")
     track(tmp_path / "run")
     assert len(read_history(tmp_path / "run")) == 1
     assert not (tmp_path / "elsewhere").exists()
     assert {each.partition(" has no effect: ")[0].partition("=")[0] for each in warnings(caplog)} == {
-        "WANDB_DIR", "WANDB_USE_DOT_WANDB", "WANDB_X_SKIP_TRANSACTION_LOG", "WANDB_CONSOLE",
+        "WANDB_DIR", "WANDB_USE_DOT_WANDB", "WANDB_X_SKIP_TRANSACTION_LOG", "WANDB_CONSOLE", "WANDB_X_SYNC_DIR_SUFFIX",
     }  # fmt: skip
 
 
@@ -219,6 +220,25 @@ def test_settings_files_are_in_force_and_wandb_is_silent_about_them(
     assert resolve_wandb(TrackingConfig(), tmp_path / "run").mode == "online"
 
 
+def test_wandb_disabled_said_after_the_first_start_is_obeyed_on_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_file("[default]\nmode = offline\n")
+    track(tmp_path / "run")
+    say(monkeypatch, WANDB_API_KEY=KEY)
+    settings_file("[default]\nmode = online\n")
+    assert resolve_wandb(TrackingConfig(), tmp_path / "run").mode == "online"
+    settings_file("[default]\nmode = disabled\n")
+    assert isinstance(open_tracker(TrackingConfig(), tmp_path / "run", {}), NullTracker)
+    assert resolve_wandb(TrackingConfig(mode="offline"), tmp_path / "run").mode == "offline"
+
+
+def test_the_settings_file_is_where_wandb_has_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B itself reads, and `wandb disabled` writes, .wandb/settings where there is a .wandb/."""
+    settings_file("[default]\nproject = hidden\n", Path(".wandb"))
+    assert resolve_wandb(TrackingConfig(), None).values.project == "hidden"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -297,6 +317,93 @@ def test_going_offline_does_not_need_what_has_just_failed(
     assert recorded(tmp_path / "run")[-1]["project"] == "face-lab"
     [warning] = warnings(caplog)
     assert "the run is tracked offline from here on" in warning
+
+
+def test_going_offline_does_not_need_the_file_of_a_launched_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "launch.json").write_text("{")
+    say(monkeypatch, WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_INIT_TIMEOUT="1")
+    say(monkeypatch, WANDB_LAUNCH="true", WANDB_LAUNCH_CONFIG_PATH=str(tmp_path / "launch.json"))
+    track(tmp_path / "run")
+    assert len(read_history(tmp_path / "run")) == 1
+    [warning] = warnings(caplog)
+    assert "the run is tracked offline from here on" in warning
+
+
+def test_a_second_training_in_one_process_finds_the_variables_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook; where the home folder takes nothing, each run has its own place for what tables are made of."""
+    (tmp_path / "file").touch()
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    say(monkeypatch, HOME=str(tmp_path / "file/home"), WANDB_PROJECT="face-lab", WANDB_TAGS="a,b", WANDB_API_KEY=KEY)
+    say(monkeypatch, WANDB_MODE="offline")
+    before = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    for name in ("first", "second"):
+        track(tmp_path / name)
+        [run] = recorded(tmp_path / name)
+        assert (run["project"], run["tags"]) == ("face-lab", ["a", "b"])
+    after = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    assert after == {"WANDB_ERROR_REPORTING": "false", **before}
+
+
+def test_a_password_in_an_address_is_neither_kept_nor_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, secret = tmp_path / "run", "planted-3Qe7"
+    say(monkeypatch, WANDB_API_KEY=KEY, WANDB_INIT_TIMEOUT="1", WANDB_BASE_URL=f"http://me:{secret}@127.0.0.1:9")
+    track(folder)
+    assert len(read_history(folder)) == 1
+    assert [file for file in folder.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()] == []
+    # The address is the present start's to say.
+    say(monkeypatch, WANDB_BASE_URL=f"http://me:{secret}@127.0.0.1:8")
+    assert resolve_wandb(TrackingConfig(), folder).values.base_url == f"http://me:{secret}@127.0.0.1:8"
+    say(monkeypatch, WANDB_BASE_URL=f"http://me:{secret}@wandb.ai")
+    with pytest.raises(UserError, match=r"WANDB_BASE_URL .http://wandb\.ai is not a valid server address"):
+        resolve_wandb(TrackingConfig(), folder)
+    assert secret not in caplog.text
+
+
+def test_a_server_is_kept_only_where_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    track(tmp_path / "run")
+    say(monkeypatch, WANDB_BASE_URL="http://127.0.0.1:9")
+    assert resolve_wandb(TrackingConfig(), tmp_path / "run").values.base_url == "http://127.0.0.1:9"
+    track(tmp_path / "named")
+    say(monkeypatch, WANDB_BASE_URL="http://127.0.0.1:8")
+    resolved = resolve_wandb(TrackingConfig(), tmp_path / "named")
+    assert resolved.values.base_url == "http://127.0.0.1:9"
+    assert resolved.notes == ["the base_url of this run's first start wins over WANDB_BASE_URL"]
+
+
+def test_a_run_of_a_version_that_kept_the_id_alone_stays_in_its_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    assert run_id(folder, "earlier") == "earlier"
+    say(monkeypatch, WANDB_PROJECT="elsewhere", WANDB_NAME="other")
+    track(folder)
+    [run] = recorded(folder)
+    assert (run["id"], run["project"], run["name"]) == ("earlier", "distrib", "run")
+    assert warnings(caplog) == [
+        "the project of this run's first start (distrib) wins over WANDB_PROJECT=elsewhere",
+        "the run_name of this run's first start (run) wins over WANDB_NAME=other",
+    ]
+    assert run_id(tmp_path / "asked", "earlier") == "earlier"
+    assert resolve_wandb(TrackingConfig(project="mine"), tmp_path / "asked").values.project == "mine"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a/b\n", b"\xff\n", b"a" * 129])
+def test_a_damaged_id_is_named_by_its_file_and_the_remedy_is_one(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "wandb_run_id").write_bytes(content)
+    with pytest.raises(UserError, match=f"{tmp_path}/wandb_run_id holds no W&B run ID .* remove it") as refusal:
+        resolve_wandb(TrackingConfig(), tmp_path)
+    assert "\n" not in str(refusal.value)
+    (tmp_path / "wandb_run_id").unlink()
+    assert resolve_wandb(TrackingConfig(), tmp_path).mode == "offline"
 
 
 def test_time_limits_for_a_server_lose_no_row_where_there_is_none(
