@@ -287,6 +287,7 @@ class WandbTracker(Tracker):
         loaded = wandb_setup.singleton().settings
         for name in settings.model_fields_set:
             setattr(loaded, name, getattr(settings, name))
+        wandb.termsetup(loaded, None)  # it was set up as the files and variables alone say
         settings.stop_fn = lambda: self._stop_pressed()  # no bound method: W&B copies its settings in depth
         run: Run = wandb.init(
             config=self._settings,

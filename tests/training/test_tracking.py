@@ -279,8 +279,8 @@ def test_a_service_that_cannot_start_is_one_sentence(program: str | None, reason
     assert reason in warnings
     assert "nothing more is tracked, and training goes on; nothing of it is in the run folder" in warnings
     assert "wandb sync" not in warnings
-    assert seconds["finish"] < 4
-    assert seconds["program"] < 12
+    assert seconds["finish"] < 8
+    assert seconds["program"] < 15
 
 
 def test_no_secret_of_the_environment_reaches_the_files(tmp_path: Path) -> None:
