@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from distrib.data.images import ENDINGS
 from distrib.errors import UserError, printable
 
-# CelebA's own files write "absent" as -1, many copies of them as 0; no file gives the two a different meaning.
+# CelebA's own files write "absent" as -1, many copies of them as 0. A column with both means something else by one.
 _VALUES = {"-1": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
-_EXPECTED_VALUE = "expected 1 (present), or 0 or -1 (absent)"
+_EXPECTED_VALUE = "expected 1 (present), or 0 or -1 (absent), or true and false, or yes and no"
 _SPLITS = {
     "0": 0, "1": 1, "2": 2, "train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev": 1, "test": 2,
     "testing": 2,
@@ -112,9 +112,10 @@ def read_attributes(file: Path) -> Annotations:
     rows with the same one belong together, such as the pictures of one person) are optional. Every other column that
     holds nothing but labels is an attribute: 1, 1.0, True or yes for present; 0, -1, 0.0, -1.0, False or no for absent.
     Upper and lower case are the same in all of these. The numbers of the rows, as pandas writes them, are passed over.
+    What is wrong with a column is a flaw of that column, which matters to those alone who ask for it.
 
     Raises:
-        UserError: if the file cannot be read, a line of it is not as expected, or no column holds labels.
+        UserError: if the file cannot be read, a line of it is not as expected, or there is no column for labels.
     """
     lines = _read_lines(file)
     head = _read_head(file, lines)
@@ -143,15 +144,13 @@ def read_attributes(file: Path) -> Annotations:
     names = list(cells[name])
     _check_names(file, names)
     found, flaws = _attributes(file, head, labels, numbers, cells)
-    if not found:
-        flaw = next(iter(flaws.values()), Flaw(f"{file}, line {start} names no attribute"))
-        remedy = flaw.remedy or "no column holds that, so add one of 1 and 0 for each attribute"
-        raise UserError(f"{flaw.what}; {remedy}")
+    if not found and not flaws:
+        raise UserError(f"{file}, line {start} names no attribute; add a column of 1 and 0 for each")
     return Annotations(
         file,
         names,
         tuple(found),
-        np.stack(list(found.values()), axis=1),
+        np.stack(list(found.values()), axis=1) if found else np.empty((len(names), 0), np.uint8),
         None if split is None else _splits(file, numbers, cells[split]),
         None if group is None else _groups(file, numbers, cells[group]),
         flaws,
@@ -212,6 +211,8 @@ def parse_regular(lines: Sequence[str], separator: str, width: int) -> tuple[lis
     if heads.split() != names or '"' in heads or len(set(names)) != len(names):
         return None
     body = separator + f"\n{separator}".join(values_of) + "\n"
+    if "-" in body and "0" in body:
+        return None  # one column may have both
     # With -1 as 0 every regular row has the same length, so that the file is a grid of bytes.
     body = body.replace("-1", "0")
     if separator == " ":
@@ -301,6 +302,8 @@ def _parse_rows(file: Path, lines: Sequence[str], head: _Head, name: int) -> tup
     line_of: dict[str, int] = {}
     rows = []
     for line, row in _rows(file, lines, head):
+        if not any(map(str.strip, row)):
+            raise UserError(f"{file}, line {line} is empty: remove it")
         # Spreadsheets fill up what lies beside the table, or leave it out.
         if named <= len(row) < width:
             row = [*row, *[""] * (width - len(row))]
@@ -343,6 +346,12 @@ def _attributes(
             flaws[column] = Flaw(place, "give every column a name of its own")
         elif None in label_of.values():
             flaws[column] = _flaw(file, column, lines, values, label_of)
+        elif {"-1", "0"} <= set(map(_plain, label_of)):
+            negative, zero = (lines[[_plain(text) for text in values].index(word)] for word in ("-1", "0"))
+            flaws[column] = Flaw(
+                f"{file} has -1 for {column} in line {negative} and 0 in line {zero}: {_EXPECTED_VALUE}, but not both",
+                "write absent as one of the two, and leave out the rows where it is unknown",
+            )
         else:
             found[column] = np.array([label_of[text] for text in values], dtype=np.uint8)
     return found, flaws

@@ -183,6 +183,8 @@ def _check_columns(table: Table, root: Path) -> list[str]:
     mistake = next((flaw for flaw in table.flaws.values() if flaw.remedy), None)
     if mistake is not None:
         raise UserError(f"{mistake.what}; {mistake.remedy}, or remove the column")
+    if not table.attributes:
+        table.select(("all",))  # refuses, with the reason
     return [f"Columns that hold no labels are left out: {few(list(table.flaws))}."] if table.flaws else []
 
 

@@ -32,6 +32,7 @@ _IMAGES = (
     "img_align_celeba", "img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba_png",
     "img_align_celeba_png/img_align_celeba_png", "Img/img_align_celeba_png",
 )  # fmt: skip
+_NO_ATTRIBUTE = "no column holds that, so add one of 1 and 0 for each attribute"
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:[/\\]")
 
 
@@ -80,22 +81,24 @@ class Table:
         for name in attributes:
             if name in self.flaws:
                 flaw = self.flaws[name]
-                remedy = flaw.remedy or f"the columns that hold that are {few(self.attributes)}"
-                raise UserError(f"{flaw.what}; {remedy}")
+                others = f"the columns that hold that are {few(self.attributes)}" if self.attributes else _NO_ATTRIBUTE
+                raise UserError(f"{flaw.what}; {flaw.remedy or others}")
             if name not in self.attributes:
-                hint = nearest(name, self.attributes)
-                raise UserError(
-                    f"data.attributes names {name}, which is no column of the table{hint}: its attributes "
-                    f"are {', '.join(self.attributes)}"
-                )
+                hint = nearest(name, [*self.attributes, *self.flaws])
+                there = f"its attributes are {', '.join(self.attributes)}" if self.attributes else _NO_ATTRIBUTE
+                raise UserError(f"data.attributes names {name}, which is no column of the table{hint}: {there}")
         columns = [self.attributes.index(name) for name in attributes]
         return dataclasses.replace(self, attributes=tuple(attributes), targets=self.targets[:, columns])
 
     def _refuse_others(self) -> None:
         if not self.flaws:
             return
-        (_, flaw), *others = self.flaws.items()
+        # A mistake in an attribute comes before a column that never was one.
+        (name, flaw), *others = sorted(self.flaws.items(), key=lambda item: not item[1].remedy)
         also = f" (as {few([name for name, _ in others])} cannot be learned either)" if others else ""
+        if not self.attributes:
+            only = f", and name the columns to learn: --data.attributes {shlex.quote(name)}" if others else ""
+            raise UserError(f"{flaw.what}{also}; {flaw.remedy + only if flaw.remedy else _NO_ATTRIBUTE}")
         mend = f"{flaw.remedy}; or " if flaw.remedy and not others else ""
         choice = " ".join(map(shlex.quote, self.attributes[:10])) + (" ..." if len(self.attributes) > 10 else "")
         raise UserError(f"{flaw.what}{also}; {mend}name the columns to learn, which may be: --data.attributes {choice}")

@@ -132,7 +132,6 @@ def test_csv_archive(tmp_path: Path, absent: str) -> None:
         pytest.param(ATTRIBUTES.replace(b"  ", b" "), id="single blanks"),
         pytest.param(ATTRIBUTES.replace(b"  1", b"\t1"), id="tabs"),
         pytest.param(ATTRIBUTES.replace(b"-1", b" 0"), id="0 for absent"),
-        pytest.param(ATTRIBUTES.replace(b"000003.jpg  1 -1", b"000003.jpg  1  0"), id="0 and -1 mixed"),
         pytest.param(b"\xef\xbb\xbf" + ATTRIBUTES, id="byte-order mark"),
         pytest.param(ATTRIBUTES.decode().encode("utf-16"), id="UTF-16"),
         pytest.param(ATTRIBUTES.decode().encode("utf-16-be"), id="UTF-16 without its mark"),
@@ -180,7 +179,7 @@ def test_own_table(tmp_path: Path) -> None:
         own(
             tmp_path,
             "file,happy,split,group,glasses\n"
-            '000001.jpg,1,train,Ann,0\n"000002.jpg",0,val,"Bo, Jr",0\n'
+            '000001.jpg,1,train,Ann,0\n"000002.jpg",-1,val,"Bo, Jr",0\n'
             "000003.jpg,-1,validation,Ann,1\n000004.jpg,1,2,7,1\n",
         )
     )
@@ -263,6 +262,11 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
             ["line 5", "'2'", "Smiling", "0 or -1"],
             id="2",
         ),
+        pytest.param(
+            ATTRIBUTES.replace(b"000003.jpg  1 -1", b"000003.jpg  1  0"),
+            ["-1 for Smiling in line 4 and 0 in line 5", "leave out the rows where it is unknown"],
+            id="-1 and 0 in one column",
+        ),
         pytest.param(ATTRIBUTES.replace(b"3.jpg  1 -1", b"3.jpg  1 --1"), ["line 5", "'--1'", "Smiling"], id="--1"),
         pytest.param(
             ATTRIBUTES.replace(b"3.jpg  1 -1", b"3.jpg  1-1"), ["line 5", "found 3", "expected 4"], id="grown together"
@@ -290,7 +294,7 @@ def test_wrong_attribute_file(tmp_path: Path, attributes: bytes, parts: list[str
         pytest.param("file,happy\n000001.jpg,1\n000002.jpg,much\n", ["line 3", "'much'", "happy"], id="value"),
         pytest.param("file,happy\n000001.jpg,\n", ["line 2", "no value for happy"], id="empty value"),
         pytest.param("file,happy\n000001.jpg,1,0\n", ["line 2", "found 3", "expected 2"], id="too many fields"),
-        pytest.param("file,happy\n\n000001.jpg,1\n", ["line 2", "found 0", "expected 2"], id="blank line"),
+        pytest.param("file,happy\n\n000001.jpg,1\n", ["line 2 is empty: remove it"], id="blank line"),
         pytest.param("file,happy\n,1\n", ["line 2", "no file name"], id="no file name"),
         pytest.param("file,happy\na.jpg,1\na.jpg,1\n", ["line 3", "'a.jpg'", "line 2"], id="name twice"),
         pytest.param("file,happy,split\na.jpg,1,eval\n", ["line 2", "'eval'", "train, valid or test"], id="split"),
@@ -310,10 +314,10 @@ def test_values_as_pandas_and_others_write_them(tmp_path: Path) -> None:
     text = rows_of(
         "file,a,b,c,d,e",
         "1,1.0,True,yes,1",
-        "0,0.0,FALSE,No,-1.0",
-        "-1,-1,true,YES,1.00",
-        "+1,1.,False,no,0",
-    ).replace("+1", "1")
+        "0,-1.0,FALSE,No,0.0",
+        "0,-1,true,YES,1.00",
+        "1,1.,False,no,0",
+    )
     assert read_table(own(tmp_path, text)).targets.tolist() == [
         [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0],
     ]  # fmt: skip
@@ -373,7 +377,9 @@ def test_only_the_columns_that_are_asked_for_are_checked(tmp_path: Path) -> None
 
 def test_all_of_the_columns_when_some_are_no_attributes(tmp_path: Path) -> None:
     table = read_table(own(tmp_path, FAIRFACE))
-    sentence = refusal(lambda: table.select(["all"]), "table.csv, line 2", "'20-29' for age", "gender, glasses, notes")
+    sentence = refusal(
+        lambda: table.select(["all"]), "table.csv, line 5 has no value for glasses", "notes, age, gender cannot"
+    )
     # What it says to do helps.
     choice = sentence.partition("--data.attributes ")[2].split()
     assert table.select(choice).attributes == ("smiling",)
@@ -381,7 +387,27 @@ def test_all_of_the_columns_when_some_are_no_attributes(tmp_path: Path) -> None:
 
 def test_a_table_without_any_attribute(tmp_path: Path) -> None:
     text = rows_of("file,age", "20", "30", "40", "50")
-    refusal(lambda: read_table(own(tmp_path, text)), "line 2 (and 3 more) has '20' for age", "add one of 1 and 0")
+    for choice in (["all"], ["age"]):
+        refusal(
+            lambda choice=choice: read_table(own(tmp_path, text)).select(choice),
+            "line 2 (and 3 more) has '20' for age", "add one of 1 and 0",
+        )  # fmt: skip
+
+
+def test_the_only_attribute_with_a_missing_value_is_the_one_that_is_named(tmp_path: Path) -> None:
+    table = read_table(own(tmp_path, rows_of("file,age,smiling", "20,1", "30,0", "40,", "50,1")))
+    for choice in (["smiling"], ["all"]):
+        sentence = refusal(
+            lambda choice=choice: table.select(choice), "line 4 has no value for smiling", "fill it in, or remove"
+        )
+        assert "add one" not in sentence
+    assert sentence.endswith("--data.attributes smiling")
+
+
+def test_minus_one_and_zero_are_both_absent_in_columns_of_their_own(tmp_path: Path) -> None:
+    table = read_table(own(tmp_path, rows_of("file,a,b,c", "1,1,1", "-1,0,0", "-1,0,-1", "1,1,0")))
+    assert table.select(["a", "b"]).targets.tolist() == [[1, 1], [0, 0], [0, 0], [1, 1]]
+    refusal(lambda: table.select(["c"]), "-1 for c in line 4 and 0 in line 3")
 
 
 @pytest.mark.parametrize("nothing", ["", "nan", "NaN", "NA", "None", "NULL"])
@@ -585,7 +611,10 @@ def test_means_what_a_plain_loop_reads(lines: list[tuple[str, str]], separator: 
         if valid:
             found = read_attributes(file)
             assert found.names == [row[0] for row in cells]
-            assert found.targets.tolist() == [[int(value == "1") for value in row[1:3]] for row in cells]
+            plain = [i for i in (1, 2) if not {"0", "-1"} <= {row[i] for row in cells}]
+            assert found.attributes == tuple("-XY"[i] for i in plain)
+            assert len(found.flaws) == 2 - len(plain)
+            assert found.targets.tolist() == [[int(row[i] == "1") for i in plain] for row in cells]
         else:
             with contextlib.suppress(UserError):
                 assert read_attributes(file).flaws
