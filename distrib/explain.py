@@ -28,11 +28,11 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from distrib.config import Config, ExplainConfig, nearest, parse, read_yaml
+from distrib.config import Config, DataConfig, ExplainConfig, nearest, parse, read_yaml
 from distrib.data.decoders import make_decoder
 from distrib.data.plan import evaluation_batches
 from distrib.data.splits import Splits, digest, make_splits, other_split, splits_of_training
-from distrib.data.table import Table, read_table
+from distrib.data.table import SPLITS, Table, read_table
 from distrib.errors import UserError
 from distrib.explaining.curves import read_metrics
 from distrib.explaining.study import Finding, Job, Study
@@ -76,16 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         run, only, options = _arguments(sys.argv[1:] if argv is None else list(argv))
-        asked, notes = _config(run, options)
+        asked, model, whole, notes = _config(run, options)
         config = resolve(asked)
         if config.run.device == "cpu":
             use_all_cores(local_ranks=1)
         for note in (*notes, *fallbacks(asked, config)):
             warn(note)
-        check_options(config, read_table(config.data.root, config.data.missing))
+        check_options(config, whole)
         if any(option.startswith("--explain.photograph") for option in options):
             check_photograph(config)  # one that training was given may be left on another machine: its job says so
-        study = make_study(run, config)
+        study = make_study(run, config, model, whole)
         tracker = open_tracker(config.tracking, run, config.model_dump(mode="json"), lambda: _stop(run))
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
@@ -263,7 +263,7 @@ def compose(study: Study, report: Path) -> dict[str, str]:
     return failed
 
 
-def make_study(run: Path, config: Config) -> Study:
+def make_study(run: Path, config: Config, model: TrainedModel | None = None, whole: Table | None = None) -> Study:
     """A finished run with its best model, and that model's predictions for validation and test.
 
     If a picture of the test split cannot be read, the jobs that need the predictions fail with that sentence, and the
@@ -271,13 +271,20 @@ def make_study(run: Path, config: Config) -> Study:
 
     The data set may be another one than that of the training; of this one, a test split is all that is asked for.
 
+    Args:
+        run: folder of the run.
+        config: resolved for this machine.
+        model: of the run; None: it is read.
+        whole: the table with all attributes, as `read_data` reads it; None: it is read.
+
     Raises:
         UserError: if the run has no model, or its data set is not here.
     """
-    model = load(run, config.run.device)
+    model = (model or load(run)).to(config.run.device)
     description = model.description
     config = config.replace("data", image_size=description.image_size, crop=description.crop)
-    table = model.labels(read_table(config.data.root, config.data.missing), config.data.root)
+    whole = read_data(config.data) if whole is None else whole
+    table = model.labels(whole, config.data.root)
     splits = splits_of_training(table, config.data, description.training.get("data"))
     splits = splits or make_splits(table, config.data, needs=("test",))
     try:
@@ -286,7 +293,16 @@ def make_study(run: Path, config: Config) -> Study:
         predictions = _Unavailable(error)
     except Exception as error:  # such as a GPU without room for the pictures
         predictions = _Unavailable(UserError(f"the pictures could not be scored ({_sentence(error)})"))
-    return Study(run, config, table, splits, model, predictions)
+    return Study(run, config, whole, table, splits, model, predictions)
+
+
+def read_data(config: DataConfig) -> Table:
+    """The table with all attributes; of the data set's own splits, the images of validation and test are asked for.
+
+    Raises:
+        UserError: if it is not as expected.
+    """
+    return read_table(config.root, config.missing, ("valid", "test") if config.split == "official" else SPLITS)
 
 
 def _predictions(
@@ -397,8 +413,9 @@ def _arguments(argv: list[str]) -> tuple[Path, tuple[str, ...], list[str]]:
     raise UserError("name the run first: distrib explain runs/NAME")
 
 
-def _config(run: Path, options: Sequence[str]) -> tuple[Config, list[str]]:
-    """The run's configuration, with what depends on the machine to be decided anew, and the options over it; and notes.
+def _config(run: Path, options: Sequence[str]) -> tuple[Config, TrainedModel, Table, list[str]]:
+    """The run's configuration, with what depends on the machine to be decided anew, and the options over it; its
+    model; the table with all of the data set's attributes; and notes.
 
     A random split of the training means nothing for another data set: that one comes with its own.
     """
@@ -412,16 +429,17 @@ def _config(run: Path, options: Sequence[str]) -> tuple[Config, list[str]]:
     def with_options(config: Config) -> Config:
         return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
 
-    config = with_options(of_run)
+    config, model = with_options(of_run), load(run)
     if config.data.root == of_run.data.root or of_run.data.split == "official":
-        return config, []
-    model = load(run)
-    table = model.labels(read_table(config.data.root, config.data.missing), config.data.root)
+        return config, model, read_data(config.data), []
+    drawn, config = config, with_options(of_run.replace("data", split="official"))
+    whole = read_data(config.data)
+    table = model.labels(whole, config.data.root)
     if splits_of_training(table, of_run.data, model.description.training.get("data")):
-        return config, []  # the same data in another place
-    config = with_options(of_run.replace("data", split="official"))
-    taken = config.data.split == "official" and table.split is not None
-    return config, [other_split(config.data, of_run.data.split)] if taken else []
+        # The same data in another place; of a random split, the images of all of the data set's own are asked for.
+        return drawn, model, whole if whole.split is None else read_data(drawn.data), []
+    taken = config.data.split == "official" and whole.split is not None
+    return config, model, whole, [other_split(config.data, of_run.data.split)] if taken else []
 
 
 def _prepare(report: Path, study: Study) -> None:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from launching import launch, read_events, read_metrics
 from PIL import Image
+from random_model import write_model
 from wandb_log import read_history, run_ids
 
-from distrib.config import SCORES, read_yaml
-from distrib.data.splits import make_splits
+from distrib.config import SCORES, Config, read_yaml
+from distrib.data import annotations
+from distrib.data.annotations import read_attributes
+from distrib.data.splits import digest, make_splits
 from distrib.data.table import read_table
 from distrib.explain import JOBS, main
 from distrib.prediction.model import load
@@ -141,6 +144,31 @@ def test_other_data_with_a_test_split_alone_is_reported_on(
         overview = result(run, "overview")
         assert "Scored on" not in dict(overview["facts"])
         assert "it has never seen" in overview["headline"]
+
+
+def test_the_training_images_are_not_asked_for_and_the_table_is_read_once(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(faces, tmp_path / "faces"))
+    table = read_table(root).select(ATTRIBUTES)
+    config = Config().replace("data", root=root, attributes=ATTRIBUTES, image_size=(40, 32), crop="full")
+    splits = make_splits(table, config.data)
+    known = digest(table, splits.train, splits.valid)
+    write_model(tmp_path / "run/best", attributes=ATTRIBUTES, training={"data": known})
+    (tmp_path / "run/config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    (tmp_path / "run/metrics.csv").write_text("epoch,step,seconds,images_per_second\n0,1,1,1\n")
+    for row in splits.train:
+        table.path(int(row)).unlink()
+    read = []
+    monkeypatch.setattr(annotations, "read_attributes", lambda file: read.append(file) or read_attributes(file))
+    options = ["--only", "fairness", "--run.device", "cpu", "--tracking.mode", "disabled"]
+    assert main([str(tmp_path / "run"), *options, "--explain.group", "Male"]) == 0
+    assert len(read) == 1
+    assert result(tmp_path / "run", "fairness")["error"] is None
+    # It is known to be the data of the training all the same.
+    assert "Scored on" not in dict(result(tmp_path / "run", "overview")["facts"])
+    # A random split has test images anywhere.
+    assert main([str(tmp_path / "run"), *options, "--data.split", "identity"]) == 2
 
 
 @pytest.mark.parametrize(

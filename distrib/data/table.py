@@ -121,7 +121,8 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
         root: the folder.
         missing: what to do about rows whose image is missing: stop, or skip them and say so in the notes.
         uses: which of the data set's own splits the caller uses, if it has any. The images of the others may be
-            missing, and what no row names is not noted on unless all are used.
+            missing, of which the rows stay (but where missing ones are skipped), and what no row names is not noted on
+            unless all are used.
 
     Raises:
         UserError: if there is no such folder, table or image, or a file in it is not as expected.
@@ -245,8 +246,11 @@ def _with_images(
             used = np.isin(found.split, [SPLITS.index(split) for split in uses])
             needed, called = {found.names[row] for row in np.flatnonzero(used)}, f"of the split {', '.join(uses)}"
     located = image_files.locate(found.names, folders, root, missing, needed, called)
-    rows = [row for row, file in enumerate(located.files) if file is not None]
-    files = [file for file in located.files if file is not None]
+    # What a model has seen is told by the rows of the training too, whether or not their images are here. Where a run
+    # skipped what is missing, it had no such rows.
+    kept = set() if needed is None or missing == "skip" else set(found.names) - needed
+    rows = [row for row, file in enumerate(located.files) if file is not None or found.names[row] in kept]
+    files = [located.files[row] or found.names[row] for row in rows]
     if len(rows) < len(found.names):
         found = _only(found, rows)
     return Table(

@@ -20,7 +20,7 @@ from distrib.config import Config, nearest
 from distrib.data.images import decode
 from distrib.data.splits import Splits, digest
 from distrib.data.store import FolderStore
-from distrib.data.table import Table, read_table
+from distrib.data.table import Table
 from distrib.errors import UserError
 from distrib.prediction.model import TrainedModel
 from distrib.scoring.predictions import Predictions
@@ -33,6 +33,7 @@ class Study:
     Attributes:
         folder: of the run.
         config: resolved for this machine; `config.explain` holds the jobs' options.
+        whole: the table with all of the data set's attributes.
         table: with the attributes that the model knows.
         splits: of the table; where it is not that of the training, all but test may be empty.
         model: of the best epoch, on the device.
@@ -41,6 +42,7 @@ class Study:
 
     folder: Path
     config: Config
+    whole: Table
     table: Table
     splits: Splits
     model: TrainedModel
@@ -79,15 +81,12 @@ class Study:
         Raises:
             UserError: if the data set has no such attribute.
         """
-        if attribute not in self.table.attributes:
-            whole = read_table(self.config.data.root, self.config.data.missing)
-            if attribute not in whole.attributes:
-                raise UserError(
-                    f"explain.group {attribute} is no attribute of {self.config.data.root}"
-                    f"{nearest(attribute, whole.attributes)}: choose one of {', '.join(whole.attributes)}"
-                )
-            return whole.targets[:, whole.attributes.index(attribute)]
-        return self.table.targets[:, self.table.attributes.index(attribute)]
+        if attribute not in self.whole.attributes:
+            raise UserError(
+                f"explain.group {attribute} is no attribute of {self.config.data.root}"
+                f"{nearest(attribute, self.whole.attributes)}: choose one of {', '.join(self.whole.attributes)}"
+            )
+        return self.whole.targets[:, self.whole.attributes.index(attribute)]
 
 
 @dataclass

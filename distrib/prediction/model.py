@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from distrib.config import Side
+from distrib.config import Side, nearest
 from distrib.data.annotations import few
 from distrib.data.batch import Request, cut
 from distrib.data.images import from_array, from_pillow
@@ -100,6 +100,20 @@ class TrainedModel:
         """Where its weights are; the CPU for an ONNX file."""
         return next((tensor.device for tensor in self.net.parameters()), torch.device("cpu"))
 
+    def to(self, device: torch.device | str) -> "TrainedModel":
+        """This model, moved to a device.
+
+        Raises:
+            UserError: if it cannot go there.
+        """
+        try:
+            self.net.to(device)
+        except (RuntimeError, AssertionError) as error:  # the second is what a torch without CUDA raises
+            raise UserError(
+                f"the model cannot go to the device {device} ({_problem(error)}): say cpu, or see to the GPU"
+            ) from None
+        return self
+
     def labels(self, table: Table, root: Path) -> Table:
         """A data set's table with the model's attributes alone, in the order of the logits.
 
@@ -110,11 +124,14 @@ class TrainedModel:
         Raises:
             UserError: if it lacks one of them.
         """
-        lacking = [name for name in self.attributes if name not in (*table.attributes, *table.flaws)]
+        there = [*table.attributes, *table.flaws]
+        lacking = [name for name in self.attributes if name not in there]
         if lacking:
+            hint = nearest(lacking[0], there)
+            column = f"rename its column{hint}, or add one for each" if hint else "add a column for each"
             raise UserError(
-                f"{root} has no labels for {few(lacking)}, which {self.source} predicts: add a column for each, or "
-                f"name another data set by --data.root; its attributes are {', '.join(table.attributes)}"
+                f"{root} has no labels for {few(lacking)}, which {self.source} predicts: {column}, or name another "
+                f"data set by --data.root; its columns are {', '.join(there)}"
             )
         return table.select(self.attributes)
 
@@ -223,12 +240,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
         raise UserError(f"{file} is missing: copy the whole folder, or train again") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file} cannot be read ({_problem(error)}): copy it again from where it came") from None
-    net = make_net(description, weights, file)
-    try:
-        return TrainedModel(net.to(device), description, path)
-    except (RuntimeError, AssertionError) as error:  # the second is what a torch without CUDA raises
-        problem = _problem(error)
-        raise UserError(f"the model cannot go to the device {device} ({problem}): say cpu, or see to the GPU") from None
+    return TrainedModel(make_net(description, weights, file), description, path).to(device)
 
 
 def make_net(description: Description, weights: dict[str, torch.Tensor], file: Path) -> AttributeClassifier:

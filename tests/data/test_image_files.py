@@ -114,6 +114,16 @@ def test_celebas_photographs_that_are_not_aligned(tmp_path: Path) -> None:
     assert table.notes == (f"The images were found in {tmp_path}/Img/img_celeba.",)
 
 
+def test_the_rows_of_splits_that_are_not_used_stay_without_their_images(tmp_path: Path) -> None:
+    table = read_table(own(tmp_path / "all", JPG, [f"images/{name}" for name in JPG]), uses=["test"])
+    alone = read_table(own(tmp_path / "test", JPG, ["images/3.jpg"]), uses=["test"])
+    assert alone.names == table.names == JPG
+    splits = make_splits(alone, DataConfig())
+    assert digest(alone, splits.train, splits.valid) == digest(table, splits.train, splits.valid)
+    # Where a run skipped what is missing, so does what looks at it.
+    assert read_table(tmp_path / "test", missing="skip", uses=["test"]).names == ["3.jpg"]
+
+
 def test_files_that_are_named_as_in_the_table_come_first(tmp_path: Path) -> None:
     files = [f"images/{name}" for name in JPG] + [f"images/{row}.png" for row in (3, 2, 1, 0)]
     table = read_table(own(tmp_path, JPG, files))

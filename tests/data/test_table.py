@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from random_model import write_model
 from sentences import refusal
 
 from distrib.data.annotations import read_attributes, read_identity, read_partition
 from distrib.data.table import read_table
 from distrib.errors import UserError
+from distrib.prediction.model import load
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 # Byte for byte as CelebA writes it: CRLF, two blanks before a positive value, a blank at the end of the header.
@@ -364,6 +366,15 @@ FAIRFACE = rows_of(
     "more than 70,Male,1,1,",
     "0-2,Male,0,,",
 )
+
+
+def test_a_column_that_a_model_knows_in_another_case_is_to_be_renamed(tmp_path: Path) -> None:
+    model = load(write_model(tmp_path / "best", attributes=("Smiling",)))
+    table = read_table(own(tmp_path, rows_of("file,smiling,hat", "1,1", "0,1", "1,0", "0,0")))
+    refusal(
+        lambda: model.labels(table, tmp_path),
+        "no labels for Smiling", "rename its column (did you mean smiling?)", "columns are smiling, hat",
+    )  # fmt: skip
 
 
 def test_only_the_columns_that_are_asked_for_are_checked(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def planted_study(
     return Study(
         folder=table.folder,
         config=config,
+        whole=table,
         table=table,
         splits=splits,
         model=TrainedModel(AttributeClassifier(count).eval(), description, table.folder),

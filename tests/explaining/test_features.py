@@ -38,12 +38,14 @@ def net() -> AttributeClassifier:
 @pytest.fixture(scope="module")
 def study(faces: Path, net: AttributeClassifier) -> Study:
     config = Config().replace("data", root=faces, attributes=ATTRIBUTES, image_size=SIZE, crop="full")
-    table = read_table(faces).select(ATTRIBUTES)
+    whole = read_table(faces)
+    table = whole.select(ATTRIBUTES)
     description = Description(
         architecture="resnet18", attributes=ATTRIBUTES, image_size=SIZE, crop="full",
         temperature=(1.5, 1.0, 1.0), thresholds=(0.45, 0.5, 0.5),
     )  # fmt: skip
-    study = Study(faces, config, table, make_splits(table, config.data), TrainedModel(net, description, faces), {})
+    splits, model = make_splits(table, config.data), TrainedModel(net, description, faces)
+    study = Study(faces, config, whole, table, splits, model, {})
     rows = study.splits.test
     logits_NA = study.model.logits(study.pictures(rows))
     return replace(study, predictions={"test": Predictions.of("test", table, rows, logits_NA)})
