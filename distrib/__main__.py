@@ -85,7 +85,7 @@ def check(arguments: list[str]) -> int:
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
-    for note in table.notes:
+    for note in (*table.notes, *splits.notes):
         print(f"distrib: warning: {note}", file=sys.stderr)
     print(f"data:    {config.data.root}")
     print(f"images:  {len(splits.train):,} train, {len(splits.valid):,} valid, {len(splits.test):,} test")

@@ -144,6 +144,14 @@ def test_check_takes_the_data_set_of_others(faces: Path, tmp_path: Path, capsys:
     assert "choose one of smiling" in said
 
 
+def test_check_warns_of_the_splits_as_train_does(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data.root", faces, "--data.split", "image", "--data.image-size", 32, 32, "--train.batch-size", 8]
+    assert check([*map(str, options), "--run.folder", str(tmp_path / "run"), "--data.attributes", "Smiling"]) == 0
+    assert "Identities in more than one split" in capsys.readouterr().err
+
+
 def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:
     done = distrib(
         "train", "configs/arched_eyebrows.yaml", "--data.root", faces, "--data.image-size", 32, 32, "--train.epochs", 1,

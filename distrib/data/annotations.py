@@ -244,7 +244,9 @@ def _read_head(file: Path, lines: Sequence[str]) -> _Head:
     hint = re.fullmatch(f'"?sep=([{_SEPARATORS}])"?[{_SEPARATORS}]*', lines[0])
     start = 2 if hint else 1
     separator = hint[1] if hint else _separator(lines)
-    header = next(_fields(file, lines[start - 1 :], separator, start - 1), (start, []))[1]
+    # Spreadsheets may break a line within a cell.
+    start, header = next(_fields(file, lines[start - 1 :], separator, start - 1), (start, []))
+    header = [column.replace("\n", " ") for column in header]
     columns = [re.sub(r"Unnamed: [0-9]+(\.[0-9]+)?", "", column.strip()) for column in header]  # pandas' word for none
     image = next((column for column in columns if _is_image(column)), None)
     if image is not None:
@@ -252,9 +254,17 @@ def _read_head(file: Path, lines: Sequence[str]) -> _Head:
             f"{file}, line {start} has {_shown(image)} where the name of a column is expected: put a line with the "
             f"names before it, such as file,smiling"
         )
+    if len(columns) > 1 and columns[0] and not any(columns[1:]):
+        row = next(_fields(file, lines[start:], separator, start), (0, []))[1]
+        if len(list(filter(str.strip, row))) > 1 and not any(
+            _is_image(cell) or _label(cell) is not None for cell in row
+        ):
+            raise UserError(
+                f"{file}, line {start} has nothing but {_shown(columns[0])} where the names of the columns are "
+                f"expected, which the next line seems to hold: remove what stands before that line"
+            )
     head = _Head(columns, start, separator, celeba=False)
-    _, row = next(_fields(file, lines[start : start + 1], separator, start), (0, []))
-    if separator == " " and len(row) == len(columns) + 1:
+    if separator == " " and len(lines) > start and len(lines[start].split()) == len(columns) + 1:
         raise UserError(
             f"{file}, line {start} reads {_shown(first)} where the number of rows is expected, as in CelebA's own "
             f"file: put a line with that number before it, or get the file again"

@@ -22,7 +22,7 @@ from distrib.errors import UserError
 # What macOS and Windows leave beside files.
 _LEFT_BEHIND = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 _UNPACK = {
-    ".zip": "unzip -q {file} -d {folder}",
+    ".zip": "unzip -qo {file} -d {folder}",  # over what an earlier try has left
     ".tar": "tar -xf {file} -C {folder}",
     ".tar.gz": "tar -xf {file} -C {folder}",
     ".tgz": "tar -xf {file} -C {folder}",
@@ -81,13 +81,13 @@ def locate(
     tree = Tree(root)
     files: Sequence[str | None]
     if folder is None:
-        folder, files, there = _look_further(names, folders, tree)
+        folder, files, there = _look_further(names, folders, tree, needed)
     elif there.issuperset(names):
         files = names
     else:
         files = [name if name in there else None for name in names]
         if missing == "stop":
-            files = _match(names, files, Tree(folder).spelt, folder, folders)
+            files = _match(names, files, Tree(folder).spelt, folder, folders, needed)
     _refuse_doubles(names, files)
     files, reason = _without_hanging(folder, files)
     used = set(files)
@@ -121,10 +121,12 @@ class Tree:
 
     Attributes:
         root: the folder.
+        too_large: whether it holds more files than a data set has, once `files` was asked for.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.too_large = False
 
     @cached_property
     def files(self) -> list[str]:
@@ -151,6 +153,7 @@ class Tree:
                 elif not entry.name.startswith("."):
                     waiting.append(name)
             if len(files) > _MOST_FILES:
+                self.too_large = True
                 return []
         return files
 
@@ -215,6 +218,11 @@ def unpacking(tree: Tree, holds: Callable[[str], bool]) -> tuple[str, str]:
     return (f"{broken[0]} in {tree.root} is no whole zip archive", "fetch it again") if broken else ("", "")
 
 
+def not_searched(tree: Tree) -> str:
+    """A clause on a folder that is too large to be searched."""
+    return f"; {tree.root} was not searched, for it holds more than {_MOST_FILES:,} files"
+
+
 def entries(archive: Path) -> list[str]:
     """The names in a zip archive but for what systems leave behind.
 
@@ -264,7 +272,7 @@ def _list_files(folder: Path, parents: set[str]) -> set[str]:
 
 
 def _look_further(
-    names: Sequence[str], folders: Sequence[Path], tree: Tree
+    names: Sequence[str], folders: Sequence[Path], tree: Tree, needed: Collection[str] | None
 ) -> tuple[Path, Sequence[str | None], set[str]]:
     """Folder and files of images of which none has its name in any of the folders, and what lies beside them."""
 
@@ -283,12 +291,12 @@ def _look_further(
     some = _some(names)
     best = _best(readings, some) or (None if len(some) == len(names) else _best(readings, names))
     if best is None:
-        clause, remedy = _nearest(names[0], set(), tree.root, tree)
+        clause, remedy = _hanging(folders) or _nearest(names[0], set(), tree.root, tree)
         raise UserError(
             f"none of the {len(names)} images in the table ({few(names)}) is in {folders[0]}, or elsewhere in "
             f"{tree.root}{clause}: {remedy or f'put the images into {folders[0]}'}"
         )
-    found = _match(names, [None] * len(names), best, tree.root, folders)
+    found = _match(names, [None] * len(names), best, tree.root, folders, needed)
     parents = {file.rpartition("/")[0] for file in found if file}
     shared = posixpath.commonpath(parents) if all(parents) else ""
     cut = len(shared) + 1 if shared else 0
@@ -314,11 +322,12 @@ def _match(
     candidates: Callable[[str], list[str]],
     root: Path,
     folders: Sequence[Path],
+    needed: Collection[str] | None,
 ) -> list[str | None]:
     """The files of the images that have none yet, each the only candidate that no other image has by its very name.
 
     Raises:
-        UserError: if there are several.
+        UserError: if there are several for one that is needed.
     """
     found = list(files)
     lost = {row: candidates(names[row]) for row, file in enumerate(files) if file is None}
@@ -331,7 +340,7 @@ def _match(
         if found[row] is not None:
             continue
         free = [each for each in some if each not in taken]
-        if len(free) > 1:
+        if len(free) > 1 and (needed is None or names[row] in needed):
             remedy = (
                 "remove the one that is not meant, or write the whole name of the other into the table"
                 if len(set(map(posixpath.dirname, free))) == 1
@@ -340,7 +349,7 @@ def _match(
                 else f"put those that are meant into {folders[0]}"
             )
             raise UserError(f"{names[row]} in the table may be {' or '.join(free[:3])} in {root}: {remedy}")
-        found[row] = free[0] if free else None
+        found[row] = free[0] if len(free) == 1 else None
     return found
 
 
@@ -375,6 +384,13 @@ def _without_hanging(folder: Path, files: Sequence[str | None]) -> tuple[Sequenc
     return left, (f"; {first} is {'a folder' if first.is_dir() else 'no file'}", "put images in their places")
 
 
+def _hanging(folders: Sequence[Path]) -> tuple[str, str] | None:
+    """A clause on the first of the folders, or of those around them, that is a link to nowhere, and a remedy."""
+    links = (each for folder in folders for each in (folder, folder.parent) if each.is_symlink() and not each.exists())
+    link = next(links, None)
+    return link and (f"; {link} is a link to {link.readlink()}, where nothing is", "make it lead to the images")
+
+
 def _some(names: Sequence[str]) -> Sequence[str]:
     """Names from all over a data set; all of a small one."""
     return names[:: max(1, len(names) // _LOOKED_AT)]
@@ -402,6 +418,8 @@ def _nearest(name: str, used: set[str | None], folder: Path, tree: Tree) -> tupl
         return f"; {clause}", remedy
     if used - {None}:
         return "", ""
+    if tree.too_large:
+        return not_searched(tree), ""
     if not images:
         return "; there is no image at all", ""
     return f"; there are others ({few(images)})", "put the images there, or write the names of these into the table"

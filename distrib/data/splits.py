@@ -118,9 +118,12 @@ def other_split(config: DataConfig, drawn: str) -> str:
 
 def _official(table: Table, config: DataConfig, _: NDArray[np.int64] | None) -> NDArray[np.int8]:
     if table.split is None:
+        columns = (*table.attributes, *table.flaws)
+        near = next((name for name in columns if name.casefold() in ("partition", "fold", "subset", "set")), None)
+        remedy = "add one" if near is None else f"rename the column {near} to split if it is one, or add one"
         raise UserError(
             f"data.split is official, but the data set in {config.root} has no split of its own (no "
-            f"list_eval_partition file, no column split): add one, or set data.split to {_random_splits(table)}"
+            f"list_eval_partition file, no column split): {remedy}, or set data.split to {_random_splits(table)}"
         )
     return table.split
 

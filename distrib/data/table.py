@@ -32,6 +32,10 @@ _IMAGES = (
     "img_align_celeba", "img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba_png",
     "img_align_celeba_png/img_align_celeba_png", "Img/img_align_celeba_png",
 )  # fmt: skip
+# What may be the table under another name, among those the ones that are called so, and what is something else.
+_OTHER_TABLE = re.compile(r"\.(csv|tsv|txt|parquet|xlsx|xls|ods)$|(^|/)list_attr[^./]*$", re.IGNORECASE)
+_NEAR_TABLE = re.compile(r"(.*attr|table)([^.]*|.*\.(csv|tsv|txt))$", re.IGNORECASE)
+_NO_TABLE = re.compile("readme|licen[cs]e|requirements|partition|identity|bbox|landmark", re.IGNORECASE)
 _NO_ATTRIBUTE = "no column holds that, so add one of 1 and 0 for each attribute"
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:[/\\]")
 
@@ -178,7 +182,7 @@ def _folder_of(root: Path) -> str:
     out = root.with_suffix("") if root.suffix else root.with_name(f"{root.name}_unpacked")
     place = _base_in_archive(root) or root.parent
     return (
-        f"unpack it with `unzip -q {shlex.quote(str(root))} -d {shlex.quote(str(out))}`, and set data.root to "
+        f"unpack it with `unzip -qo {shlex.quote(str(root))} -d {shlex.quote(str(out))}`, and set data.root to "
         f"{out / place.relative_to(root.parent)}"
     )
 
@@ -203,20 +207,28 @@ def _nearest_table(root: Path) -> tuple[str, str]:
         base = root / _base(posixpath.dirname(file))
         if base != root and ((base / "table.csv").exists() or _find(base, "list_attr_celeba") is not None):
             return f"; {root / file} is one", f"set data.root to {base}"
-    if tables:
-        ending = posixpath.splitext(tables[0])[1].lower()
-        stem = posixpath.splitext(posixpath.basename(tables[0]))[0].lower()
-        name = "table.csv" if stem == "table" else f"list_attr_celeba{ending}"
-        return f"; {root / tables[0]} is near", f"name it {root / name}"
+    others = [
+        file for file in tree.files if _OTHER_TABLE.search(file) and not _NO_TABLE.search(posixpath.basename(file))
+    ]
+    near = tables or [file for file in others if _NEAR_TABLE.match(posixpath.basename(file))]
+    if near:
+        # What kind it is, its content says.
+        is_own = posixpath.basename(near[0]).lower().startswith("table")
+        ending = ".csv" if near[0].lower().endswith(".csv") else ".txt"
+        name = "table.csv" if is_own else f"list_attr_celeba{ending}"
+        return f"; {root / near[0]} is near", f"name it {root / name}"
     clause, remedy = image_files.unpacking(tree, _is_table)
     if clause:
         inside = (found for file in tree.files if (found := _base_in_archive(root / file)))
         base = next(inside, root)
         return f"; {clause}", remedy if base == root else f"{remedy}, and set data.root to {base}"
-    others = [root / file for file in tree.files if file.lower().endswith((".csv", ".tsv", ".xlsx", ".xls", ".ods"))]
     if others:
-        return f"; there is {few(list(map(str, others)))}", f"save the table, as CSV, as {root / 'table.csv'}"
-    return "", ""
+        is_text = others[0].lower().endswith((".csv", ".tsv", ".txt"))
+        remedy = (
+            f"name the table {root / 'table.csv'}" if is_text else f"save the table, as CSV, as {root / 'table.csv'}"
+        )
+        return f"; there is {few([str(root / file) for file in others])}", remedy
+    return image_files.not_searched(tree) if tree.too_large else "", ""
 
 
 def _is_table(file: str) -> bool:

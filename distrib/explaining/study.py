@@ -81,12 +81,13 @@ class Study:
         Raises:
             UserError: if the data set has no such attribute.
         """
-        if attribute not in self.whole.attributes:
+        table = self.table if attribute in self.table.attributes else self.whole
+        if attribute not in table.attributes:
             raise UserError(
                 f"explain.group {attribute} is no attribute of {self.config.data.root}"
-                f"{nearest(attribute, self.whole.attributes)}: choose one of {', '.join(self.whole.attributes)}"
+                f"{nearest(attribute, table.attributes)}: choose one of {', '.join(table.attributes)}"
             )
-        return self.whole.targets[:, self.whole.attributes.index(attribute)]
+        return table.targets[:, table.attributes.index(attribute)]
 
 
 @dataclass

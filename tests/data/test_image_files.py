@@ -114,6 +114,12 @@ def test_celebas_photographs_that_are_not_aligned(tmp_path: Path) -> None:
     assert table.notes == (f"The images were found in {tmp_path}/Img/img_celeba.",)
 
 
+def test_what_a_name_may_mean_matters_for_the_images_that_are_used_alone(tmp_path: Path) -> None:
+    root = own(tmp_path, JPG, ["images/0.png", "images/0.jpeg", "images/1.jpg", "images/2.jpg", "images/3.jpg"])
+    refusal(lambda: read_table(root), "0.jpg in the table may be 0.jpeg or 0.png")
+    assert read_table(root, uses=["test"]).path(3) == root / "images/3.jpg"
+
+
 def test_the_rows_of_splits_that_are_not_used_stay_without_their_images(tmp_path: Path) -> None:
     table = read_table(own(tmp_path / "all", JPG, [f"images/{name}" for name in JPG]), uses=["test"])
     alone = read_table(own(tmp_path / "test", JPG, ["images/3.jpg"]), uses=["test"])
@@ -301,6 +307,16 @@ def test_an_absolute_name_elsewhere_is_refused(tmp_path: Path, start: str) -> No
 
 
 # Links
+
+
+@pytest.mark.parametrize("link", ["img_align_celeba", "Img"])
+def test_a_folder_that_is_a_link_to_nowhere_is_named(tmp_path: Path, link: str) -> None:
+    root = celeba(tmp_path / "faces", [])
+    (root / link).symlink_to(tmp_path / "gone")
+    refusal(
+        lambda: read_table(root),
+        f"{root / link} is a link to {tmp_path / 'gone'}, where nothing is", "make it lead to the images",
+    )  # fmt: skip
 
 
 def test_links_to_folders_and_files(tmp_path: Path) -> None:

@@ -405,6 +405,61 @@ def test_a_table_without_any_attribute(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        'file,happy,note\n000001.jpg,1,"one\nand two"\n000002.jpg,0,\n000003.jpg,0,\n000004.jpg,1,\n',
+        'file,happy,"a\nnote"\n000001.jpg,1,x\n000002.jpg,0,x\n000003.jpg,0,x\n000004.jpg,1,x\n',
+    ],
+    ids=["first row", "header"],
+)
+def test_a_line_break_within_a_cell(tmp_path: Path, table: str) -> None:
+    assert read_table(own(tmp_path, table)).select(["happy"]).targets.tolist() == [[1], [0], [0], [1]]
+
+
+def test_a_title_above_the_header_is_to_be_removed(tmp_path: Path) -> None:
+    text = rows_of("file,happy,hat", "1,1", "0,0", "0,1", "1,0")
+    refusal(lambda: read_table(own(tmp_path, "My faces,,\n" + text)), "line 1 has nothing but 'My faces'", "remove")
+    assert read_table(own(tmp_path, text)).attributes == ("happy", "hat")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("CelebAMask-HQ-attribute-anno.txt", "list_attr_celeba.txt"),
+        ("list_attr_celeba (1).txt", "list_attr_celeba.txt"),
+        ("list_attr_celeba.txt.txt", "list_attr_celeba.txt"),
+        ("list_attr_celeba", "list_attr_celeba.txt"),
+        ("table.txt", "table.csv"),
+        ("labels.tsv", "table.csv"),
+    ],
+)
+def test_a_table_of_another_name_is_found_by_its_remedy(tmp_path: Path, file: str, name: str) -> None:
+    text = ATTRIBUTES if name.startswith("list") else CSV
+    lay_out(tmp_path, {file: text, "README.txt": b"", "list_eval_partition.txt": PARTITION})
+    sentence = refusal(lambda: read_table(tmp_path), str(tmp_path / file), str(tmp_path / name))
+    assert "README" not in sentence
+    assert sentence.endswith(f" {tmp_path / name}")
+    (tmp_path / file).rename(tmp_path / name)
+    if name == "table.csv":
+        (tmp_path / "img_align_celeba").rename(tmp_path / "images")
+    assert read_table(tmp_path).targets.tolist() == TARGETS
+
+
+def test_a_table_that_is_no_text_is_to_be_saved_as_one(tmp_path: Path) -> None:
+    lay_out(tmp_path, {"train.parquet": b"PAR1"})
+    refusal(lambda: read_table(tmp_path), "train.parquet", f"save the table, as CSV, as {tmp_path / 'table.csv'}")
+
+
+def test_a_folder_that_is_too_large_is_not_said_to_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distrib.data.image_files._MOST_FILES", 3)
+    (tmp_path / "faces").mkdir()
+    root = lay_out(tmp_path / "faces", {}, "pics")
+    refusal(lambda: read_table(root), "holds no table", "was not searched, for it holds more than 3 files")
+    (root / "table.csv").write_bytes(CSV)
+    assert "no image at all" not in refusal(lambda: read_table(root), "was not searched", "put the images into")
+
+
 def test_the_only_attribute_with_a_missing_value_is_the_one_that_is_named(tmp_path: Path) -> None:
     table = read_table(own(tmp_path, rows_of("file,age,smiling", "20,1", "30,0", "40,", "50,1")))
     for choice in (["smiling"], ["all"]):

@@ -54,7 +54,7 @@ def planted_study(
     return Study(
         folder=table.folder,
         config=config,
-        whole=table,
+        whole=read_table(table.folder.parent),
         table=table,
         splits=splits,
         model=TrainedModel(AttributeClassifier(count).eval(), description, table.folder),
