@@ -213,6 +213,11 @@ def images_in_a_zip(root: Path) -> None:
     zipped(root / "img_align_celeba.zip", root.parent / "source")
 
 
+def half_of_a_zip(root: Path) -> None:
+    images_in_a_zip(root)
+    put(root, ["img_align_celeba/000000.jpg"])
+
+
 def loose_images_in_a_zip(root: Path) -> None:
     own(root, JPG, [])
     zipped(root / "some faces.zip", put(root.parent / "source", JPG))
@@ -252,6 +257,7 @@ def a_root_further_down(root: Path) -> None:
     "make",
     [
         images_in_a_zip,
+        half_of_a_zip,
         loose_images_in_a_zip,
         zip_in_the_zip,
         table_in_a_zip,

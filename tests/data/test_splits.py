@@ -162,6 +162,11 @@ def test_official_without_a_split() -> None:
     refusal(a_table(official=False), DataConfig(root=Path("faces")), "data.split is official", "faces", "image")
 
 
+def test_a_column_that_may_be_the_split_under_another_name_is_named() -> None:
+    table = dataclasses.replace(a_table(official=False), attributes=("even", "Partition"))
+    refusal(table, DataConfig(), "rename the column Partition to split if it is one")
+
+
 def test_identity_without_identities() -> None:
     refusal(a_table(identities=None), DataConfig(split="identity"), "data.split is identity", "data.split to image")
 
