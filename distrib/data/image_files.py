@@ -388,7 +388,9 @@ def _hanging(folders: Sequence[Path]) -> tuple[str, str] | None:
     """A clause on the first of the folders, or of those around them, that is a link to nowhere, and a remedy."""
     links = (each for folder in folders for each in (folder, folder.parent) if each.is_symlink() and not each.exists())
     link = next(links, None)
-    return link and (f"; {link} is a link to {link.readlink()}, where nothing is", "make it lead to the images")
+    if link is None:
+        return None
+    return f"; {link} is a link to {link.readlink()}, where nothing is", "make it lead to the images"
 
 
 def _some(names: Sequence[str]) -> Sequence[str]:
