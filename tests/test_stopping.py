@@ -345,6 +345,7 @@ def test_a_run_whose_checkpoints_could_not_be_written_starts_over(faces: Path, t
     assert [row["step"] for row in read_metrics(tmp_path)] == [the_plan(faces, tmp_path).steps_per_epoch]
 
 
+@pytest.mark.slow
 def test_results_are_never_two_epochs_ahead_of_the_checkpoints(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +369,7 @@ def test_results_are_never_two_epochs_ahead_of_the_checkpoints(
     assert not (folder / "former-best").exists()
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_a_run_from_elsewhere_begins_there_again(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
 ) -> None:

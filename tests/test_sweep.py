@@ -131,6 +131,7 @@ def test_a_study_is_trained_told_and_gone_on_with(
     assert "seeds" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pruning_is_agreed_by_all_ranks(faces: Path, tmp_path: Path) -> None:
     file = write_study(
         tmp_path, faces, space={"optim.lr": [1e-3]}, pruner={"name": "threshold", "upper": 0.0}, set={"run.ranks": 2},

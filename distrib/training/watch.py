@@ -158,9 +158,10 @@ class Watch:
 
     def _who_is_silent(self, reason: str) -> str:
         """Which ranks have given no sign of life lately; waits for three beats to know."""
-        asked = time.monotonic()
-        time.sleep(3.5 * BEAT)
-        silent = [rank for rank, sign in enumerate(self._signs) if sign.life and sign.lived < asked]
+        # What a rank has said just before its end is heard up to a beat later.
+        heard = time.monotonic() + 1.5 * BEAT
+        time.sleep(5 * BEAT)
+        silent = [rank for rank, sign in enumerate(self._signs) if sign.life and sign.lived < heard]
         return f"{self._listed(silent)} {_has(silent)} gone" if silent else f"another rank has gone ({reason})"
 
     def _leave(self, sentence: str) -> None:

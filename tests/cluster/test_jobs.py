@@ -232,6 +232,7 @@ def test_a_training_that_somebody_stopped_is_not_started_again(cluster: Cluster,
     assert "was stopped and has saved; to go on: sbatch slurm/train.sh … --run.folder runs/a run" in log_of(stubs, job)
 
 
+@pytest.mark.slow
 def test_starts_that_come_no_step_further_are_not_repeated_for_ever(cluster: Cluster, stubs: Path) -> None:
     (stubs / "does").write_text(
         'scancel --batch --signal=USR1 "$SLURM_JOB_ID"; sleep 1; touch now\n'

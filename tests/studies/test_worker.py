@@ -107,6 +107,7 @@ def test_each_pruner_gives_up_the_trials_it_is_for(pruner: str, ends: list[int],
     assert judged(tmp_path, study, [constant(loss) for loss in (0.5, 0.6, 0.9, 0.4)], epochs=4) == ends
 
 
+@pytest.mark.slow
 def test_halving_lets_the_best_of_a_rung_go_on(tmp_path: Path, stop: Stop) -> None:
     study = a_study(tmp_path, "pruner: {name: halving, reduction_factor: 2}\n" + RUNGS)
     worker = Worker(study, tmp_path / "study", print)

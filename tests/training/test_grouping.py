@@ -102,6 +102,7 @@ def newest(folder: Path) -> Checkpoint:
     return load_checkpoint(max((folder / "checkpoints").iterdir()))
 
 
+@pytest.mark.slow
 def test_an_epoch_does_not_depend_on_the_ranks_and_a_run_keeps_its_function_when_they_change(
     faces: Path, tmp_path: Path
 ) -> None:

@@ -259,8 +259,10 @@ def test_a_broken_wandb_ends_tracking_alone(
 
 @pytest.mark.parametrize(
     ("program", "reason"),
-    [(None, "Permission denied"), ("#!/bin/sh\nexec sleep 10\n", "after 1.0 seconds")],
-    ids=["cannot be executed", "is slow"],
+    [
+        pytest.param(None, "Permission denied", id="cannot be executed"),
+        pytest.param("#!/bin/sh\nexec sleep 10\n", "after 1.0 seconds", id="is slow", marks=pytest.mark.slow),
+    ],
 )
 def test_a_service_that_cannot_start_is_one_sentence(program: str | None, reason: str, tmp_path: Path) -> None:
     """On a disk without programs, or on another kind of machine; on a machine that is too busy for it."""
