@@ -219,7 +219,7 @@ def distrib_train(*arguments: object, under: Sequence[str] = ()) -> subprocess.P
         [*under, sys.executable, "-m", "distrib", "train", *map(str, arguments)],
         cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which it is not where the tests run under nohup
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also under nohup
     )  # fmt: skip
 
 
