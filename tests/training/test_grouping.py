@@ -30,7 +30,7 @@ from distrib.training.step import TrainStep
 def some_steps(dtype: torch.dtype, steps: int) -> tuple[list[float], list[np.ndarray], dict[str, np.ndarray]]:
     """On this rank: the loss of each step, the gradients of the last, and the network afterwards."""
     config = Config().replace("run", device="cpu").replace("train", batch_size=BATCH, precision="no", norm_size=4)
-    config = config.replace("optim", name="sgd", lr=1e-4, momentum=0.0)
+    config = config.replace("optim", name="sgd", lr=1e-5, momentum=0.0)
     accelerator = start_ranks(resolve(config))
     rank, ranks = accelerator.process_index, accelerator.num_processes
     grouping = group_batch(config, ranks, None)
