@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with standard_streams(goes_on=True):
             failed = explain(study, only or tuple(JOBS), tracker, print)
+        tracker.finish()
     except UserError as error:
         tracker.finish(exit_code=1)
         print(f"distrib: error: {error}", file=sys.stderr)
@@ -104,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException:
         tracker.finish(exit_code=1)
         raise
-    tracker.finish()
     return 1 if failed else 0
 
 

@@ -219,7 +219,7 @@ def test_running_out_of_memory_is_a_result(faces: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     [only] = trials(tmp_path)
     assert only["state"] == "out of memory", only["reason"]
-    assert "train.accumulation" in only["reason"]
+    assert "train.norm_size" in only["reason"]
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ class WandbTracker(Tracker):
         self._counter = -1
         self._best: Path | None = None
         self._accepting = True
+        self._finishing = False
         self._late = False
         self._over = threading.Event()
         self._variables = take_over(folder)
@@ -212,6 +213,7 @@ class WandbTracker(Tracker):
         self._put(log)
 
     def finish(self, exit_code: int = 0) -> None:
+        self._finishing = True
         self._put(lambda run: self._close(run, exit_code))
         self._accepting = False
         limits = self._defaults()
@@ -356,7 +358,8 @@ class WandbTracker(Tracker):
                 RunFolder(self._folder).preempt,
             )
             return
-        self._stop()
+        if not self._finishing:  # else there is nothing left to stop
+            self._stop()
 
     def _log_artifact(self, run: "Run", folder: Path) -> None:
         # Made once, of the best folder as it is at the end. "immutable" uploads the files from where they are, without

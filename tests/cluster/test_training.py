@@ -9,6 +9,7 @@ import pytest
 import torch
 from cluster import Cluster, wait_until
 from launching import ROOT, read_events, read_metrics
+from random_model import write_model
 from small_run import assert_same_training, settings
 
 from distrib.config import Config
@@ -193,7 +194,7 @@ def test_a_gpu_that_torch_cannot_use_is_no_work_for_the_cpu(
     """As with a driver that is too old for torch's CUDA: Slurm gives the job a GPU, and torch finds none."""
     place = repository(tmp_path)
     config = Config().replace("data", root=faces).to_yaml()
-    (place / "run").mkdir()
+    write_model(place / "run/best")
     (place / "run/config.yaml").write_text(config)
     (place / "base.yaml").write_text(config)
     (place / "study.yaml").write_text("base: base.yaml\nspace: {train.seed: [0, 1]}\nsampler: grid\n")
