@@ -45,7 +45,7 @@ import psutil
 import torch
 from measure import machine, report
 
-from distrib.data.faces import write_faces
+from distrib.faces import write_faces
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds without progress after which a rank is taken for lost.
@@ -425,8 +425,9 @@ class Supervisor:
             "--run.folder", self._run.folder, "--run.device", "cpu", "--run.timeout", TIMEOUT, "--run.start-timeout",
             TIMEOUT, "--data.root", self._faces, "--data.attributes", "Smiling", "Eyeglasses", "Male",
             "--data.image-size", 32, 32, "--train.batch-size", 16, "--train.epochs", self._setting.epochs,
-            "--train.log-every", 10, "--optim.schedule", "one-cycle", "--checkpoint.every-steps",
-            self._setting.every_steps, "--explain.after-training", False, "--tracking.mode", "disabled",
+            "--train.log-every", 10, "--train.precision", "no", "--optim.schedule", "one-cycle",
+            "--checkpoint.every-steps", self._setting.every_steps, "--explain.after-training", False,
+            "--tracking.mode", "disabled",
         ]  # fmt: skip
         return [str(each) for each in options]
 

@@ -18,11 +18,12 @@ from measure import alternate, machine, report, spread
 
 from distrib.config import Config
 from distrib.data.batch import Batch
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.machine import resolve
+from distrib.ranks.meeting import start_ranks
+from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import CheckpointWriter, Contents, Progress
-from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer
-from distrib.training.preemption import Agreement, StopRequests
-from distrib.training.runtime import resolve, start_ranks
 from distrib.training.step import TrainStep
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    config = resolve(Config())
+    config = resolve(Config(), like="no")
     accelerator = start_ranks(config)
     net = AttributeClassifier(40, config.train.channels_last)
     net.to(accelerator.device)

@@ -21,10 +21,10 @@ from measure import alternate, machine, report, spread
 from scipy.stats import spearmanr
 
 from distrib.data.batch import Request, cut
-from distrib.data.faces import draw_face, sample_face
 from distrib.explaining.occlusion import OcclusionMaps, covering, make_grid, occlusion_maps
-from distrib.prediction.model import load
-from distrib.training.model import AttributeClassifier
+from distrib.faces import draw_face, sample_face
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import load
 
 
 def drawn_faces(count: int, size: tuple[int, int]) -> torch.Tensor:

@@ -23,11 +23,13 @@ from distrib.data.decoders import make_decoder
 from distrib.data.plan import Plan
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
+from distrib.model.weights import make_model
+from distrib.ranks.machine import resolve
+from distrib.ranks.meeting import start_ranks
+from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.optimizer import make_optimizer
-from distrib.training.preemption import Agreement, StopRequests
-from distrib.training.runtime import resolve, start_ranks
+from distrib.training.precision import choose_precision
 from distrib.training.step import TrainStep
-from distrib.training.weights import make_model
 
 
 def plain_loop(batch: Batch, steps: int, device: torch.device):
@@ -75,6 +77,8 @@ def main() -> None:
         attributes=["Arched_Eyebrows"],
     )
     config = resolve(config)
+    if config.train.precision == "auto":
+        config = config.replace("train", precision=choose_precision(config, ranks=1).name)
     accelerator = start_ranks(config)
     table: Table = read_table(config.data.root).select(config.data.attributes)
     plan = Plan(make_splits(table, config.data, needs=("train",)).train, seed=0, batch_size=options.batch_size)

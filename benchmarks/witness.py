@@ -12,7 +12,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distrib.training.preemption import StopRequests
+from distrib.ranks.stopping import StopRequests
 
 if __name__ == "__main__":
     REQUESTS = StopRequests()

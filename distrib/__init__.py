@@ -7,13 +7,13 @@ if TYPE_CHECKING:
 
     import torch
 
-    from distrib.prediction.model import TrainedModel
+    from distrib.model.trained import TrainedModel
 
 __version__ = "0.1.0"
 
 
 def load(path: "Path | str", device: "str | torch.device" = "cpu") -> "TrainedModel":
-    """A trained model: see `distrib.prediction.model.load`."""
-    from distrib.prediction.model import load as load_model  # torch is imported by those who need it
+    """A trained model: see `distrib.model.trained.load`."""
+    from distrib.model.trained import load as load_model  # torch is imported by those who need it
 
     return load_model(path, device)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from distrib.errors import UserError
-from distrib.paths import expanded_path
-from distrib.streams import standard_streams
+from distrib.base.errors import UserError
+from distrib.base.paths import expanded_path
+from distrib.base.streams import standard_streams
 
 USAGE = """usage: distrib COMMAND …
 
@@ -50,11 +50,11 @@ def train(arguments: list[str]) -> int:
     Returns:
         The exit status of the ranks, as `distrib/train.py` says; 75 also where a signal came before there were any.
     """
-    from distrib.training.preemption import StopRequests
+    from distrib.ranks.stopping import StopRequests
 
     requests = StopRequests()
     with requests.listening():  # first, because the imports below take seconds
-        from distrib.launcher import plan_launch, start
+        from distrib.ranks.launch import plan_launch, start
         from distrib.train import main as train_here
 
         try:
@@ -74,8 +74,8 @@ def check(arguments: list[str]) -> int:
     --here.
     """
     from distrib.config import load_config
+    from distrib.ranks.machine import resolve
     from distrib.train import check_start
-    from distrib.training.runtime import resolve
 
     here = "--here" in arguments
     try:
@@ -130,10 +130,10 @@ def _with_config(arguments: list[str]) -> list[str]:
 
 
 def program(name: str) -> Callable[[list[str]], int]:
-    """The `main` of `distrib/NAME.py`, imported when it is called: no command waits for another's libraries."""
+    """The `main` of a program, imported when it is called: no command waits for another's libraries."""
 
     def main_of(arguments: list[str]) -> int:
-        status: int = import_module(f"distrib.{name}").main(arguments)
+        status: int = import_module("distrib.evaluate" if name == "evaluate" else f"distrib.cli.{name}").main(arguments)
         return status
 
     return main_of

@@ -31,8 +31,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from distrib.base.errors import UserError
+from distrib.base.files import check_output, written_whole
+from distrib.base.json import to_json
+from distrib.base.paths import OptionPath
+from distrib.base.streams import standard_streams
+from distrib.base.words import few
 from distrib.config import Config, DataConfig, RunConfig, TrainConfig
-from distrib.data.annotations import few
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import Decoder, make_decoder
 from distrib.data.splits import (
@@ -45,31 +50,17 @@ from distrib.data.splits import (
     splits_of_training,
 )
 from distrib.data.table import SPLITS, Table, read_table
-from distrib.errors import UserError
-from distrib.paths import OptionPath
-from distrib.prediction.files import check_output, written_whole
-from distrib.prediction.model import OnnxClassifier, TrainedModel, load
+from distrib.model.trained import OnnxClassifier, TrainedModel, load
+from distrib.ranks.ending import SPEAK_WITHIN, run_program
+from distrib.ranks.environment import rank, several_ranks
+from distrib.ranks.machine import describe_machine, resolve
+from distrib.ranks.meeting import check_ranks, from_rank_0, on_every_rank, start_ranks
+from distrib.ranks.printing import say, warn
 from distrib.scoring.bootstrap import paired_bootstrap
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import majority_accuracy, score, score_decisions
 from distrib.scoring.predictions import Predictions
 from distrib.scoring.scorecard import Scorecard, comparison_json, comparison_text
-from distrib.streams import standard_streams
-from distrib.training.run_folder import to_json
-from distrib.training.runtime import (
-    SPEAK_WITHIN,
-    check_ranks,
-    describe_machine,
-    from_rank_0,
-    on_every_rank,
-    rank,
-    resolve,
-    run_program,
-    say,
-    several_ranks,
-    start_ranks,
-    warn,
-)
 
 # Of the bootstrap that compares two models.
 RESAMPLES, SEED = 1000, 0
@@ -110,7 +101,8 @@ class EvaluateOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one, else the CPU."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """Autocast type; no: float32; auto: bf16 where the hardware computes in it, else no."""
+    """Autocast type; no: float32; auto: on a GPU the fastest that it computes in, on a CPU that of the model's
+    training, if it computes in it, and else no."""
     batch_size: int = 64
     """Pictures in a forward pass of each rank."""
     flip: bool = False
@@ -132,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def prepare() -> tuple[EvaluateOptions, Config, list[TrainedModel], Accelerator]:
         options = read_options(argv)
         models = [load(path) for path in (options.model, options.against) if path is not None]
-        config = resolve(configuration(options, models))
+        config = resolve(configuration(options, models), like=models[0].description.precision)
         check_ranks(config)
         return options, config, models, start_ranks(config)
 

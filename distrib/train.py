@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from distrib.training.preemption import StopRequests
+    from distrib.ranks.stopping import StopRequests
 
     REQUESTS = StopRequests()
     REQUESTS.listen()  # the imports below take seconds
@@ -25,13 +25,25 @@ if __name__ == "__main__":
 import psutil
 from accelerate import Accelerator
 
+from distrib.base.errors import UserError
+from distrib.base.paths import fitting_name
+from distrib.base.streams import standard_streams
 from distrib.config import Config, load_config
 from distrib.data.splits import Splits, digest, make_splits
 from distrib.data.table import Table, read_table
-from distrib.errors import UserError
-from distrib.explain import JOBS, check_options, check_photograph, explain, make_study
-from distrib.paths import fitting_name
-from distrib.streams import standard_streams
+from distrib.explaining.report import JOBS, check_options, check_photograph, explain, make_study
+from distrib.model.network import AttributeClassifier
+from distrib.model.weights import Origin, make_model
+from distrib.ranks.ending import RankLost, run_program, stopped_status
+from distrib.ranks.environment import launch_id, launcher, restarts
+from distrib.ranks.machine import describe_machine, fallbacks, resolve, use_all_cores
+from distrib.ranks.meeting import check_ranks, from_rank_0, make_accelerator, meet, on_every_rank
+from distrib.ranks.printing import say, warn
+from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
+from distrib.ranks.watch import Watch
+from distrib.runs.folder import LEAVES_WITHIN, RunFolder
+from distrib.runs.tracking import NullTracker, Tracker, open_tracker
+from distrib.runs.wandb_settings import resolve_wandb
 from distrib.training.checkpoint import (
     Checkpoint,
     DamagedError,
@@ -46,31 +58,7 @@ from distrib.training.checkpoint import (
 from distrib.training.grouping import Grouping, check_batch, group_batch
 from distrib.training.job import Job, Outcome, never
 from distrib.training.loop import finished, train
-from distrib.training.model import AttributeClassifier
-from distrib.training.preemption import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
-from distrib.training.run_folder import LEAVES_WITHIN, RunFolder
-from distrib.training.runtime import (
-    RankLost,
-    check_ranks,
-    describe_machine,
-    fallbacks,
-    from_rank_0,
-    launch_id,
-    launcher,
-    on_every_rank,
-    resolve,
-    restarts,
-    run_program,
-    say,
-    start_ranks,
-    stopped_status,
-    use_all_cores,
-    warn,
-)
-from distrib.training.tracking import NullTracker, Tracker, open_tracker
-from distrib.training.wandb_settings import resolve_wandb
-from distrib.training.watch import Watch
-from distrib.training.weights import Origin, make_model
+from distrib.training.precision import Precision, choose_precision
 
 
 @standard_streams()
@@ -88,11 +76,17 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None
     show_log()
     requests = requests or StopRequests()
 
-    def prepare() -> tuple[Config, str, Accelerator, list[str]]:
+    def prepare() -> tuple[Config, Precision, Accelerator, list[str]]:
         asked, name = load_config(sys.argv[1:] if argv is None else argv)
         check_ranks(asked)
         config = resolve(asked)
-        return config, name, start_ranks(config), fallbacks(asked, config)
+        ranks = meet(config)
+        config = from_rank_0(ranks, name_folder, config, name)
+        precision = Precision(config.train.precision, {})
+        if precision.name == "auto":
+            precision = from_rank_0(ranks, choose_precision, config, ranks.num_processes)
+            config = config.replace("train", precision=precision.name)
+        return config, precision, make_accelerator(config), fallbacks(asked, config)
 
     with requests.listening():
         return run_program(prepare, lambda ready: run(*ready, requests), "distrib: interrupted")
@@ -109,12 +103,14 @@ def show_log() -> None:
 
 
 @standard_streams(goes_on=True)
-def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], requests: StopRequests) -> int:
+def run(
+    config: Config, precision: Precision, accelerator: Accelerator, notes: list[str], requests: StopRequests
+) -> int:
     """Prepare a run, train, and say where the results are; nothing is written before what can be checked is.
 
     Args:
-        config: resolved.
-        name: of the run, where the configuration does not name its folder.
+        config: resolved, and with a run folder.
+        precision: as it was chosen.
         accelerator: of this rank.
         notes: warnings about how the configuration was resolved.
         requests: to stop.
@@ -127,7 +123,6 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
         RankLost: if another rank has died or hangs.
     """
     table, splits = on_every_rank(accelerator, read_data, config)
-    config = from_rank_0(accelerator, name_folder, config, name)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
     job = Job(config, accelerator, table, splits, folder, NullTracker())
@@ -148,7 +143,7 @@ def run(config: Config, name: str, accelerator: Accelerator, notes: list[str], r
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
-                    introduce(job, origin, notes, checkpoint, grouping)
+                    introduce(job, origin, precision, notes, checkpoint, grouping)
                 job = replace(job, judge=open_judge(folder))
             job = replace(job, tracker=open_tracker_on_rank_0(job, requests))
             outcome = outcome or watched(job, net, checkpoint, grouping, requests)
@@ -499,7 +494,14 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     folder.write_config(config.to_yaml())
 
 
-def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint | None, grouping: Grouping) -> None:
+def introduce(
+    job: Job,
+    origin: Origin,
+    precision: Precision,
+    notes: list[str],
+    checkpoint: Checkpoint | None,
+    grouping: Grouping,
+) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = job.config, job.accelerator, job.table, job.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes]
@@ -508,7 +510,8 @@ def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint
     machine = describe_machine(accelerator)
     ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
-    say(f"machine: {ranks} on {machine['device']}, precision {config.train.precision}, decoder {config.data.decoder}")
+    how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
+    say(f"machine: {ranks} on {machine['device']}, {how}")
     say(f"model:   {config.model.name}, {origin.summary}")
     for line in origin.lines():
         say(f"         {line}")
@@ -517,7 +520,8 @@ def introduce(job: Job, origin: Origin, notes: list[str], checkpoint: Checkpoint
     job.folder.event(
         "start",
         **machine,
-        precision=config.train.precision,
+        precision=precision.name,
+        precision_seconds=precision.seconds or None,
         decoder=config.data.decoder,
         norm_size=grouping.norm_size,
         accumulation=grouping.accumulation,

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from launching import launch
 from small_run import settings
 
-from distrib.data.faces import write_faces
+from distrib.faces import write_faces
 
 # A change is judged by the same examples each time; a person at a keyboard gets new ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -31,7 +31,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     """A finished run on two ranks: its folder, what it printed, and where its observers wrote."""
     folder, seen = tmp_path_factory.mktemp("finished") / "run", tmp_path_factory.mktemp("seen")
-    done = launch(*settings(faces, folder), script="tests/observer.py", OBSERVE=str(seen))
+    done = launch(*settings(faces, folder), script="tests/support/observer.py", OBSERVE=str(seen))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, seen
 

@@ -28,7 +28,9 @@ from random_model import write_model
 from sentences import refusal
 
 from distrib.config import Config, ModelConfig, OptimConfig
-from distrib.prediction.model import load, read_description
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import load, read_description
+from distrib.model.weights import make_model
 from distrib.train import main
 from distrib.training.checkpoint import (
     Checkpoint,
@@ -38,10 +40,8 @@ from distrib.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer
 from distrib.training.saving import restore
-from distrib.training.weights import make_model
 
 # --- what the source may not do
 
@@ -390,7 +390,7 @@ def test_a_model_that_cannot_be_there_is_refused(name: str) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
 def test_a_bomb_is_refused_before_its_memory_is_asked_for(tmp_path: Path, model: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "tests/bombs.py", str(tmp_path), str(model)],
+        [sys.executable, "tests/support/bombs.py", str(tmp_path), str(model)],
         cwd=ROOT, env=clean_environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from PIL import Image
 from small_run import settings
 
 from distrib.__main__ import check
-from distrib.config import keys
+from distrib.config.section import keys
 
 
 def distrib(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

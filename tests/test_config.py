@@ -14,8 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentences import refusal
 
-from distrib.config import SCORES, Config, keys, load_config, nearest, read_yaml
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.base.words import nearest
+from distrib.config import SCORES, Config, load_config, read_yaml
+from distrib.config.section import keys
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from launching import ROOT
 from sentences import refusal
 
-from distrib.config import MAX_KEYS, Config, keys, load_config, read_yaml
+from distrib.config import Config, load_config, read_yaml
+from distrib.config.section import keys
+from distrib.config.yaml_files import MAX_KEYS
 from distrib.train import main
 
 KEYS = sorted(keys())

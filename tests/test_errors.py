@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from distrib.base.errors import UserError
 from distrib.data.store import FolderStore
 from distrib.data.table import read_table
-from distrib.errors import UserError
-from distrib.training.runtime import from_rank_0
+from distrib.ranks.meeting import from_rank_0
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from launching import launch, read_metrics
 from random_model import write_model
 
 from distrib import evaluate as program
+from distrib.cli.export import main as export
 from distrib.config import DataConfig
 from distrib.data.images import decode
 from distrib.data.splits import digest, make_splits
 from distrib.data.table import read_table
-from distrib.export import main as export
-from distrib.prediction.export import export_onnx
-from distrib.prediction.model import load
+from distrib.model.export import export_onnx
+from distrib.model.trained import load
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Male")
 FLOAT32 = ("--device", "cpu", "--precision", "no")

@@ -11,13 +11,14 @@ from PIL import Image
 from random_model import write_model
 from wandb_log import read_history, run_ids
 
+from distrib.cli.explain import main
 from distrib.config import SCORES, Config, read_yaml
 from distrib.data import annotations
 from distrib.data.annotations import read_attributes
 from distrib.data.splits import digest, make_splits
 from distrib.data.table import read_table
-from distrib.explain import JOBS, main
-from distrib.prediction.model import load
+from distrib.explaining.report import JOBS
+from distrib.model.trained import load
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Blond_Hair")
 
@@ -36,7 +37,7 @@ def settings(faces: Path, folder: Path, *more: object) -> list[object]:
 def reported(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     """A run on two ranks with its report: its folder, what it printed, and where its observers wrote."""
     folder, seen = tmp_path_factory.mktemp("reported") / "run", tmp_path_factory.mktemp("seen")
-    done = launch(*settings(faces, folder), script="tests/observer.py", OBSERVE=str(seen))
+    done = launch(*settings(faces, folder), script="tests/support/observer.py", OBSERVE=str(seen))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, seen
 

@@ -2,15 +2,17 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
-from launching import launch
+from launching import ROOT
 from random_model import write_model
 
-from distrib import export as program
-from distrib.prediction.model import load
+from distrib.cli import export as program
+from distrib.model.trained import load
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,9 @@ def test_the_file_goes_where_it_is_told(run: Path, tmp_path: Path) -> None:
     assert not (model / "model.onnx").exists()
 
 
-def test_the_program_starts_as_a_script() -> None:
-    done = launch("nowhere", "--to", "onnx", ranks=1, script="distrib/export.py")
+def test_the_program_starts() -> None:
+    words = [sys.executable, "-m", "distrib", "export", "nowhere", "--to", "onnx"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("distrib: error: nowhere holds no model")
 

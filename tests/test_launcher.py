@@ -18,9 +18,9 @@ from torch.distributed import DistNetworkError
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousTimeoutError
 
 from distrib.__main__ import train
-from distrib.errors import UserError
-from distrib.launcher import Launch, plan_launch, read_launch, start
-from distrib.training.preemption import STOPPED, StopRequests
+from distrib.base.errors import UserError
+from distrib.ranks.launch import Launch, plan_launch, read_launch, start
+from distrib.ranks.stopping import STOPPED, StopRequests
 
 ONE = "distributed_type: 'NO'\nnum_processes: 1\n"
 TWO = "distributed_type: MULTI_GPU\nnum_processes: 2\n"

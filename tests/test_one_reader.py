@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
-from numpy.typing import NDArray
-from PIL import Image
-
-from distrib import evaluate, predict, prepare, train
-from distrib.data.decoders import dali_installed
-from distrib.prediction.model import load
-from tests.image_files import (
+from image_files import (
     as_held,
     chunk,
     encoded,
@@ -26,7 +20,14 @@ from tests.image_files import (
     smooth,
     with_exif,
 )  # fmt: skip
-from tests.small_run import assert_same_training
+from numpy.typing import NDArray
+from PIL import Image
+from small_run import assert_same_training
+
+from distrib import evaluate, train
+from distrib.cli import predict, prepare
+from distrib.data.decoders import dali_installed
+from distrib.model.trained import load
 
 KINDS = 12
 

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentences import refusal
 
-from distrib.compare import main as compare
+from distrib.base.paths import MAX_NAME, expanded_path, fitting_name
+from distrib.cli.compare import main as compare
+from distrib.cli.explain import main as explain
+from distrib.cli.export import main as export
+from distrib.cli.predict import main as predict
+from distrib.cli.prepare import main as prepare
+from distrib.cli.reproduce import main as reproduce
+from distrib.cli.sweep import main as sweep
 from distrib.config import load_config
 from distrib.evaluate import main as evaluate
-from distrib.explain import main as explain
-from distrib.export import main as export
-from distrib.paths import MAX_NAME, expanded_path, fitting_name
-from distrib.predict import main as predict
-from distrib.prediction.model import load
-from distrib.prepare import main as prepare
-from distrib.reproduce import main as reproduce
-from distrib.sweep import main as sweep
+from distrib.model.trained import load
 
 
 @pytest.fixture(autouse=True)

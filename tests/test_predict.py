@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from random_model import write_model
 
-from distrib.predict import draw_heat_map, fitting, main
-from distrib.prediction.alignment import moved
-from distrib.prediction.model import load
-from tests.random_model import write_model
+from distrib.cli.predict import draw_heat_map, fitting, main
+from distrib.model.trained import load
+from distrib.photographs.alignment import moved
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Male")
 

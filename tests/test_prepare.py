@@ -11,12 +11,13 @@ from fuzzing import check_sentence
 from launching import read_metrics
 from small_run import settings
 
-from distrib import prepare, train
+from distrib import train
 from distrib.__main__ import check
+from distrib.cli import prepare
+from distrib.cli.prepare import main
 from distrib.config import DataConfig
 from distrib.data.splits import make_splits
 from distrib.data.table import read_table
-from distrib.prepare import main
 
 
 def split(root: Path, out: Path, *more: object) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, clean_environment
 
-from distrib.training.run_folder import RunFolder
+from distrib.runs.folder import RunFolder
 
 EXPLAIN, SWEEP, TRAIN, SYNC = (
     ROOT / "slurm" / name for name in ("explain.sh", "sweep.sh", "train.sh", "wandb_sync.sh")

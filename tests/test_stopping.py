@@ -21,11 +21,11 @@ from launching import ROOT, clean_environment, free_port, launch, read_events, r
 from small_run import BATCH, EVERY, assert_same_training, settings, the_plan
 
 from distrib import train as program
+from distrib.ranks.stopping import STOPPED
+from distrib.runs.folder import METRICS, RunFolder
 from distrib.scoring.metrics import Scores
 from distrib.training import checkpoint
 from distrib.training.checkpoint import load_checkpoint
-from distrib.training.preemption import STOPPED
-from distrib.training.run_folder import METRICS, RunFolder
 
 
 def newest(folder: Path) -> str:
@@ -45,7 +45,7 @@ def test_killed_between_a_better_epoch_and_its_checkpoint_it_ends_as_if_it_had_n
     undisturbed, _, _ = finished
     folder = tmp_path / "run"
     options = settings(faces, folder, "--resume", "auto")
-    killed = launch(*options, script="tests/observer.py", DISTURB="supersede 0 self:SIGKILL")
+    killed = launch(*options, script="tests/support/observer.py", DISTURB="supersede 0 self:SIGKILL")
     assert killed.returncode == 1
     epochs = [json.loads((folder / name / "model.json").read_text())["epoch"] for name in ("former-best", "best")]
     assert epochs[0] < epochs[1] == len(read_metrics(folder))
@@ -74,7 +74,7 @@ def test_asked_to_stop_wherever_it_is_it_ends_as_if_it_had_not_been(
     for disturbance, saved, reason in disturbances:
         seldom = {"SELDOM": "2.5"} if "1 preempt" in disturbance else {}  # rank 1 would see the file long before rank 0
         options = settings(faces, folder, "--resume", "auto")
-        done = launch(*options, script="tests/observer.py", DISTURB=disturbance, **seldom)
+        done = launch(*options, script="tests/support/observer.py", DISTURB=disturbance, **seldom)
         assert done.returncode == 1, done.stderr  # the launcher's own; the ranks' is in the next test
         assert "and saved; go on with --config" in done.stdout, done.stdout + done.stderr
         stop = read_events(folder)[-1]
@@ -109,7 +109,12 @@ def test_distrib_train_leaves_with_the_ranks_own_status(faces: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_launcher_that_is_killed_leaves_no_orphans(faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    launch(*settings(faces, folder), script="tests/observer.py", DISTURB="4 0 launcher:SIGKILL", OBSERVE=str(tmp_path))
+    launch(
+        *settings(faces, folder),
+        script="tests/support/observer.py",
+        DISTURB="4 0 launcher:SIGKILL",
+        OBSERVE=str(tmp_path),
+    )
     until(lambda: all((tmp_path / f"left-{rank}").exists() for rank in (0, 1)))
     assert read_events(folder)[-1]["reason"] == "the end of the launcher"
     assert leftovers(folder) == []
@@ -144,7 +149,7 @@ def test_a_rank_that_dies_is_started_again_by_the_launcher(
     folder = tmp_path / "run"
     disturbance = f"{the_plan(faces, undisturbed).steps_per_epoch + EVERY + 1} 1 self:SIGKILL"
     done = launch(
-        *settings(faces, folder), script="tests/observer.py", restarts=1, DISTURB=disturbance
+        *settings(faces, folder), script="tests/support/observer.py", restarts=1, DISTURB=disturbance
     )  # and nobody said --resume
     assert done.returncode == 0, done.stderr
     assert re.search(r"distrib: rank 0 leaves: rank 1 \(process \d+ on .+\) has gone", done.stderr)
@@ -156,7 +161,7 @@ def test_a_rank_that_dies_is_started_again_by_the_launcher(
 @pytest.mark.slow
 def test_a_stop_is_not_undone_by_a_launcher_that_restarts(faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = launch(*settings(faces, folder), script="tests/observer.py", restarts=3, DISTURB="3 0 preempt")
+    done = launch(*settings(faces, folder), script="tests/support/observer.py", restarts=3, DISTURB="3 0 preempt")
     assert done.returncode == 0, done.stderr
     assert [event["event"] for event in read_events(folder)] == ["start", "stop"]
 
@@ -172,7 +177,7 @@ def test_a_stop_is_not_undone_by_a_launcher_that_restarts(faces: Path, tmp_path:
 def test_a_rank_that_hangs_is_named(disturbance: str, what: str, faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/cpu.yaml"]
-    command += ["--main_process_port", str(free_port()), "tests/observer.py"]
+    command += ["--main_process_port", str(free_port()), "tests/support/observer.py"]
     options = settings(faces, folder, "--run.timeout", 4, "--run.start-timeout", 10, "--tracking.mode", "disabled")
     running = subprocess.Popen(
         [*command, *map(str, options)], cwd=ROOT, env=clean_environment(DISTURB=disturbance),
@@ -205,7 +210,7 @@ def alone(
 ) -> subprocess.CompletedProcess[str]:
     """One process, without a launcher, watched by the observer."""
     options = settings(faces, folder, "--tracking.mode", "disabled", *more)
-    return launch(*options, ranks=1, script="tests/observer.py", timeout=timeout, **environment)
+    return launch(*options, ranks=1, script="tests/support/observer.py", timeout=timeout, **environment)
 
 
 def test_a_second_ctrl_c_leaves_at_once(faces: Path, tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 from launching import ROOT, clean_environment, launch, read_events
+from random_model import write_model
 from small_run import settings
 
-from distrib.streams import PIPE_CLOSED, standard_streams
-from tests.random_model import write_model
+from distrib.base.streams import PIPE_CLOSED, standard_streams
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from distrib.streams import standard_streams
+from distrib.base.streams import standard_streams
 
 @standard_streams({arguments})
 def main():

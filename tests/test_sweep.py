@@ -25,9 +25,10 @@ from sentences import refusal
 from small_run import assert_same_training
 from wandb_log import read_records, wandb_files
 
+from distrib.cli.sweep import main
 from distrib.config import read_yaml
 from distrib.studies.definition import read_study
-from distrib.sweep import check, main, share
+from distrib.studies.run import check, share
 
 SMALL = {
     "data.attributes": ["Smiling", "Male"], "data.image_size": [32, 32], "train.batch_size": 16, "train.epochs": 3,

@@ -20,8 +20,8 @@ from wandb_log import read_history
 
 from distrib import train as program
 from distrib.config import Config, read_yaml
-from distrib.training.run_folder import METRICS
-from distrib.training.runtime import fallbacks
+from distrib.ranks.machine import fallbacks
+from distrib.runs.folder import METRICS
 
 
 def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, Path]) -> None:
@@ -98,7 +98,7 @@ def test_a_killed_run_resumes_exactly(faces: Path, finished: tuple[Path, str, Pa
     folder = tmp_path / "run"
     # In the middle of epoch 2, one step after the checkpoint in it.
     killed = launch(
-        *settings(faces, folder), script="tests/observer.py", DISTURB=f"{per_epoch + EVERY + 1} 1 self:SIGKILL",
+        *settings(faces, folder), script="tests/support/observer.py", DISTURB=f"{per_epoch + EVERY + 1} 1 self:SIGKILL",
         DISTURB_AFTER=str(folder / f"checkpoints/step-{per_epoch + EVERY:08d}"),
     )  # fmt: skip
     assert killed.returncode != 0
@@ -123,11 +123,11 @@ def test_stopped_on_two_ranks_it_goes_on_with_one(
     second.mkdir()
     stop = per_epoch + EVERY + 1  # in the middle of epoch 2, one step after the checkpoint in it
     launch(
-        *settings(faces, folder), script="tests/observer.py", OBSERVE=str(first), DISTURB=f"{stop} 0 self:SIGKILL",
-        DISTURB_AFTER=str(folder / f"checkpoints/step-{stop - 1:08d}"),
+        *settings(faces, folder), script="tests/support/observer.py", OBSERVE=str(first),
+        DISTURB=f"{stop} 0 self:SIGKILL", DISTURB_AFTER=str(folder / f"checkpoints/step-{stop - 1:08d}"),
     )  # fmt: skip
     resumed = launch(
-        *settings(faces, folder, "--resume", "auto"), ranks=1, script="tests/observer.py", OBSERVE=str(second)
+        *settings(faces, folder, "--resume", "auto"), ranks=1, script="tests/support/observer.py", OBSERVE=str(second)
     )
     assert resumed.returncode == 0, resumed.stderr
     assert {**observed(first), **observed(second)} == observed(seen)
@@ -141,7 +141,7 @@ def test_one_and_two_ranks_give_the_same_scores(faces: Path, finished: tuple[Pat
     folder, _, _ = finished
     scores = []
     for ranks in (1, 2):
-        done = launch(folder / "best", faces, ranks=ranks, script="tests/score_ranks.py")
+        done = launch(folder / "best", faces, ranks=ranks, script="tests/support/score_ranks.py")
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout.splitlines()[-1])
         assert result.pop("ranks") == ranks
@@ -305,7 +305,7 @@ def test_a_finished_run_is_left_as_it_is(
 def test_the_ranks_agree_that_a_run_is_finished_whatever_they_see(
     faces: Path, finished: tuple[Path, str, Path]
 ) -> None:
-    done = launch(*settings(faces, finished[0], "--resume", "auto"), script="tests/observer.py", BLIND="1")
+    done = launch(*settings(faces, finished[0], "--resume", "auto"), script="tests/support/observer.py", BLIND="1")
     assert done.returncode == 0, done.stderr
     assert "is finished: 3 epochs" in done.stdout
 

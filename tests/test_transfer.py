@@ -16,8 +16,8 @@ from small_run import EVERY, assert_same_training, settings, the_plan
 
 from distrib import train as program
 from distrib.config import OptimConfig
+from distrib.model.network import AttributeClassifier
 from distrib.training.checkpoint import Checkpoint, Progress
-from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer, set_learning_rate
 from distrib.training.saving import restore
 
@@ -119,7 +119,7 @@ def test_on_two_ranks_it_goes_on_as_if_it_had_not_stopped(faces: Path, tmp_path:
 @pytest.mark.slow
 def test_nothing_is_left_of_an_earlier_stage_on_several_ranks() -> None:
     """Its DDP would wait for its own gradients, and accelerate's autocast be put around itself."""
-    done = launch(script="tests/free_ranks.py")
+    done = launch(script="tests/support/free_ranks.py")
     assert done.returncode == 0, done.stderr
     stages = json.loads(done.stdout.splitlines()[-1])
     assert [set(stage["moved"]) for stage in stages] == TRAINED

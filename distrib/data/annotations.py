@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError
+from distrib.base.words import few
 from distrib.data.images import ENDINGS
-from distrib.errors import UserError, printable
 
 # CelebA's own files write "absent" as -1, many copies of them as 0. A column with both means something else by one.
 _VALUES = {"-1": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
@@ -175,13 +176,6 @@ def read_identity(file: Path, names: list[str]) -> tuple[NDArray[np.int64], list
     """
     numbers, notes = _read_pairs(file, names, _identity_number, "a whole number of at most 18 digits")
     return np.array(numbers, dtype=np.int64), notes
-
-
-def few(names: Sequence[str]) -> str:
-    """The first three of these names for a sentence."""
-    # Names on disk may hold line ends and bytes that are no text.
-    shown = ", ".join(printable(name) for name in names[:3])
-    return shown + (", ..." if len(names) > 3 else "")
 
 
 def spelling(name: str) -> str:

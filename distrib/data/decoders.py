@@ -17,13 +17,13 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError
+from distrib.base.words import few
 from distrib.config import DataConfig
-from distrib.data.annotations import few
 from distrib.data.batch import Batch, Request, crop_regions, cut
 from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
 from distrib.data.store import FolderStore
 from distrib.data.table import Table
-from distrib.errors import UserError
 
 # What DALI decodes where the reference decodes the file.
 _PLACEHOLDER: bytes = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))

@@ -15,9 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from distrib.data.annotations import few, spelling
+from distrib.base.errors import UserError
+from distrib.base.words import few
+from distrib.data.annotations import spelling
 from distrib.data.images import ENDINGS
-from distrib.errors import UserError
 
 # What macOS and Windows leave beside files.
 _LEFT_BEHIND = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"}

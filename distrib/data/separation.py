@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from distrib.base.errors import UserError, printable
+from distrib.base.files import folder_written_whole
+from distrib.base.words import few
 from distrib.config import DataConfig
-from distrib.data.annotations import few
 from distrib.data.splits import make_splits
 from distrib.data.store import FolderStore
 from distrib.data.table import SPLITS, Table, read_table
-from distrib.errors import UserError, printable
-from distrib.prediction.files import folder_written_whole
 
 _CHUNK = 100  # images between two reports
 

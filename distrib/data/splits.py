@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError
 from distrib.config import DataConfig
 from distrib.data.table import SPLITS, Table
-from distrib.errors import UserError
 
 # What a set of images is called in a sentence.
 TITLES = {"train": "the training split", "valid": "the validation split", "test": "the test split"}

@@ -6,9 +6,9 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError, printable
 from distrib.data.images import decode
 from distrib.data.table import Table
-from distrib.errors import UserError, printable
 
 
 class FolderStore:

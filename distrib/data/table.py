@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distrib.config import nearest
+from distrib.base.errors import UserError
+from distrib.base.words import few, nearest
 from distrib.data import annotations, image_files
-from distrib.data.annotations import Annotations, Flaw, few
-from distrib.errors import UserError
+from distrib.data.annotations import Annotations, Flaw
 
 # By their numbers in `Table.split`.
 SPLITS = ("train", "valid", "test")

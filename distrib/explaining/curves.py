@@ -1,13 +1,10 @@
 """How the scores went from epoch to epoch, and which epoch was kept."""
 
-import csv
-from pathlib import Path
-
 from matplotlib.figure import Figure
 
-from distrib.errors import UserError
 from distrib.explaining import figures
 from distrib.explaining.study import Finding, Study
+from distrib.runs.metrics import read_metrics
 
 # The panels of the figure, each with the columns of metrics.csv that it shows.
 PANELS = {
@@ -31,23 +28,6 @@ def curves(study: Study) -> Finding:
     best, chosen = study.model.description.epoch, study.config.checkpoint.best_score
     data = {"columns": columns, "rows": rows, "best_epoch": best, "best_score": chosen}
     return Finding(data, {"curves": _figure(columns, rows, best)}, {"epochs": (columns, [list(row) for row in rows])})
-
-
-def read_metrics(run: Path) -> tuple[list[str], list[list[float]]]:
-    """The header and the rows of a run's metrics.csv.
-
-    Raises:
-        UserError: if there is none, or it holds no epoch.
-    """
-    try:
-        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            columns, *rows = csv.reader(file)
-        values = [[float(value) for value in row] for row in rows]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run / 'metrics.csv'} cannot be read ({error}): name the folder of a training run") from None
-    if not values:
-        raise UserError(f"{run / 'metrics.csv'} holds no epoch yet: train first")
-    return columns, values
 
 
 def _figure(columns: list[str], rows: list[list[float]], best: int) -> Figure:

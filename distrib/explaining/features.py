@@ -24,11 +24,11 @@ from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
 
-from distrib.config import nearest
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.base.words import nearest, words
 from distrib.explaining.figures import new
-from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png, words
-from distrib.training.model import AttributeClassifier
+from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png
+from distrib.model.network import AttributeClassifier
 
 # A mosaic shows at most so many channels or filters.
 SHOWN = 64

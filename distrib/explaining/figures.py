@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from distrib.explaining.study import words
+from distrib.base.words import words
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart
 # (M. Okabe and K. Ito, "Color Universal Design", 2008).

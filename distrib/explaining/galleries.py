@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from distrib.base.words import words
 from distrib.explaining.figures import label, new
-from distrib.explaining.study import Finding, Study, data_uri_jpeg, words
+from distrib.explaining.study import Finding, Study, data_uri_jpeg
 from distrib.scoring.predictions import Predictions
 
 # Cards on the page: mistakes of either kind of one attribute, mistakes of all attributes, suspect labels.

@@ -13,7 +13,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from distrib.training.model import AttributeClassifier
+from distrib.model.network import AttributeClassifier
 
 LAYER = "layer4"
 STRIDE = 32  # pixels of the input between its cells

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from distrib.training.model import AttributeClassifier
+from distrib.model.network import AttributeClassifier
 
 Layer = nn.Conv2d | nn.MaxPool2d
 

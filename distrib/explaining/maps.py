@@ -15,18 +15,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from distrib.data.faces import VISIBLE
+from distrib.base.errors import UserError
+from distrib.base.words import words
 from distrib.data.images import decode
 from distrib.data.store import FolderStore
-from distrib.errors import UserError
 from distrib.explaining import figures
 from distrib.explaining.gradcam import LAYER, at_pixels, grad_cam
 from distrib.explaining.occlusion import OcclusionMaps, heat, occlusion_maps
-from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png, words
+from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png
 from distrib.explaining.truth import Boxes, in_input, judge, read_boxes
-from distrib.prediction.photographs import Photograph, shown
-from distrib.training.model import AttributeClassifier
-from distrib.training.runtime import warn
+from distrib.faces import VISIBLE
+from distrib.model.network import AttributeClassifier
+from distrib.photographs.files import Photograph, shown
+from distrib.ranks.printing import warn
 
 # Pictures on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
 # over them are smooth, so they need fewer still.
@@ -274,7 +275,7 @@ def _surest(
 
 def _aligned(study: Study, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool, str]:
     """The largest face of a photograph as the model takes it, whether one was found, and a sentence on that."""
-    from distrib.prediction.alignment import align  # OpenCV, which takes a while and which no other job needs
+    from distrib.photographs.alignment import align  # OpenCV, which takes a while and which no other job needs
 
     faces = align(pixels_HWC)
     if not faces:

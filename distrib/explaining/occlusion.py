@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from distrib.errors import UserError
+from distrib.base.errors import UserError
 from distrib.explaining.incremental import Places, network_for
-from distrib.prediction.model import TrainedModel
+from distrib.model.trained import TrainedModel
 
 Fill = Literal["mean", "blur", "black"]
 

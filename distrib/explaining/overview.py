@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from distrib.explaining.curves import read_metrics
-from distrib.explaining.study import Study, words
-from distrib.reporting.page import duration, score_name
+from distrib.base.words import duration, words
+from distrib.explaining.study import Study
+from distrib.reporting.page import score_name
+from distrib.runs.metrics import read_metrics
 
 # Scores that a card shows: label, name in the scores job, and what stands beside it.
 _CHANCE = "a guess"

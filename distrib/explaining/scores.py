@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from distrib.base.errors import UserError
+from distrib.base.words import words
 from distrib.config import SCORES, ExplainConfig
-from distrib.errors import UserError
 from distrib.explaining.figures import (
     BLUE,
     GREEN,
@@ -31,8 +32,8 @@ from distrib.explaining.figures import (
     new,
     rows_of_attributes,
 )
-from distrib.explaining.study import Finding, Study, words
-from distrib.prediction.model import TrainedModel
+from distrib.explaining.study import Finding, Study
+from distrib.model.trained import TrainedModel
 from distrib.scoring.bootstrap import Interval, Intervals, bootstrap
 from distrib.scoring.calibration import expected_calibration_error, negative_log_likelihood, reliability, sigmoid
 from distrib.scoring.fairness import GroupScores, score_groups

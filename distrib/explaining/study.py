@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from distrib.config import Config, nearest
+from distrib.base.errors import UserError
+from distrib.base.words import nearest
+from distrib.config import Config
 from distrib.data.images import decode
 from distrib.data.splits import Splits, digest
 from distrib.data.store import FolderStore
 from distrib.data.table import Table
-from distrib.errors import UserError
-from distrib.prediction.model import TrainedModel
+from distrib.model.trained import TrainedModel
 from distrib.scoring.predictions import Predictions
 
 
@@ -122,8 +123,3 @@ def _data_uri(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def words(attribute: str, present: bool = True) -> str:
-    """An attribute, or its absence, as people read it: "Not Arched Eyebrows"."""
-    return f"{'' if present else 'Not '}{attribute.replace('_', ' ')}"

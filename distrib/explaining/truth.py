@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError
 from distrib.data.batch import Request, crop_regions
-from distrib.errors import UserError
 
 Boxes = dict[str, dict[str, tuple[float, float, float, float]]]  # file name -> part -> box
 

@@ -11,8 +11,8 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from distrib.base.errors import UserError
 from distrib.config import SCORES
-from distrib.errors import UserError
 from distrib.reporting.page import compose, curve_charts, render, score_name, write_page
 
 # The score that the page opens with: it depends on no threshold.

@@ -12,9 +12,8 @@ import binascii
 import hashlib
 import io
 import json
-import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,17 +23,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from distrib.base.errors import UserError, afterwards
+from distrib.base.json import finite
+from distrib.base.paths import staged_beside
+from distrib.base.words import DASH, number, percent, signed, whole, words
 from distrib.config import SCORES
-from distrib.errors import UserError, afterwards
-from distrib.paths import staged_beside
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A page that is larger shows fewer of each attribute's mistakes, and says so.
 LARGEST_BYTES = 10_000_000
 MISTAKES = (6, 4, 2, 1)
 
-DASH, MINUS = "–", "−"  # noqa: RUF001
-SPACE = "\N{NO-BREAK SPACE}"
 # How a person reads what is in metrics.csv.
 SCORE_NAMES = {
     "loss": "Loss", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "precision": "Precision",
@@ -342,62 +341,9 @@ def _environment() -> Environment:
     return environment
 
 
-def words(attribute: str) -> str:
-    """An attribute as people write it."""
-    return attribute.replace("_", " ")
-
-
 def score_name(name: str) -> str:
     """A score as people write it."""
     return SCORE_NAMES.get(name, words(name).capitalize())
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number with this many decimals, a dash for what is none; text stays as it is."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return DASH
-    return f"{value:.{digits}f}".replace("-", MINUS)
-
-
-def signed(value: Any, digits: int = 3) -> str:
-    """A difference with its sign, a dash for what is none."""
-    text = number(value, digits)
-    return f"+{text}" if text != DASH and value > 0 else text
-
-
-def percent(value: Any, digits: int = 0) -> str:
-    """A share as a percentage, a dash for what is none; what is not 0 or 1 is not written as 0 or 100 %."""
-    if number(value) == DASH:
-        return DASH
-    text, least = f"{100 * value:.{digits}f}", 10.0**-digits
-    if value > 0 and float(text) == 0:
-        return f"<{SPACE}{least:.{digits}f}{SPACE}%"
-    if value < 1 and float(text) == 100:
-        return f">{SPACE}{100 - least:.{digits}f}{SPACE}%"
-    return f"{text}{SPACE}%"
-
-
-def whole(value: Any) -> str:
-    """A count with its thousands apart, a dash for what is none."""
-    return DASH if number(value) == DASH else f"{round(value):,}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units, a dash for what is none."""
-    if not math.isfinite(seconds):
-        return DASH
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def plural(count: int, word: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -415,12 +361,3 @@ def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:
         if lines:
             charts.append({"id": name, "title": score_name(name), "lines": lines, "digits": 5 if name == "lr" else 3})
     return charts
-
-
-def finite(value: Any) -> Any:
-    """The same value with None for what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

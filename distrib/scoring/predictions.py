@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError
 from distrib.data.table import Table
-from distrib.errors import UserError
 
 
 @dataclass(frozen=True)

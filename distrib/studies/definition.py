@@ -34,9 +34,13 @@ from pydantic import Field
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from distrib.config import Config, Section, Words, nearest, read_settings, read_yaml
-from distrib.errors import UserError
-from distrib.paths import ConfigPath, ConfigPathText
+from distrib.base.errors import UserError
+from distrib.base.paths import ConfigPath, ConfigPathText
+from distrib.base.words import nearest
+from distrib.config import Config, read_yaml
+from distrib.config.section import Section, Words
+from distrib.config.yaml_files import read_settings
+from distrib.runs.folder import METRICS
 from distrib.studies.methods import PRUNERS, SAMPLERS, Method
 from distrib.studies.record import Direction, Objective, Parameter, Setting
 from distrib.studies.scale import Scale
@@ -54,7 +58,6 @@ from distrib.studies.space import (
     settled_space,
     with_changes,
 )
-from distrib.training.run_folder import METRICS
 
 # Bytes of a study's name, to which its runs add their numbers.
 MAX_STEM = 160

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import yaml
 
-from distrib.errors import UserError, afterwards
+from distrib.base.errors import UserError, afterwards
 from distrib.studies.definition import Study, to_yaml
 
 # What may be another when a study goes on: how much is to be done, and on what; not what it is of.

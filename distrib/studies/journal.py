@@ -8,7 +8,7 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from distrib.errors import UserError, afterwards
+from distrib.base.errors import UserError, afterwards
 
 
 def open_journal(file: Path) -> JournalStorage:

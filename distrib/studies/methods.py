@@ -11,8 +11,9 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from pydantic import Field
 
-from distrib.config import Section, nearest, plain
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.base.words import nearest
+from distrib.config.section import Section, plain
 
 SAMPLERS: dict[str, type[BaseSampler]] = {
     "grid": optuna.samplers.RandomSampler,  # its points are given; nothing is left to sample

@@ -12,13 +12,13 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from distrib.base.errors import UserError
 from distrib.config import read_yaml
-from distrib.errors import UserError
-from distrib.explaining.curves import read_metrics
+from distrib.runs.folder import RunFolder
+from distrib.runs.metrics import read_metrics
 from distrib.studies.definition import Study
 from distrib.studies.methods import rung_step
 from distrib.studies.record import Objective, State, StudyRecord, TrialRecord
-from distrib.training.run_folder import RunFolder
 
 Rows = list[dict[str, float]]
 STATES: dict[TrialState, State] = {

@@ -14,11 +14,11 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.runs.folder import RunFolder
 from distrib.studies.definition import Study
 from distrib.studies.journal import open_journal
 from distrib.studies.methods import Method, make_pruner, make_sampler
-from distrib.training.run_folder import RunFolder
 
 # So many proposals, and every sampler has gone over from its random beginning to what it is for.
 REHEARSALS = 14

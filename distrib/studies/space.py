@@ -14,8 +14,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from distrib.config import Config, Takes, field_of, keys, nearest, plain, settled
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.base.words import nearest
+from distrib.config import Config
+from distrib.config.section import Takes, field_of, keys, plain, settled
 from distrib.studies.record import Parameter, Setting
 
 # What an entry of the space must have, and what it may have beside that.

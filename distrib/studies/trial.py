@@ -13,8 +13,12 @@ from pathlib import Path
 
 import optuna
 
+from distrib.base.errors import UserError, afterwards
 from distrib.config import Config
-from distrib.errors import UserError, afterwards
+from distrib.ranks.ending import OUT_OF_MEMORY
+from distrib.ranks.memory import kernel_kills
+from distrib.ranks.stopping import STOPPED
+from distrib.runs.folder import RunFolder, write_whole
 from distrib.studies.definition import Study
 from distrib.studies.folder import Lock, StudyFolder
 from distrib.studies.methods import rung_step
@@ -22,10 +26,6 @@ from distrib.studies.record import State
 from distrib.studies.results import RunResult, mean, read_result, read_rows, spread
 from distrib.studies.search import TrialFile
 from distrib.studies.space import Point, short
-from distrib.training.memory import kernel_kills
-from distrib.training.preemption import STOPPED
-from distrib.training.run_folder import RunFolder, write_whole
-from distrib.training.runtime import OUT_OF_MEMORY
 
 # A worker passes signals on to the run it has under way; these ask to stop.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)

@@ -23,8 +23,8 @@ import safetensors.torch
 import torch
 from pydantic import Field, TypeAdapter
 
+from distrib.base.errors import UserError, afterwards, printable
 from distrib.config import Config, read_yaml
-from distrib.errors import UserError, afterwards, printable
 
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
 # epochs, learning rate and schedule, precision, decoder, ranks, logging …

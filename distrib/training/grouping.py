@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from distrib.base.errors import UserError
 from distrib.config import Config, TrainConfig, read_yaml
-from distrib.errors import UserError
 from distrib.training.checkpoint import Checkpoint
 
 # Below this many images the statistics of a group are noise: figure 1 of Wu and He, Group Normalization (ECCV 2018).

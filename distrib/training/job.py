@@ -11,12 +11,12 @@ from distrib.config import Config
 from distrib.data.plan import Plan
 from distrib.data.splits import Splits, digest
 from distrib.data.table import Table
-from distrib.prediction.card import data_kind
-from distrib.prediction.model import Description
+from distrib.model.card import data_kind
+from distrib.model.trained import Description
+from distrib.ranks.machine import describe_machine
+from distrib.runs.folder import RunFolder
+from distrib.runs.tracking import Tracker
 from distrib.training.checkpoint import Progress
-from distrib.training.run_folder import RunFolder
-from distrib.training.runtime import describe_machine
-from distrib.training.tracking import Tracker
 
 
 def never(_: Mapping[str, float]) -> bool:

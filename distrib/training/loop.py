@@ -8,26 +8,27 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError
 from distrib.config import Config
 from distrib.data.decoders import make_decoder
-from distrib.errors import UserError
-from distrib.prediction.card import model_card
-from distrib.prediction.model import Description
+from distrib.model.card import model_card
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import Description
+from distrib.ranks.meeting import from_rank_0
+from distrib.ranks.printing import warn
+from distrib.ranks.stopping import Agreement, Stopped
+from distrib.ranks.watch import Watch
+from distrib.runs.folder import METRICS
+from distrib.runs.terminal import make_terminal
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.grouping import Grouping
 from distrib.training.job import Job, Outcome, describe
-from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
-from distrib.training.preemption import Agreement, Stopped
-from distrib.training.run_folder import METRICS
-from distrib.training.runtime import from_rank_0, warn
 from distrib.training.saving import Saver, restore
 from distrib.training.step import Reading, TrainStep
-from distrib.training.terminal import make_terminal
-from distrib.training.watch import Watch
 
 
 def train(

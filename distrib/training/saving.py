@@ -8,12 +8,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.base.json import to_json
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.meeting import from_rank_0
+from distrib.ranks.printing import warn
 from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress
 from distrib.training.job import Job, Outcome, describe
-from distrib.training.model import AttributeClassifier
-from distrib.training.run_folder import to_json
-from distrib.training.runtime import from_rank_0, warn
 
 
 class Saver:

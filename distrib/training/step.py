@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from distrib.config import Config
 from distrib.data.batch import Batch
-from distrib.training.preemption import Agreement
+from distrib.ranks.stopping import Agreement
 
 
 def attribute_loss(

@@ -12,18 +12,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import as_held, encoded, exif, rotten, samsung, with_exif, zeroed
+from image_files import smooth as picture
 from numpy.typing import NDArray
 from PIL import Image
 
+from distrib.base.errors import UserError
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import Decoder, choose_decoder, dali_installed, make_decoder
 from distrib.data.images import decode
 from distrib.data.plan import Plan, evaluation_batches
 from distrib.data.table import Table, read_table
-from distrib.errors import UserError
-from tests.image_files import as_held, encoded, exif, rotten, samsung, with_exif, zeroed
-from tests.image_files import smooth as picture
 
 CELEBA_MINI = Path(__file__).resolve().parents[3] / "shared/celeba-mini"
 needs_dali = pytest.mark.skipif(not dali_installed(), reason="NVIDIA DALI is not installed")

@@ -8,19 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
-
-from distrib.data import images
-from distrib.data.images import (
-    MAX_PIXELS,
-    MAX_PIXELS_AT_HALF,
-    decode,
-    from_pillow,
-    is_plain_jpeg,
-    read_jpeg_header,
-)  # fmt: skip
-from tests.image_files import (
+from image_files import (
     as_held,
     chunk,
     encoded,
@@ -34,6 +22,18 @@ from tests.image_files import (
     with_exif,
     with_size,
     zeroed,
+)  # fmt: skip
+from numpy.typing import NDArray
+from PIL import Image
+
+from distrib.data import images
+from distrib.data.images import (
+    MAX_PIXELS,
+    MAX_PIXELS_AT_HALF,
+    decode,
+    from_pillow,
+    is_plain_jpeg,
+    read_jpeg_header,
 )  # fmt: skip
 
 PIXELS = smooth(60, 44)

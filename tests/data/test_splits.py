@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distrib.base.errors import UserError
 from distrib.config import DataConfig
 from distrib.data.splits import Splits, digest, make_splits, seen_in_training, splits_of_training
 from distrib.data.table import Table
-from distrib.errors import UserError
 
 
 def a_table(count: int = 1000, identities: int | None = 100, official: bool = True) -> Table:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from random_model import write_model
 from sentences import refusal
 
+from distrib.base.errors import UserError
 from distrib.data.annotations import read_attributes, read_identity, read_partition
 from distrib.data.table import read_table
-from distrib.errors import UserError
-from distrib.prediction.model import load
+from distrib.model.trained import load
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 # Byte for byte as CelebA writes it: CRLF, two blanks before a positive value, a blank at the end of the header.

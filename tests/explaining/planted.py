@@ -10,9 +10,9 @@ from distrib.config import Config
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.explaining.study import Study
-from distrib.prediction.model import Description, TrainedModel
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import Description, TrainedModel
 from distrib.scoring.predictions import Predictions
-from distrib.training.model import AttributeClassifier
 
 ATTRIBUTES = ("Smiling", "Bangs", "Young")
 CONFIG = Config.model_validate(

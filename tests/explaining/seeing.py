@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from distrib.training.model import AttributeClassifier
+from distrib.model.network import AttributeClassifier
 
 
 @torch.no_grad()

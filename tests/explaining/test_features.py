@@ -19,9 +19,9 @@ from distrib.data.table import read_table
 from distrib.explaining import features
 from distrib.explaining.features import activation_maps, check_modules, filters_of
 from distrib.explaining.study import Finding, Study
-from distrib.prediction.model import Description, TrainedModel
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import Description, TrainedModel
 from distrib.scoring.predictions import Predictions
-from distrib.training.model import AttributeClassifier
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Male")
 SIZE = (72, 56)

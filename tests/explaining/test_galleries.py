@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from planted import ATTRIBUTES, faces_table, planted_study
 
+from distrib.base.json import finite
 from distrib.data.table import Table
 from distrib.explaining.galleries import labels, mistakes, self_confidence, suspects
 from distrib.explaining.study import Finding, Study
 from distrib.scoring.calibration import sigmoid
-from distrib.training.run_folder import finite
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from seeing import red_seer
 
 from distrib.explaining.gradcam import at_pixels, grad_cam
 from distrib.explaining.occlusion import occlusion_maps
-from distrib.prediction.model import load
-from distrib.training.model import AttributeClassifier
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import load
 
 
 @pytest.fixture(scope="module")

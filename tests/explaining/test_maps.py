@@ -13,12 +13,12 @@ from PIL import Image
 from planted import CONFIG, faces_table, planted_study
 from seeing import red_seer
 
-from distrib.data.faces import ATTRIBUTES
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.base.json import to_json
 from distrib.explaining.maps import gradcam, occlusion, photograph, truth
 from distrib.explaining.study import Finding, Study
+from distrib.faces import ATTRIBUTES
 from distrib.scoring.calibration import sigmoid
-from distrib.training.run_folder import to_json
 
 NAMES = ("Smiling", "Arched_Eyebrows", "Attractive")
 QUICK = CONFIG.replace("explain", images=3, truth_images=3, window=40, stride=35, fill="black")

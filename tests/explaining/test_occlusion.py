@@ -8,10 +8,10 @@ from random_model import write_model
 from scipy.stats import spearmanr
 from torch import nn
 
-from distrib.errors import UserError
+from distrib.base.errors import UserError
 from distrib.explaining.occlusion import Fill, covering, heat_overlays, make_grid, occlusion_maps
-from distrib.prediction.model import Description, TrainedModel, load
-from distrib.training.model import AttributeClassifier
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import Description, TrainedModel, load
 
 SIZE = (61, 50)
 

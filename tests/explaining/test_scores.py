@@ -20,9 +20,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from distrib.base.errors import UserError
+from distrib.base.json import finite
 from distrib.config import SCORES
 from distrib.data.table import Table
-from distrib.errors import UserError
 from distrib.explaining.scores import (
     OPERATING_POINTS,
     calibration,
@@ -37,7 +38,6 @@ from distrib.explaining.scores import (
 )
 from distrib.explaining.study import Finding, Job, Study
 from distrib.scoring.calibration import sigmoid
-from distrib.training.run_folder import finite
 
 JOBS: tuple[Job, ...] = (scores, roc, precision_recall, confusion, calibration, fairness, correlation)
 

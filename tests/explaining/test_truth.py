@@ -7,15 +7,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from distrib.base.errors import UserError
 from distrib.config import read_yaml
 from distrib.data.batch import Request, cut
-from distrib.errors import UserError
-from distrib.explain import make_study
 from distrib.explaining.maps import truth
+from distrib.explaining.report import make_study
 from distrib.explaining.truth import in_input, inside, judge, mass_within, measure, points_into, read_boxes
-from distrib.prediction.model import TrainedModel
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import TrainedModel
 from distrib.scoring.predictions import Predictions
-from distrib.training.model import AttributeClassifier
 
 BOX = np.array([[20.0, 10, 30, 14]])  # left, top, right, bottom
 SIZE = (40, 50)

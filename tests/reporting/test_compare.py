@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 from report_data import EVIL_FILE, read_job, write_run
 from sentences import refusal
 
-from distrib.compare import main
+from distrib.cli.compare import main
 from distrib.reporting.compare import labels, read_run, render_comparison
 
 Open = Callable[..., Page]

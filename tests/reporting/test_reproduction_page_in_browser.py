@@ -8,8 +8,8 @@ from playwright.sync_api import FloatRect, Locator, Page
 from reproduction_data import everything, finding, turning
 from test_page_in_browser import CONTRAST
 
-from distrib.reporting.reproduction import render_reproduction
-from distrib.studies.evidence import Section
+from distrib.reproduction.evidence import Section
+from distrib.reproduction.page import render_reproduction
 
 Open = Callable[..., Page]
 PHONE, DESKTOP = 390, 1440

@@ -13,7 +13,7 @@ from report_data import EVIL_FILE
 from sentences import refusal
 from study_data import AUC, BATCH, LOSS, LR, MOMENTUM, NAME, SPEED, searched, study, trial, variants
 
-from distrib.reporting.study import duration, render_study, setting_text
+from distrib.studies.page import duration, render_study, setting_text
 from distrib.studies.record import Objective, Parameter, Setting, StudyRecord, TrialRecord
 
 DASH, MINUS = "–", "−"  # noqa: RUF001

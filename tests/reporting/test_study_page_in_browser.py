@@ -12,7 +12,7 @@ from report_data import EVIL_FILE
 from study_data import AUC, LOSS, SPEED, searched, study, trial, variants
 from test_page_in_browser import CONTRAST
 
-from distrib.reporting.study import render_study
+from distrib.studies.page import render_study
 from distrib.studies.record import Objective, Parameter, StudyRecord, TrialRecord
 
 Open = Callable[..., Page]

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from sentences import refusal
 
-from distrib.errors import UserError
+from distrib.base.errors import UserError
 from distrib.studies.definition import Study, read_study, to_yaml
 from distrib.studies.folder import StudyFolder
 from distrib.studies.scale import Scale

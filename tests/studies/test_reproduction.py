@@ -23,16 +23,16 @@ from reproduction_data import (
 )
 from sentences import refusal
 
-from distrib import reproduce
+from distrib.base.errors import UserError
+from distrib.cli import reproduce
+from distrib.cli.reproduce import available, describe, main
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
-from distrib.errors import UserError
-from distrib.reporting.reproduction import headline, render_reproduction, to_markdown
-from distrib.reproduce import available, describe, main
+from distrib.reproduction.claims import CAUSES, FINDINGS, freezes, has_diverged
+from distrib.reproduction.evidence import Section, above, around, either, every, gather, holds, report_epochs
+from distrib.reproduction.page import headline, render_reproduction, to_markdown
 from distrib.studies.definition import Study, read_study
-from distrib.studies.evidence import Section, above, around, either, every, gather, holds, report_epochs
 from distrib.studies.record import Setting, StudyRecord
-from distrib.studies.reproduction import CAUSES, FINDINGS, freezes, has_diverged
 from distrib.studies.scale import Scale
 from distrib.training.loop import report_non_finite
 

@@ -13,13 +13,13 @@ import pytest
 from optuna.trial import TrialState
 from sentences import refusal
 
+from distrib.runs.folder import METRICS
 from distrib.studies.definition import Study, read_study
 from distrib.studies.folder import Lock
 from distrib.studies.results import read_record
 from distrib.studies.search import Judge, TrialFile, storage_url
 from distrib.studies.trial import SIGNALS, Stop
 from distrib.studies.worker import Taken, Worker
-from distrib.training.run_folder import METRICS
 
 RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 RUNGS = "fidelity: [{train.epochs: 1}, {train.epochs: 2}, {train.epochs: 3}]\n"

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 import distrib.training.checkpoint
+from distrib.base.errors import UserError
 from distrib.config import Config, OptimConfig, read_yaml
-from distrib.errors import UserError
 from distrib.training.checkpoint import (
     Checkpoint,
     CheckpointWriter,

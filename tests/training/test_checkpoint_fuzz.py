@@ -14,8 +14,8 @@ from fuzzing import check_sentence, edited, read_or_told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distrib.base.errors import UserError
 from distrib.config import Config
-from distrib.errors import UserError
 from distrib.training.checkpoint import (
     VERSION,
     Checkpoint,

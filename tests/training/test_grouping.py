@@ -14,16 +14,17 @@ from launching import read_events, read_metrics
 from small_run import BATCH, settings
 
 from distrib import train as program
+from distrib.base.errors import UserError
 from distrib.config import Config, load_config
 from distrib.data.batch import Batch
 from distrib.data.plan import Plan
-from distrib.errors import UserError
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.machine import resolve
+from distrib.ranks.meeting import start_ranks
+from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from distrib.training.grouping import Grouping, group_batch
-from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer
-from distrib.training.preemption import Agreement, StopRequests
-from distrib.training.runtime import resolve, start_ranks
 from distrib.training.step import TrainStep
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from distrib.config import OptimConfig
-from distrib.training.model import AttributeClassifier
+from distrib.model.network import AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from distrib.config import Config, OptimConfig
+from distrib.model.network import AttributeClassifier
 from distrib.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import make_optimizer
 from distrib.training.saving import restore
 

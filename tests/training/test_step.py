@@ -8,10 +8,11 @@ from accelerate import Accelerator
 
 from distrib.config import Config
 from distrib.data.batch import Batch
-from distrib.training.model import AttributeClassifier
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.machine import resolve
+from distrib.ranks.meeting import start_ranks
+from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.optimizer import make_optimizer
-from distrib.training.preemption import Agreement, StopRequests
-from distrib.training.runtime import resolve, start_ranks
 from distrib.training.step import TrainStep, attribute_loss
 
 

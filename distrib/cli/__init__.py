@@ -1,0 +1,1 @@
+"""The programs beside training and evaluation: thin, and none imports another."""

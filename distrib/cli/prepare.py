@@ -1,0 +1,193 @@
+"""`distrib prepare`: make data ready for training.
+
+distrib prepare faces --out data/faces --count 3000
+distrib prepare split --root data/celeba --out data/separated --by identity --fractions 0.8 0.1 0.1 --seed 0
+"""
+
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from distrib.base.errors import UserError, printable
+from distrib.base.paths import OptionPath
+from distrib.base.streams import standard_streams
+from distrib.config import DataConfig
+from distrib.data.separation import Proof, Report, separate
+from distrib.data.table import SPLITS
+from distrib.faces import write_faces
+
+# What a data set's readers call by its key in the configuration is an option here.
+OPTION_OF = {"root": "--root", "split": "--by", "split_fractions": "--fractions", "split_seed": "--seed",
+             "missing": "--missing"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Draw faces in CelebA's folder format, with the box of every drawn part in boxes.csv."""
+
+    out: OptionPath
+    """Folder to write; it must not exist yet, or be empty."""
+    count: int
+    """Number of pictures."""
+    seed: int = 0
+    """The same seed and count give the same files, byte for byte."""
+    workers: int = os.cpu_count() or 1
+    """Number of processes that draw."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Separate a data set at random into the folders train, valid and test, and prove that they have nothing in common.
+
+    The images are those that data.split and data.split_seed choose in training, but images with the same bytes stay
+    together. The folder is a data set of its own, with a table.csv for data.split official; the proof is in
+    separation.json, and `sha256sum --check SHA256SUMS` checks the files.
+    """
+
+    root: OptionPath
+    """Folder of the data set: CelebA as downloaded, or pictures with a table.csv."""
+    out: OptionPath
+    """Folder to write, outside of the data set; it must not exist yet, or be empty."""
+    by: Literal["identity", "image"] = "identity"
+    """identity: no identity in two splits; image: image by image."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of training, validation and test; they add up to 1."""
+    seed: int = 0
+    """The same seed gives the same splits."""
+    files: Literal["link", "copy"] = "link"
+    """link: symbolic links to where the images lie now; copy: copies of them."""
+    missing: Literal["stop", "skip"] = "stop"
+    """What to do about rows whose image is missing: stop, or skip them."""
+    workers: int = os.cpu_count() or 1
+    """Number of threads that read and copy."""
+
+
+def prepare_faces(settings: Faces) -> None:
+    """Draw the faces and show how far it is.
+
+    Raises:
+        UserError: a setting is out of range, or the folder is in use or cannot be written.
+    """
+    with _progress() as report:
+        write_faces(
+            settings.out,
+            settings.count,
+            settings.seed,
+            settings.workers,
+            lambda done: report("drawing faces", done, settings.count),
+        )
+    print(f"{settings.count} faces in {settings.out}")
+
+
+def prepare_split(settings: Split) -> None:
+    """Separate the data set, show how far it is, and say what came of it.
+
+    Raises:
+        UserError: a setting is out of range, the data set is not as expected, or the folder is in use or cannot be
+            written.
+    """
+    try:
+        config = DataConfig(
+            root=settings.root,
+            split=settings.by,
+            split_fractions=settings.fractions,
+            split_seed=settings.seed,
+            missing=settings.missing,
+        )
+        with _progress() as report:
+            proof, notes = separate(config, settings.out, settings.files, settings.workers, report)
+    except UserError as error:
+        keys = rf"(?<!\S)data\.({'|'.join(OPTION_OF)})(?!\w)"
+        raise UserError(re.sub(keys, lambda found: OPTION_OF[found[1]], str(error))) from None
+    for note in notes:
+        print(f"distrib: warning: {note}", file=sys.stderr)
+    print(_summary(proof))
+    out = printable(str(settings.out))
+    print(f"{out} is ready for --data.root; the proof is in separation.json, the sums are in SHA256SUMS")
+
+
+def _summary(proof: Proof) -> str:
+    """The sizes of the splits, and what is proved of them."""
+    lines = [f"{'':5}  {'images':>9}  {'identities':>10}"]
+    for name in SPLITS:
+        identities = "unknown" if proof.identities is None else f"{proof.identities[name]:,}"
+        lines.append(f"{name:5}  {proof.images[name]:9,}  {identities:>10}")
+    if proof.identities is None:
+        lines.append("Identities in more than one split: unknown, since the data set names none.")
+    else:
+        lines.append(
+            f"Identities in more than one split: {proof.identities_in_more_than_one_split:,}"
+            + (
+                f", with {proof.images_of_identities_in_more_than_one_split:,} images; scores flatter a model that has "
+                f"seen these people, and --by identity keeps them apart."
+                if proof.identities_in_more_than_one_split
+                else "."
+            )
+        )
+    lines.append(f"Image contents (SHA-256) in more than one split: {proof.contents_in_more_than_one_split}.")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """How far each part of the work is: a bar on a terminal; elsewhere a line for each tenth, for logs."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _PlainProgress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(work: str, done: int, total: int) -> None:
+            if work not in tasks:
+                tasks[work] = progress.add_task(work, total=total)
+            progress.advance(tasks[work], done)
+
+        yield advance
+
+
+class _PlainProgress:
+    """A line for each tenth of the work, for logs."""
+
+    def __init__(self) -> None:
+        self._done: Counter[str] = Counter()
+
+    def __call__(self, work: str, done: int, total: int) -> None:
+        tenths_before = 10 * self._done[work] // total
+        self._done[work] += done
+        if 10 * self._done[work] // total > tenths_before:
+            print(f"{work}: {self._done[work]} of {total}", file=sys.stderr, flush=True)
+
+
+@standard_streams()
+def main(argv: list[str] | None = None) -> int:
+    """Run one of the preparations; returns the exit status: 0, 2 for what the user can mend, or 130 after Ctrl-C."""
+    try:
+        settings = tyro.extras.subcommand_cli_from_dict(
+            {"faces": Faces, "split": Split}, prog="distrib prepare", args=argv
+        )
+        if isinstance(settings, Faces):
+            prepare_faces(settings)
+        else:
+            prepare_split(settings)
+    except UserError as error:
+        print(f"distrib: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("distrib: interrupted, and nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,87 @@
+"""`distrib sweep`: a study, which is many trainings that differ in a few settings.
+
+distrib sweep configs/report/batch-size.yaml --data.root data/celeba
+distrib sweep study.yaml --workers 4              # on one machine, with its GPUs or cores shared out
+distrib sweep study.yaml --best > best.yaml       # the best configuration so far
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from distrib.base.errors import UserError
+from distrib.base.paths import OptionPath, expanded_path
+from distrib.base.streams import standard_streams
+from distrib.config import parse
+from distrib.studies.definition import Study, read_study
+from distrib.studies.run import best, run_study
+from distrib.studies.trial import Stop
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Train every trial of a study, each as a run of its own; the same command again goes on with it.
+
+    `distrib sweep STUDY.yaml` takes the options below, and those of `distrib train`, which win over the study's own.
+    Start it on several machines with one --folder that all of them see, and they share the trials.
+    """
+
+    folder: OptionPath | None = None
+    """Folder of the study; None: studies/NAME, after the file."""
+    workers: int = 1
+    """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
+    retry_failed: bool = False
+    """Train again what has failed or ran out of memory, each as a new trial; for once that has been mended."""
+    best: bool = False
+    """Train nothing: print the configuration of the best trial so far, as --config takes it."""
+
+
+@standard_streams()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Returns:
+        The exit status: 0; 1 if workers died again and again; 2 for what the user can mend; 75 if it was asked to stop.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] in (["--help"], ["-h"]):
+            tyro.cli(SweepOptions, prog="distrib sweep STUDY.yaml", args=["--help"])
+        if not arguments or arguments[0].startswith("-"):
+            raise UserError(
+                f"which study? Name its file first: distrib sweep STUDY.yaml {' '.join(arguments)}".rstrip()
+            )
+        file, *rest = arguments
+        options, others = tyro.cli(
+            SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )  # fmt: skip
+        study = read(expanded_path(file), others)
+        folder = options.folder or Path("studies") / study.name
+        if options.best:
+            print(best(study, folder), end="")
+            return 0
+        return run_study(study, folder, options.workers, Stop(), options.retry_failed)
+    except UserError as error:
+        print(f"distrib: error: {error}", file=sys.stderr, flush=True)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+
+
+def read(file: Path, arguments: Sequence[str]) -> Study:
+    """The study in a file, with options of the configuration put over it.
+
+    Raises:
+        UserError: as `read_study` does, or if an option is none.
+    """
+    study = read_study(file)
+    if not arguments:
+        return study
+    config = parse(arguments, study.base, "distrib sweep", SweepOptions.__doc__ or "")
+    named = [each[2:].partition("=")[0].replace("-", "_") for each in arguments if each.startswith("--")]
+    return read_study(file, {key: functools.reduce(getattr, key.split("."), config) for key in named})

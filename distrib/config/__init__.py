@@ -1,0 +1,41 @@
+"""The whole configuration: one typed, frozen tree, from YAML files and the command line.
+
+Later wins: the defaults in `schema.py`, then `--config FILE`, then options such as `--optim.lr 3e-4`. An unknown key, a
+value of the wrong type or out of its range, and two fields that do not fit each other are refused with one sentence.
+"""
+
+from distrib.config.reading import load_config, parse, read_yaml
+from distrib.config.schema import (
+    LAYERS,
+    POLICIES,
+    SCORES,
+    CheckpointConfig,
+    Config,
+    DaliConfig,
+    DataConfig,
+    ExplainConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "LAYERS",
+    "POLICIES",
+    "SCORES",
+    "CheckpointConfig",
+    "Config",
+    "DaliConfig",
+    "DataConfig",
+    "ExplainConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "load_config",
+    "parse",
+    "read_yaml",
+]

@@ -1,0 +1,447 @@
+"""Every setting: its type, unit, default and check, in one typed, frozen tree."""
+
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from distrib.base.errors import UserError
+from distrib.base.paths import ConfigPath, ConfigPathText
+from distrib.base.words import nearest
+from distrib.config.section import Section, Words, shown
+from distrib.config.yaml_files import Dumper
+
+# The parts of ResNet18 in the order a picture meets them.
+LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+# What `model.freeze` may freeze: so many of these parts, up to the last one named.
+POLICIES = {"none": 0, "backbone": len(LAYERS), **{name: number for number, name in enumerate(LAYERS, start=1)}}
+SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
+
+Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=8, le=4096)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class DaliConfig(Section):
+    """How NVIDIA DALI decodes on a GPU."""
+
+    section: ClassVar[str] = "data.dali"
+
+    hw_decoder_load: Fraction = 0.65
+    """Share of the pictures that goes to the GPU's JPEG hardware, 0 to 1; the rest is decoded by its ordinary cores."""
+    preallocate_height: int = Field(218, ge=0)
+    """Height in pixels for which decoding buffers are made in advance; 0: none."""
+    preallocate_width: int = Field(178, ge=0)
+    """Width in pixels for which decoding buffers are made in advance; 0: none."""
+
+
+class DataConfig(Section):
+    """Which pictures, which labels, and how they reach the device."""
+
+    section: ClassVar[str] = "data"
+
+    root: ConfigPath = Path("data/celeba")
+    """Folder of the data set: CelebA as downloaded, or pictures with a table.csv."""
+    attributes: tuple[str, ...] = ("all",)
+    """Attributes to learn, by name; all: every column of the table."""
+    split: Literal["official", "identity", "image"] = "official"
+    """official: the data set's own split; identity: random, no identity in two splits; image: random by image."""
+    split_fractions: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
+    """Shares of training, validation and test for the random splits; they add up to 1."""
+    split_seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the random splits and of the subset."""
+    subset: int | None = Field(None, ge=1)
+    """Train on this many images drawn from the training split; None: on all of it."""
+    missing: Literal["stop", "skip"] = "stop"
+    """What to do about rows whose image is missing: stop, or skip them."""
+    image_size: tuple[Side, Side] = (178, 178)
+    """Height and width of the network's input in pixels."""
+    crop: Literal["square", "full"] = "square"
+    """square: the largest centred square of each picture; full: the whole picture."""
+    flip: bool = True
+    """Mirror half of the training pictures left to right."""
+    min_zoom: float = Field(1.0, gt=0, le=1)
+    """Smallest side of a random training crop as a fraction of the crop's side; 1: no random crop."""
+    decoder: Literal["auto", "dali", "torch"] = "auto"
+    """dali: NVIDIA DALI, on the GPU where there is one; torch: worker threads on the CPU; auto: dali on a GPU where it
+    is installed, else torch."""
+    threads: int = Field(2, ge=1, le=256)
+    """Decoding threads of each rank."""
+    prefetch: int = Field(2, ge=1, le=64)
+    """Batches decoded ahead."""
+    dali: DaliConfig = DaliConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(sum(self.split_fractions) - 1) > 1e-6:
+            raise UserError(
+                f"data.split_fractions {self.split_fractions} add up to {sum(self.split_fractions):g}: "
+                "choose three shares that add up to 1, such as 0.8 0.1 0.1"
+            )
+        if not self.attributes:
+            raise UserError("data.attributes is empty: name at least one attribute, or say all")
+        if "all" in self.attributes and len(self.attributes) > 1:
+            raise UserError("data.attributes is all and more: say all alone, or the names alone")
+        twice = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
+        if twice:
+            raise UserError(f"data.attributes names {twice[0]} more than once: name each attribute once")
+        return self
+
+    @pydantic.field_validator("attributes", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class ModelConfig(Section):
+    """The network and what it starts from."""
+
+    section: ClassVar[str] = "model"
+
+    name: Literal["resnet18"] = "resnet18"
+    """Architecture, from torchvision."""
+    weights: Annotated[ConfigPathText, Words(("none", "imagenet"))] = "none"
+    """none: random; imagenet: torchvision's ImageNet weights; a file with a ResNet18's weights (.safetensors, .pt,
+    .pth), torchvision's or timm's resnet18; or a run, its best/ or a checkpoint. The head is new, unless a run's is of
+    the very same attributes."""
+    freeze: Annotated[str, Words(tuple(POLICIES))] = "none"
+    """none; backbone: train the head alone; or the last layer to freeze: conv1, layer1, layer2, layer3, layer4. Layers
+    may be freed later: "backbone 2:layer3 5:none" trains layer4 too from epoch 2 on, and everything from epoch 5 on."""
+    frozen_statistics: Literal["kept", "updated"] = "kept"
+    """What BatchNorm does in frozen layers while training. kept: it normalises by the statistics it has, and keeps them
+    (evaluation mode); updated: it normalises by the batch's, and goes on averaging them."""
+
+    @property
+    def stages(self) -> tuple[tuple[int, str], ...]:
+        """The policies of `freeze`, each with the epoch, counted from 1, from whose beginning on it holds."""
+        first, *later = self.freeze.split()
+        parts = [word.partition(":") for word in later]
+        return (1, first), *((int(epoch), policy) for epoch, _, policy in parts)
+
+    def freeze_in(self, epoch: int) -> str:
+        """The policy that holds in an epoch, counted from 1; a pure function, so a resumed run needs no state."""
+        return [policy for begin, policy in self.stages if begin <= epoch][-1]
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether everything else is frozen for the whole run."""
+        return POLICIES[self.stages[-1][1]] == len(LAYERS)
+
+    @pydantic.field_validator("freeze", mode="before")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        """A mapping from epochs to policies, as YAML may have it, in the words of the option."""
+        if isinstance(value, Mapping):
+            value = " ".join(f"{shown(epoch)}:{shown(policy)}" for epoch, policy in value.items())
+        return " ".join(value.split()).removeprefix("1:") if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        first, *later = self.freeze.split() or [""]
+        if ":" in first:
+            raise UserError(
+                f"model.freeze begins with {first[:40]}: say first what is frozen from the start, such as backbone "
+                "2:layer3 5:none"
+            )
+        self._check_policy(first)
+        for word in later:
+            number, _, policy = word.partition(":")
+            if not re.fullmatch("[1-9][0-9]{0,8}", number) or not policy:
+                raise UserError(
+                    f"model.freeze has {word[:40]} after its first word: expected EPOCH:POLICY, such as 2:layer3"
+                )
+            self._check_policy(policy)
+        for (before, more), (epoch, fewer) in itertools.pairwise(self.stages):
+            if epoch <= before:
+                raise UserError(
+                    f"model.freeze has {epoch}:{fewer} after epoch {before}: let the epochs ascend, from 2 on"
+                )
+            if POLICIES[fewer] >= POLICIES[more]:
+                raise UserError(
+                    f"model.freeze has {epoch}:{fewer} after {more}, which freezes no more than that: let each stage "
+                    "free more layers, such as backbone 2:layer3 5:none"
+                )
+        return self
+
+    def _check_policy(self, policy: str) -> None:
+        if policy == "all":
+            raise UserError(
+                "model.freeze has all, which leaves nothing to train, the head neither: choose backbone to train the "
+                "head alone"
+            )
+        if policy not in POLICIES:
+            verb, found = "is" if policy == self.freeze else "has", policy[:40] or "empty"
+            raise UserError(
+                f"model.freeze {verb} {found}, which names no layer of {self.name}{nearest(policy, tuple(POLICIES))}: "
+                f"choose one of {', '.join(POLICIES)}"
+            )
+
+
+class OptimConfig(Section):
+    """The optimiser and its schedule."""
+
+    section: ClassVar[str] = "optim"
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Optimiser."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate, the highest of the schedule."""
+    backbone_lr: float | None = Field(None, gt=0)
+    """Learning rate of all but the head, the highest of the schedule; None: optim.lr."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay; biases and norms are left out."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    """Learning rate over the run: constant; cosine: down to 0; one-cycle: up over 30 % of the run, or
+    over optim.warmup_epochs where they are set, then down to 0. constant and cosine begin with the warm-up."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs (fractions allowed) in which the learning rate rises from 0."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; None: no clipping."""
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    section: ClassVar[str] = "train"
+
+    batch_size: int = Field(64, ge=1)
+    """Images in a step over all ranks together (the global batch size)."""
+    norm_size: Literal["auto", "batch"] | Count = "auto"
+    """Images that BatchNorm normalises over, a divisor of train.batch_size: what a step computes depends on it, and on
+    the number of ranks only through it. auto: a rank's micro-batch in a new run, and afterwards what the run began
+    with, on however many ranks it goes on; batch: all images of a step, by torch's SyncBatchNorm (several ranks need
+    GPUs for it)."""
+    accumulation: Literal["auto"] | Count = "auto"
+    """Micro-batches that a rank's share of a batch is cut into, to save memory; auto: as many as train.norm_size asks
+    for."""
+    epochs: int = Field(15, ge=1)
+    """Times the training set is gone through."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Autocast type; no: float32; auto: on a GPU bf16 where it computes in it (Ampere and later), fp16 on Volta and
+    Turing, else no; on a CPU that computes in bf16 whichever is faster there, which a new run measures."""
+    channels_last: bool = True
+    """Keep activations and weights in NHWC memory, which convolutions prefer."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the initial weights, the order of the images, crops and flips."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Pull the targets this far towards 1/2."""
+    positive_weight: Literal["none", "balanced"] = "none"
+    """balanced: weigh each attribute's positives by negatives/positives of the training set."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better checkpoint.best_score; None: never."""
+    log_every: int = Field(20, ge=1)
+    """Steps between two looks at the loss (progress bar, W&B, check for non-finite values)."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do about a step whose loss or gradient is not finite: stop; or skip it, which leaves the model as if that
+    batch had not been, and go on."""
+    nonfinite_limit: int = Field(10, ge=1, le=1000)
+    """Steps that may be skipped in a run before it stops all the same."""
+
+    @property
+    def ranks_asked_for(self) -> int | None:
+        """The only number of ranks that can do it, where norm_size and accumulation are both numbers; else None."""
+        if not isinstance(self.norm_size, int) or not isinstance(self.accumulation, int):
+            return None
+        return self.batch_size // (self.norm_size * self.accumulation)
+
+
+class CheckpointConfig(Section):
+    """What is kept, and when."""
+
+    section: ClassVar[str] = "checkpoint"
+
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept, the newest ones (best/ is kept apart)."""
+    every_steps: int | None = Field(None, ge=1)
+    """Checkpoint every so many steps within an epoch, beside the one at its end; None: at its end alone."""
+    every_minutes: float | None = Field(None, gt=0)
+    """Checkpoint also where the last one is so many minutes old; None: by steps and epochs alone."""
+    on_failure: Literal["stop", "continue"] = "stop"
+    """What to do where a checkpoint cannot be written, as on a full disk: stop; or warn, go on without it, and try
+    again at the next."""
+    best_score: Annotated[str, Words(SCORES)] = "roc_auc"
+    """Validation score that chooses the epoch kept in best/: loss, accuracy, balanced_accuracy, precision, recall, f1,
+    roc_auc or average_precision."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.best_score not in SCORES:
+            raise UserError(
+                f"checkpoint.best_score is {self.best_score}, which is not a score"
+                f"{nearest(self.best_score, SCORES)}: choose one of {', '.join(SCORES)}"
+            )
+        return self
+
+
+class TrackingConfig(Section):
+    """Weights & Biases."""
+
+    section: ClassVar[str] = "tracking"
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """online: upload while training; offline: keep in the run folder for `wandb sync`; disabled: nothing; auto: as
+    WANDB_MODE or W&B's settings files say, else online where a W&B key is configured, else offline."""
+    project: str | None = None
+    """W&B project; None: as WANDB_PROJECT or W&B's settings files say, else distrib."""
+    entity: str | None = None
+    """W&B user or team; None: as WANDB_ENTITY or W&B's settings files say, else the key's own."""
+    group: str | None = None
+    """W&B group that this run belongs to; None: as WANDB_RUN_GROUP says."""
+    upload_best: bool = False
+    """Log best/ as a W&B artifact."""
+
+
+class ExplainConfig(Section):
+    """What is made of the best epoch after training: scores, figures, explanations, the report page."""
+
+    section: ClassVar[str] = "explain"
+
+    after_training: bool = True
+    """Make them at the end of training, on rank 0; `distrib explain RUN` makes them at any time."""
+    photograph: ConfigPath | None = None
+    """Picture file to explain by an occlusion map; None: the first picture of the test split."""
+    group: str = "Male"
+    """Attribute of the table within whose two groups each score is given as well."""
+    modules: tuple[str, ...] = ("conv1", "layer1", "layer2", "layer3", "layer4")
+    """Modules of the network whose activation maps are shown."""
+    filters: tuple[str, ...] = ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1")
+    """Convolutions whose filters are shown."""
+    images: int = Field(4, ge=1, le=8)
+    """Test pictures of each attribute with an occlusion and a Grad-CAM map."""
+    truth_images: int = Field(100, ge=1)
+    """Test pictures on which the maps are held against the boxes of synthetic faces."""
+    window: int | None = Field(None, ge=1)
+    """Side of the occluding square in pixels of the network's input; None: from the input's size."""
+    stride: int | None = Field(None, ge=1)
+    """Pixels between two positions of the square; None: from the window."""
+    fill: Literal["mean", "blur", "black"] = "mean"
+    """What covers the square: a mean colour, the blurred picture, or black."""
+    bootstrap: int = Field(1000, ge=10)
+    """Resamples from which the 95 % intervals come."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise UserError(
+                f"explain.stride {self.stride} exceeds explain.window {self.window}, so parts of the picture would "
+                "never be covered: choose a smaller stride"
+            )
+        return self
+
+
+class RunConfig(Section):
+    """Where the run lives and on what."""
+
+    section: ClassVar[str] = "run"
+
+    folder: ConfigPath | None = None
+    """Folder of the run; None: runs/NAME-DATE-TIME, after the configuration file."""
+    resume: Annotated[ConfigPathText, Words(("never", "auto"))] = "never"
+    """never: start anew, in a folder without checkpoints; auto: go on from the newest valid checkpoint in the run
+    folder, or start where there is none; or the path of a checkpoint. Also written --resume."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one, else the CPU."""
+    ranks: int | None = Field(None, ge=1)
+    """Stop unless exactly this many ranks take part; None: as many as the launcher started."""
+    timeout: float = Field(300.0, ge=2)
+    """Seconds without progress after which a rank is taken for lost, and the others name it and leave."""
+    start_timeout: float = Field(1800.0, ge=2)
+    """The same until the end of this process's first epoch, which reads the data for the first time."""
+
+
+class Config(Section):
+    """ResNet18 on face attributes, trained on any number of ranks."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    explain: ExplainConfig = ExplainConfig()
+    run: RunConfig = RunConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.optim.warmup_epochs > self.train.epochs:
+            raise UserError(
+                f"optim.warmup_epochs is {self.optim.warmup_epochs:g}, longer than the run of train.epochs "
+                f"{self.train.epochs}: shorten the warm-up"
+            )
+        self._check_groups()
+        epoch, policy = self.model.stages[-1]
+        if epoch > self.train.epochs:
+            raise UserError(
+                f"model.freeze has {epoch}:{policy}, which is after the end of the run of train.epochs "
+                f"{self.train.epochs}: free the layers earlier, or train longer"
+            )
+        return self
+
+    def _check_groups(self) -> None:
+        batch, norm, accumulation = self.train.batch_size, self.train.norm_size, self.train.accumulation
+        if norm == "batch" and accumulation not in ("auto", 1):
+            raise UserError(
+                f"train.norm_size is batch, which normalises over all images of a step at once, and train.accumulation "
+                f"{accumulation} cuts them up: set train.accumulation to auto, or train.norm_size to a number"
+            )
+        if accumulation != "auto" and batch % accumulation:
+            raise UserError(
+                f"train.batch_size {batch} cannot be cut into train.accumulation {accumulation} equal micro-batches: "
+                "change one of the two"
+            )
+        if isinstance(norm, int) and batch % norm:
+            lower = next(size for size in range(min(norm, batch), 0, -1) if batch % size == 0)
+            raise UserError(
+                f"train.norm_size {norm} is no divisor of train.batch_size {batch}: choose one that is, such as {lower}"
+            )
+        if isinstance(norm, int) and accumulation != "auto" and batch % (norm * accumulation):
+            raise UserError(
+                f"train.batch_size {batch} cannot be cut into train.accumulation {accumulation} micro-batches of "
+                f"train.norm_size {norm} images for any number of ranks: set train.accumulation to auto"
+            )
+
+    def replace(self, group: str, /, **values: Any) -> "Config":
+        """This configuration with some values of one group changed, validated anew."""
+        section = getattr(self, group)
+        changed = type(section).model_validate({**section.model_dump(), **values})
+        return self.model_copy(update={group: changed})
+
+    def to_yaml(self) -> str:
+        """The tree as YAML that `--config` takes."""
+        return yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False)
+
+    def ineffective(self) -> list[str]:
+        """Settings that were changed from their default and do nothing in this run, a sentence each."""
+        data, model, optim = self.data, self.model, self.optim
+        cases = [
+            (data.split == "official" and data.split_fractions != DataConfig().split_fractions, "data.split_fractions",
+             "data.split is official"),
+            (optim.name != "sgd" and optim.momentum != OptimConfig().momentum, "optim.momentum",
+             f"optim.name is {optim.name}"),
+            (data.split == "official" and data.subset is None and data.split_seed != DataConfig().split_seed,
+             "data.split_seed", "data.split is official and there is no data.subset"),
+            (data.decoder == "torch" and data.dali != DaliConfig(), "data.dali", "data.decoder is torch"),
+            (model.weights == "none" and model.trains_head_alone, "the frozen backbone",
+             "its weights are random (model.weights is none)"),
+            (model.frozen_statistics != "kept" and model.freeze == "none", "model.frozen_statistics",
+             "model.freeze is none"),
+            (self.train.norm_size != "auto" and model.trains_head_alone and model.frozen_statistics == "kept",
+             "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
+            (optim.backbone_lr is not None and model.trains_head_alone, "optim.backbone_lr",
+             f"model.freeze is {model.freeze}"),
+            (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
+             "tracking.mode is disabled"),
+            (self.train.on_nonfinite == "stop" and self.train.nonfinite_limit != TrainConfig().nonfinite_limit,
+             "train.nonfinite_limit", "train.on_nonfinite is stop"),
+        ]  # fmt: skip
+        return [f"{field} has no effect because {because}" for changed, field, because in cases if changed]
+
+
+Section.tree = Config

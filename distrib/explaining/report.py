@@ -1,0 +1,364 @@
+"""What makes the report of a finished run: the analyses, each for itself, and the page of what they found."""
+
+import csv
+import hashlib
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from distrib.base.errors import UserError
+from distrib.base.json import to_json
+from distrib.base.words import nearest
+from distrib.config import Config, DataConfig, ExplainConfig
+from distrib.data.decoders import make_decoder
+from distrib.data.plan import evaluation_batches
+from distrib.data.splits import Splits, digest, make_splits, splits_of_training
+from distrib.data.table import SPLITS, Table, read_table
+from distrib.explaining.study import Finding, Job, Study
+from distrib.model.trained import TrainedModel, load
+from distrib.ranks.printing import warn
+from distrib.runs.folder import RunFolder, write_whole
+from distrib.runs.metrics import read_metrics
+from distrib.runs.tracking import Rows, Tracker
+from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
+
+# In the order of the page. Each is imported when it runs, so that one that cannot be imported costs the others nothing.
+JOBS = {
+    "curves": "curves",
+    "scores": "scores",
+    "roc": "scores",
+    "precision_recall": "scores",
+    "confusion": "scores",
+    "calibration": "scores",
+    "fairness": "scores",
+    "correlation": "scores",
+    "mistakes": "galleries",
+    "labels": "galleries",
+    "occlusion": "maps",
+    "gradcam": "maps",
+    "truth": "maps",
+    "photograph": "maps",
+    "activations": "features",
+    "filters": "features",
+}
+
+Say = Callable[[str], None]
+
+
+def check_options(config: Config, table: Table) -> None:
+    """Refuse what would only fail at the end of a training.
+
+    Args:
+        config: whose `explain` is checked.
+        table: with all of the data set's attributes.
+
+    Raises:
+        UserError: if a module or the group is not there, or the window does not fit the picture.
+    """
+    from distrib.explaining.features import check_modules
+    from distrib.explaining.occlusion import make_grid
+
+    options = config.explain
+    check_modules(options.modules, options.filters)
+    window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
+    make_grid(config.data.image_size, window, stride)
+    if options.group != ExplainConfig().group and options.group not in table.attributes:
+        flaw = table.flaws.get(options.group)
+        hint = f" ({flaw.what})" if flaw else nearest(options.group, table.attributes)
+        raise UserError(
+            f"explain.group {options.group} is no attribute of {config.data.root}{hint}: choose one of "
+            f"{', '.join(table.attributes)}"
+        )
+
+
+def check_photograph(config: Config) -> None:
+    """Refuse a photograph that is not there.
+
+    Raises:
+        UserError: naming it.
+    """
+    photograph = config.explain.photograph
+    if photograph is not None and not photograph.is_file():
+        raise UserError(f"explain.photograph {photograph} is not a file: name a picture, or leave it out")
+
+
+def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:
+    """Do the jobs, each for itself, and make the page.
+
+    A job that fails is reported (here, in events.jsonl, on the page) and costs the others nothing.
+
+    Args:
+        study: of the run.
+        jobs: names in `JOBS`.
+        tracker: of the run; it gets figures and tables.
+        say: where progress goes, a line at a time.
+
+    Returns:
+        The sentence of each job, and of each part of the page, that failed.
+    """
+    from distrib.reporting.page import render_report
+
+    report, events = study.folder / "report", RunFolder(study.folder)
+    _prepare(report, study)
+    began, failed, step = time.monotonic(), {}, _last_step(study.folder)
+    for number, name in enumerate(jobs, start=1):
+        started = time.monotonic()
+        finding, error = attempt(name, study)
+        seconds = time.monotonic() - started
+        try:
+            media = keep(report, name, finding, error, seconds)
+        except Exception as trouble:  # a figure that cannot be drawn, a disk that is full
+            error = _sentence(trouble)
+            media = keep(report, name, None, error, seconds)
+        if error is not None:
+            failed[name] = error
+        tracker.media(*media, step)
+        events.event("explain", job=name, seconds=round(seconds, 3), error=error)
+        say(f"report:  {number:>2}/{len(jobs)} {name:<17} {seconds:6.1f} s{f'  failed: {error}' if error else ''}")
+    parts = compose(study, report)
+    for name, error in parts.items():
+        say(f"report:  the page has no {name}: {error}")
+    page = render_report(study.folder)
+    tracker.page(page, step)
+    events.event("report", page=str(page), seconds=round(time.monotonic() - began, 3), failed=sorted(failed))
+    say(f"report:  {page}")
+    if failed:
+        say(
+            f"report:  {len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); make them again with: distrib "
+            f"explain {study.folder} --only {' '.join(failed)}"
+        )
+    return failed | parts
+
+
+def attempt(name: str, study: Study) -> tuple[Finding | None, str | None]:
+    """What a job finds, or the sentence with which it failed; a bug's traceback goes to the terminal's error stream."""
+    try:
+        job: Job = getattr(import_module(f"distrib.explaining.{JOBS[name]}"), name)
+        return job(study), None
+    except UserError as error:
+        return None, str(error)
+    except Exception as error:  # whatever it is, it costs this job alone
+        return None, _sentence(error)
+
+
+def keep(
+    report: Path, name: str, finding: Finding | None, error: str | None, seconds: float
+) -> tuple[dict[str, Path], dict[str, Rows]]:
+    """Write what a job found to the report's folder; returns its figures and tables for W&B."""
+    file = report / "data" / f"{name}.json"
+    for earlier in _read(file).get("files", []):
+        (report / earlier).unlink(missing_ok=True)  # the page must not show them beside something newer
+    paths, files = {}, []
+    if finding is not None:
+        for label, figure in finding.figures.items():
+            paths[label] = report / "figures" / f"{label}.png"
+            figure.savefig(paths[label], dpi=150)
+            files.append(f"figures/{label}.png")
+        for label, (columns, rows) in finding.tables.items():
+            with (report / "tables" / f"{label}.csv").open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream, lineterminator="\n")
+                writer.writerows([columns, *rows])
+            files.append(f"tables/{label}.csv")
+    data = None if finding is None else finding.data
+    write_whole(file, to_json({"job": name, "seconds": seconds, "error": error, "files": files, "data": data}))
+    return paths, {} if finding is None else finding.tables
+
+
+def compose(study: Study, report: Path) -> dict[str, str]:
+    """Write what the page needs beside the jobs' own findings; returns the sentence of each part that failed.
+
+    The parts: "overview", the head of the page, and "operating", the counts at every threshold.
+    """
+
+    def head() -> dict[str, Any]:
+        from distrib.explaining.overview import overview
+
+        found = {name: _read(report / "data" / f"{name}.json") for name in JOBS}
+        return overview(study, {name: result for name, result in found.items() if result})
+
+    def counts() -> dict[str, Any]:
+        from distrib.explaining.scores import operating_points
+
+        return operating_points(study.predictions["test"], study.model)
+
+    failed = {}
+    for name, make in (("overview", head), ("operating", counts)):
+        file = report / "data" / f"{name}.json"
+        try:
+            write_whole(file, to_json(make()))
+        except Exception as error:
+            failed[name] = str(error) if isinstance(error, UserError) else _sentence(error)
+            file.unlink(missing_ok=True)
+    return failed
+
+
+def make_study(run: Path, config: Config, model: TrainedModel | None = None, whole: Table | None = None) -> Study:
+    """A finished run with its best model, and that model's predictions for validation and test.
+
+    If a picture of the test split cannot be read, the jobs that need the predictions fail with that sentence, and the
+    others do not.
+
+    The data set may be another one than that of the training; of this one, a test split is all that is asked for.
+
+    Args:
+        run: folder of the run.
+        config: resolved for this machine.
+        model: of the run; None: it is read.
+        whole: the table with all attributes, as `read_data` reads it; None: it is read.
+
+    Raises:
+        UserError: if the run has no model, or its data set is not here.
+    """
+    model = (model or load(run)).to(config.run.device)
+    description = model.description
+    config = config.replace("data", image_size=description.image_size, crop=description.crop)
+    whole = read_data(config.data) if whole is None else whole
+    table = model.labels(whole, config.data.root)
+    splits = splits_of_training(table, config.data, description.training.get("data"))
+    splits = splits or make_splits(table, config.data, needs=("test",))
+    try:
+        predictions = _predictions(run, model, config, table, splits)
+    except UserError as error:
+        predictions = _Unavailable(error)
+    except Exception as error:  # such as a GPU without room for the pictures
+        predictions = _Unavailable(UserError(f"the pictures could not be scored ({_sentence(error)})"))
+    return Study(run, config, whole, table, splits, model, predictions)
+
+
+def read_data(config: DataConfig) -> Table:
+    """The table with all attributes; of the data set's own splits, the images of validation and test are asked for.
+
+    Raises:
+        UserError: if it is not as expected.
+    """
+    return read_table(config.root, config.missing, ("valid", "test") if config.split == "official" else SPLITS)
+
+
+def _predictions(
+    run: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
+) -> dict[str, Predictions]:
+    """Those kept by an earlier report, where model, pictures and precision are the same; else made, and kept.
+
+    Raises:
+        UserError: if a picture cannot be read, or the run folder cannot be written.
+    """
+    file = run / "report/predictions.npz"
+    with (run / "best/model.safetensors").open("rb") as weights:
+        model_is = hashlib.file_digest(weights, "sha256").hexdigest()
+    made_from = f"{model_is} {digest(table, splits.valid, splits.test)} {config.train.precision}"
+    try:
+        return load_predictions(file, made_from)
+    except UserError:
+        pass  # there are none of these
+    predictions = [Predictions.of("test", table, splits.test, predict(model, config, table, splits.test))]
+    if len(splits.valid):
+        logits = _validation_logits(run, model, config, table, splits)
+        predictions.append(Predictions.of("valid", table, splits.valid, logits))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_predictions(file, predictions, made_from)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}): see to the disk") from None
+    return {each.split: each for each in predictions}
+
+
+class _Unavailable(dict[str, Predictions]):
+    """Predictions that could not be made: who needs them gets the reason."""
+
+    def __init__(self, reason: UserError) -> None:
+        super().__init__()
+        self._reason = reason
+
+    def __missing__(self, split: str) -> NoReturn:
+        raise self._reason
+
+
+@torch.inference_mode()
+def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits float32 [rows, attributes] in this one process, in the precision of the configuration.
+
+    Raises:
+        UserError: if a picture cannot be read.
+    """
+    size = min(256, config.train.batch_size)
+    decoder = make_decoder(config.data, table, model.device, size)
+    with autocast(config, model.device):
+        parts = [
+            model.net(batch.images_BHWC).float().cpu().numpy()
+            for batch in decoder.batches(evaluation_batches(rows, size, 0, 1))
+        ]
+    return np.concatenate(parts)
+
+
+def autocast(config: Config, device: torch.device) -> Any:
+    """The context in which the network computes as it did in training."""
+    if config.train.precision == "no":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if config.train.precision == "bf16" else torch.float16)
+
+
+def _validation_logits(
+    run: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
+) -> NDArray[np.float32]:
+    """Those that were scored in training, where this is the same validation split; else anew."""
+    try:
+        logits: NDArray[np.float32] = safetensors.torch.load_file(run / "best/validation.safetensors")["logits"].numpy()
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return predict(model, config, table, splits.valid)
+    known = model.description.training.get("data") == digest(table, splits.train, splits.valid)
+    if known and logits.shape == (len(splits.valid), len(model.attributes)):
+        return logits
+    warn("the training or validation images are not those of the training: validation is scored anew")
+    return predict(model, config, table, splits.valid)
+
+
+def _prepare(report: Path, study: Study) -> None:
+    """Make the folders of a report; what an earlier one left is removed, for a report is of one model and data."""
+    with (study.folder / "best/model.safetensors").open("rb") as weights:
+        model = hashlib.file_digest(weights, "sha256").hexdigest()
+    made_from = f"{model} {digest(study.table, study.splits.valid, study.splits.test)}"
+    known = report / "data/model.txt"
+    # Earlier reports name their model alone, and are of the run's own data.
+    earlier = known.read_text(encoding="utf-8") if known.exists() else ""
+    if earlier != made_from and not (earlier == model and study.on_data_of_training):
+        for folder in ("data", "figures", "tables"):
+            shutil.rmtree(report / folder, ignore_errors=True)
+    for folder in ("data", "figures", "tables"):
+        (report / folder).mkdir(parents=True, exist_ok=True)
+    write_whole(known, made_from)
+
+
+def _sentence(error: Exception) -> str:
+    """An error that nobody foresaw, in one line; its traceback goes to the terminal's error stream."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a job left, {} where there is nothing to read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _last_step(run: Path) -> int:
+    """Where the training ended: W&B drops what comes earlier than what it has."""
+    try:
+        columns, rows = read_metrics(run)
+    except UserError:
+        return 0
+    return int(rows[-1][columns.index("step")])

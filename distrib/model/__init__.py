@@ -1,0 +1,1 @@
+"""The network, the weights it starts from, and a trained model: loading, its card, its export."""

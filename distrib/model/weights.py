@@ -1,0 +1,208 @@
+"""What a network starts from: nothing, torchvision's ImageNet weights, a file, or an earlier run."""
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torchvision.models import ResNet18_Weights
+
+from distrib.base.errors import UserError
+from distrib.base.words import nearest
+from distrib.config import ModelConfig
+from distrib.model.network import AttributeClassifier
+from distrib.model.trained import read_description
+from distrib.model.weight_files import COUNTER, Found, find_network, read_tensors
+
+HEAD = ("fc.weight", "fc.bias")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network's weights come from, for people.
+
+    Attributes:
+        summary: in some words.
+        loaded: names of the tensors that were read, as torchvision has them.
+        new: names of the tensors that were not.
+        reason: why the head is among the new ones, where others are not.
+        found: where in a file they are that has more in it, and why these; empty where there was nothing else.
+    """
+
+    summary: str
+    loaded: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    reason: str = ""
+    found: str = ""
+
+    def lines(self) -> list[str]:
+        """What was loaded and what was not, for the terminal; none where the summary says it all."""
+        if not self.loaded:
+            return []
+        modules = dict.fromkeys(name.partition(".")[0] for name in self.loaded)
+        lines = [f"found: {self.found}"] if self.found else []
+        lines.append(f"loaded: {', '.join(modules)} ({len(self.loaded)} tensors)")
+        if self.reason:
+            lines.append(f"new: {', '.join(HEAD)} ({self.reason})")
+        counters = sum(name.endswith(COUNTER) for name in self.new)
+        if counters:
+            lines.append(f"new: {counters} {COUNTER}, which begin at 0")
+        return lines
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as they were found.
+
+    Attributes:
+        name: of where they were.
+        found: a ResNet18.
+        attributes: of the head; None where nothing says so.
+    """
+
+    name: str
+    found: Found
+    attributes: tuple[str, ...] | None = None
+
+
+def make_model(
+    config: ModelConfig, attributes: Sequence[str], channels_last: bool, seed: int
+) -> tuple[AttributeClassifier, Origin]:
+    """The network with its first weights, on the CPU, nothing frozen; and where they come from.
+
+    The head is new, unless it was found to be of these attributes in this order.
+
+    Args:
+        config: which weights.
+        attributes: A names.
+        channels_last: as in `AttributeClassifier`.
+        seed: of what is random.
+
+    Raises:
+        UserError: if the weights cannot be had or do not fit.
+    """
+    torch.manual_seed(seed)  # the only use of torch's generator: the same first weights on every rank and machine
+    model = AttributeClassifier(len(attributes), channels_last, config.frozen_statistics)
+    wanted = model.net.state_dict()
+    if config.weights == "none":
+        return model, Origin("random weights", new=tuple(wanted))
+    source = read_weights(config.weights, wanted)
+    kept = source.attributes == tuple(attributes)
+    reason = "" if kept else _why_new(source, attributes)
+    weights = {name: tensor for name, tensor in source.found.network.weights.items() if kept or name not in HEAD}
+    new = tuple(name for name in wanted if name not in weights)
+    if kept:
+        _check_head(source, wanted)
+    model.net.load_state_dict(weights, strict=False)
+    head = "its head too" if kept else "a new head"
+    loaded = tuple(name for name in wanted if name in weights)
+    return model, Origin(f"weights from {source.name}, {head}", loaded, new, reason, source.found.why)
+
+
+def read_weights(weights: str, wanted: Mapping[str, torch.Tensor]) -> Source:
+    """What `model.weights` names, if it is not none.
+
+    Args:
+        weights: as in the configuration.
+        wanted: the state dict of a ResNet18.
+
+    Raises:
+        UserError: if it cannot be had, or is no ResNet18.
+    """
+    if weights == "imagenet":
+        return _imagenet(wanted)
+    try:
+        path = Path(weights)
+        folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # such as a folder without rights, or ~ and no such user
+        raise UserError(f"model.weights {weights} cannot be read ({_reason(error)}): check the name") from None
+    if folder is not None:
+        try:
+            attributes = read_description(folder / "model.json").attributes
+        except UserError as error:
+            raise UserError(f"model.weights {error}") from None
+        return Source(str(folder), _read(folder / "model.safetensors", wanted), attributes)
+    if is_folder:
+        raise UserError(
+            f"model.weights {path} holds no model: expected a run with best/, a folder with model.json and "
+            "model.safetensors, or the path of a file"
+        )
+    if not is_file:
+        address = re.match(r"([a-z][a-z0-9+]+):/{1,2}(?=[^/])", weights, re.IGNORECASE)
+        if address is not None:  # as a path it has lost one of its slashes
+            raise UserError(
+                f"model.weights {address[1]}://{weights[address.end() :]} is an address, and nothing is downloaded "
+                "from there: download the file, and name that"
+            )
+        hint = nearest(weights, ("none", "imagenet"))
+        raise UserError(
+            f"model.weights {path} is not a file or folder{hint}: say none, imagenet, or the path of a "
+            "ResNet18's weights"
+        )
+    return Source(str(path), _read(path, wanted))
+
+
+def _read(file: Path, wanted: Mapping[str, torch.Tensor]) -> Found:
+    return find_network(str(file), read_tensors(file), wanted)
+
+
+def _imagenet(wanted: Mapping[str, torch.Tensor]) -> Source:
+    source = ResNet18_Weights.IMAGENET1K_V1
+    try:
+        weights = source.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / source.url.rpartition("/")[2]
+        raise UserError(
+            f"model.weights imagenet could not be downloaded or read ({_reason(error)}): put {source.url} at "
+            f"{file}, in place of what may be there, or name such a file in model.weights"
+        ) from None
+    name = f"torchvision {source}"
+    return Source(name, find_network(name, weights, wanted))
+
+
+def _check_head(source: Source, wanted: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a head that is not for the attributes that its model.json names.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    weights = source.found.network.weights
+    for name in HEAD:
+        found, expected = (list(each[name].shape) if name in each else None for each in (weights, wanted))
+        if found != expected:
+            has = f"lacks {name}" if found is None else f"has {name} of shape {found}, not {expected}"
+            raise UserError(
+                f"model.weights {source.name} {has}, and its model.json names {len(source.attributes or ())} "
+                "attributes: keep the two files of one model together"
+            )
+
+
+def _why_new(source: Source, attributes: Sequence[str]) -> str:
+    """Why a source's head is not the head for these attributes."""
+    network = source.found.network
+    head = network.weights.get("fc.weight")
+    if head is None:
+        return f"the head there is of other layers, {_listed(network.head)}" if network.head else "the file has none"
+    if source.attributes is not None:
+        if sorted(source.attributes) == sorted(attributes):
+            return "the head there has the same attributes in another order"
+        return f"the head there is for {_listed(source.attributes)}, and this run is for {_listed(attributes)}"
+    outputs = head.shape[0] if head.ndim else 0
+    if outputs != len(attributes):
+        return f"the file's head has {outputs} outputs, this run has {len(attributes)}"
+    return "the file does not say of which attributes its head is"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Some of these names, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to read the file all the same
+        return "it has more in it than tensors, or is damaged"
+    return str(error).partition("\n")[0][:120] or type(error).__name__

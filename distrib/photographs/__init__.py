@@ -1,0 +1,1 @@
+"""Photographs that a user brings: finding them, and the faces in them."""

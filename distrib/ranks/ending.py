@@ -1,0 +1,95 @@
+"""How a rank ends: an exit status and one sentence for whatever ends a program early."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from distrib.base.errors import UserError, printable
+from distrib.ranks.environment import rank, several_ranks
+from distrib.ranks.printing import say
+from distrib.ranks.stopping import STOPPED
+
+T = TypeVar("T")
+
+# A rank that has run out of memory leaves with this, so that a study can tell it from other ends.
+OUT_OF_MEMORY = 3
+# Seconds that other ranks leave rank 0 to print an error that all of them have.
+SPEAK_WITHIN = 60
+
+
+class RankLost(Exception):  # noqa: N818 - nothing that this rank did wrong
+    """Another rank has died or hangs; says which."""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device, or the host, has no room for what was asked of it."""
+    # torch has no type of its own for it on the CPU, nor have DALI and CUDA's libraries.
+    said = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
+
+
+def lost_a_rank(error: Exception) -> bool:
+    """Whether an error is the network's way of saying that another rank has gone."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return several_ranks() and any(name in str(error) for name in ("gloo", "Connection closed by peer"))
+
+
+def stopped_status() -> int:
+    """The exit status of a rank that was asked to stop and did: `STOPPED`.
+
+    A launcher that restarts failed ranks would take that for a failure and start them again: there it is 0.
+    """
+    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else STOPPED
+
+
+def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], interrupted: str) -> int:
+    """Run a program on this rank, and print whatever ends it early as one sentence.
+
+    Args:
+        prepare: everything until the ranks have met; what is wrong here is wrong on every rank.
+        work: the rest; it gets what `prepare` returns, and may return an exit status.
+        interrupted: what to say after Ctrl-C.
+
+    Returns:
+        The exit status: that of `work`, 1 if another rank was lost, 2 for what the user can mend, 3 if there was not
+        enough memory, 130 after Ctrl-C.
+    """
+    try:
+        try:
+            ready = prepare()
+        except UserError as error:
+            raise UserError(str(error), on_all_ranks=True) from None
+        return work(ready) or 0
+    except UserError as error:
+        if error.on_all_ranks and rank() != 0:
+            # The launcher ends every rank once one has left: rank 0 is to speak first, and that ends this one too.
+            time.sleep(SPEAK_WITHIN)
+        who = "" if error.on_all_ranks or not several_ranks() else f"rank {rank()}: "
+        print(f"distrib: error: {who}{error}", file=sys.stderr, flush=True)
+        return error.exit_status
+    except RankLost as error:
+        print(f"distrib: rank {rank()} leaves: {error}", file=sys.stderr, flush=True)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            who = f"rank {rank()}: " if several_ranks() else ""
+            print(
+                f"distrib: error: {who}out of memory ({printable(str(error)).partition('. ')[0][:200]}): lower "
+                "train.norm_size, the images that a rank holds at a time, or, in a new run, train.batch_size or "
+                "data.image_size",
+                file=sys.stderr,
+                flush=True,
+            )
+            return OUT_OF_MEMORY
+        if not lost_a_rank(error):
+            raise
+        print(f"distrib: rank {rank()} leaves, because another rank has left: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        say(interrupted)
+        return 130

@@ -1,0 +1,103 @@
+"""What this machine has: device, cores, and every `auto` that depends on them."""
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from distrib.base.errors import UserError
+from distrib.config import Config
+from distrib.data.decoders import choose_decoder
+
+
+def resolve(config: Config, like: str | None = None) -> Config:
+    """The configuration with every `auto` about this machine decided; of the precision on a CPU see `like`.
+
+    Args:
+        config: as asked for.
+        like: on a CPU `auto` is this precision, that of a model's training, if the CPU computes in it, and else
+            float32. None: where a CPU has a choice it stays `auto`, for a training to measure.
+
+    Raises:
+        UserError: if the machine lacks what the configuration asks for.
+    """
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
+    device = _device_type(config)
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and local_ranks > torch.cuda.device_count():
+        raise UserError(
+            f"the launcher started {local_ranks} ranks on this machine, which has {torch.cuda.device_count()} GPUs: "
+            f"say --num_processes {torch.cuda.device_count()}, or run.device cpu"
+        )
+    precision: str = config.train.precision
+    if precision == "fp16" and device == "cpu":
+        raise UserError("train.precision fp16 needs a GPU, and this run is on the CPU: choose bf16, no or auto")
+    if precision == "auto" and device == "cuda":
+        precision = _precision_of_gpu()
+    elif precision == "auto":
+        if not cpu_computes_in_bf16():
+            precision = "no"
+        elif like is not None:
+            precision = "bf16" if like == "bf16" else "no"
+    decoder = choose_decoder(config.data.decoder, torch.device(device))
+    return config.replace("run", device=device).replace("train", precision=precision).replace("data", decoder=decoder)
+
+
+def fallbacks(asked: Config, resolved: Config) -> list[str]:
+    """What `auto` had to do without on this machine, a sentence each; GPUs that launch/cpu.yaml hides are no loss."""
+    notes = []
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "-1,-1")
+    if asked.run.device == "auto" and resolved.run.device == "cpu" and not hidden:
+        notes.append("run.device auto found no GPU: the CPU does the work")
+    if asked.data.decoder == "auto" and resolved.data.decoder == "torch" and resolved.run.device == "cuda":
+        notes.append("data.decoder auto found no NVIDIA DALI: decoding on the CPU; `pip install -e '.[cuda13]'` has it")
+    return notes
+
+
+def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run stands on, for people: ranks, device and versions."""
+    on_gpu = accelerator.device.type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU (threads a rank: {torch.get_num_threads()})"
+    versions = {package: version(package) for package in ("torch", "torchvision", "accelerate", "numpy")}
+    return {
+        "ranks": accelerator.num_processes,
+        "device": device,
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def _device_type(config: Config) -> str:
+    if config.run.device != "auto":
+        return config.run.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether this CPU has instructions for it, which says nothing about their speed."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _precision_of_gpu() -> str:
+    """bf16 where the GPU computes in it; fp16 where that is several times as fast as float32, on Volta and Turing."""
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability() in ((7, 0), (7, 5)) else "no"
+
+
+def use_all_cores(local_ranks: int) -> None:
+    """Share this machine's cores out over its ranks; launchers give each rank one thread unless told otherwise."""
+    launched = not {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}.isdisjoint(os.environ)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is None or (launched and threads == "1"):
+        torch.set_num_threads(max(1, cores() // local_ranks))
+
+
+def cores() -> int:
+    """CPU cores that this process may use; a Slurm that binds no process to its job's cores only says how many."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    job = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(mine, int(job)) if job.isdecimal() and int(job) > 0 else mine

@@ -1,0 +1,224 @@
+"""A study at work: its trials shared out over the workers of this machine."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import get_args
+
+import torch
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from distrib.base.errors import UserError
+from distrib.base.streams import standard_streams
+from distrib.base.words import plural
+from distrib.data.splits import digest
+from distrib.ranks.machine import cores, resolve
+from distrib.ranks.printing import say
+from distrib.ranks.stopping import STOPPED
+from distrib.studies.definition import Study
+from distrib.studies.folder import StudyFolder
+from distrib.studies.record import State, StudyRecord
+from distrib.studies.results import read_record
+from distrib.studies.search import open_study, rehearse
+from distrib.studies.trial import Stop
+from distrib.studies.worker import Worker, best_yaml
+from distrib.train import check_start
+
+# How many workers that have died are replaced.
+REPLACED = 5
+
+
+@standard_streams(goes_on=True)
+def run_study(study: Study, folder: Path, workers: int, stop: Stop, retry_failed: bool = False) -> int:
+    """Train a study's trials until its budget is used up; returns the exit status.
+
+    Args:
+        study: its definition.
+        folder: of the study.
+        workers: trials at a time.
+        stop: of this process.
+        retry_failed: whether settings of failed trials are trained again.
+
+    Raises:
+        UserError: if the study, its folder or the number of workers is refused, or its storage fails.
+    """
+    shares = share(study, workers)
+    study = replace(study, data=check(study))
+    with failures(study, folder):
+        worker = Worker(study, folder, say)
+        introduce(study, folder)
+        if retry_failed:
+            print(f"again:   {plural(worker.retry_failed(), 'failed trial')}", flush=True)
+        if workers > 1:
+            worker.publish()  # the page is there from the beginning
+            status = supervise(study, folder, shares, stop)
+        else:
+            status = worker.work(stop)
+        summarise(worker.publish())
+    if stop.reason is not None:
+        print(f"stopped by {stop.reason}; the same command goes on with the study", flush=True)
+    return status
+
+
+def check(study: Study) -> str:
+    """Refuse a study whose trials would all fail: no data, nothing to train, a sampler that cannot do with it.
+
+    Returns:
+        The digest of what the base configuration trains on.
+
+    Raises:
+        UserError: as `distrib check` does.
+    """
+    rehearse(study)
+    base = study.base.replace("run", folder=None)
+    if "model.weights" in study.varied:  # those of the base may be no trial's
+        base = base.replace("model", weights="none")
+    table, splits = check_start(resolve(base), base.run.ranks or 1)
+    return digest(table, splits.train, splits.valid)
+
+
+def introduce(study: Study, folder: Path) -> None:
+    """Say what is about to be searched."""
+    planned = "as many trials as there is time for" if study.planned is None else plural(study.planned, "trial")
+    runs = len(study.rungs) * len(study.seeds or (None,))
+    of = f" of {runs} runs each" if runs > 1 else ""
+    print(f"study:   {study.name}, {planned}{of}, by {study.fields.sampler.name}, in {folder}")
+    print(f"over:    {', '.join(parameter.name for parameter in study.parameters)}")
+    print(f"for:     {', '.join(f'{o.direction} {o.score}' for o in study.objectives)}", flush=True)
+
+
+def summarise(record: StudyRecord) -> None:
+    """Say what the study came to, and where it is."""
+    counts = ", ".join(f"{len(found)} {state}" for state in get_args(State) if (found := record.of_state(state)))
+    print(f"\n{plural(len(record.trials), 'trial')}: {counts}")
+    if record.front:
+        print(f"best:   {', '.join(f'trial {number}' for number in record.front)}, as {record.folder / 'best.yaml'}")
+    print(f"trials: {record.folder / 'study.csv'}")
+    print(f"page:   {record.folder / 'study/index.html'}", flush=True)
+
+
+def best(study: Study, folder: Path) -> str:
+    """The best trial's configuration as YAML.
+
+    Raises:
+        UserError: if the study has not begun, is not the one in the folder, or no trial of it has finished.
+    """
+    if not (folder / "study.yaml").is_file():
+        raise UserError(f"{folder} holds no study: start it with distrib sweep, or name its folder with --folder")
+    StudyFolder(folder, study.name).check(study)
+    with failures(study, folder):
+        record = read_record(study, open_study(study, folder), folder, importance=False)
+    if not record.front:
+        raise UserError(f"no trial of the study in {folder} has finished yet, so there is no best one")
+    return best_yaml(study, record)
+
+
+def supervise(study: Study, folder: Path, shares: Sequence[tuple[dict[str, str], set[int]]], stop: Stop) -> int:
+    """Start workers as processes of their own, and others in the place of those that die; returns the exit status.
+
+    Args:
+        study: its definition.
+        folder: of the study.
+        shares: environment and cores of each worker.
+        stop: of this process.
+    """
+    processes = multiprocessing.get_context("spawn")
+    statuses, deaths = [0], 0
+    with ExitStack() as working:
+
+        def start(number: int) -> SpawnProcess:
+            process = processes.Process(target=be_worker, args=(study, folder, number, *shares[number]))
+            process.start()
+            assert process.pid is not None
+            working.enter_context(stop.working(process.pid, process.is_alive))
+            return process
+
+        running = {number: start(number) for number in range(len(shares))}
+        while running:
+            time.sleep(0.2)
+            for number, process in list(running.items()):
+                status = process.exitcode
+                if status is None:
+                    continue
+                del running[number]
+                if status in (0, 2, STOPPED) or stop.reason is not None or deaths == REPLACED:
+                    statuses.append(status if status >= 0 else 1)
+                    continue
+                deaths += 1
+                how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+                print(f"worker {number} has died ({how}): another takes its place", file=sys.stderr, flush=True)
+                running[number] = start(number)
+    return STOPPED if stop.reason is not None else max(statuses)
+
+
+@standard_streams(goes_on=True)
+def be_worker(study: Study, folder: Path, number: int, environment: dict[str, str], affinity: set[int]) -> None:
+    """The work of a process that `supervise` has started; leaves with its exit status."""
+    stop = Stop()
+    os.environ.update(environment)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, affinity)
+    try:
+        with failures(study, folder):
+            status = Worker(study, folder, lambda line: say(f"worker {number}: {line}")).work(stop)
+    except UserError as error:
+        print(f"distrib: error: worker {number}: {error}", file=sys.stderr, flush=True)
+        status = error.exit_status
+    sys.exit(status)
+
+
+@contextmanager
+def failures(study: Study, folder: Path) -> Iterator[None]:
+    """What a database, a journal or the disk says while this is on becomes one sentence.
+
+    Raises:
+        UserError: for what Optuna's storage raises, and for files that cannot be read or written.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
+        problem = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"storage {study.fields.storage} fails ({problem}): see to it; the same command goes on with the study"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} fails ({error.strerror}): see to the disk; the same command goes on with the "
+            "study"
+        ) from None
+
+
+def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
+    """For each worker the environment and the cores of its share of this machine.
+
+    Raises:
+        UserError: if there are fewer GPUs, or cores, than workers, or too few for the ranks of their trials.
+    """
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
+    if workers < 1:
+        raise UserError(f"--workers is {workers}: ask for at least one")
+    if workers > len(mine):
+        raise UserError(f"--workers is {workers}, and there are {len(mine)} cores here: ask for at most {len(mine)}")
+    spread = [set(mine[i::workers]) for i in range(workers)]
+    if resolve(study.base).run.device != "cuda":
+        return [({}, each) for each in spread]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",")
+    if workers > len(gpus):
+        raise UserError(f"--workers is {workers}, and there are {len(gpus)} GPUs here: ask for at most {len(gpus)}")
+    least, ranks = len(gpus) // workers, study.base.run.ranks or 1
+    if ranks > least:
+        raise UserError(
+            f"run.ranks is {ranks}, and each of {workers} workers has {least} of the {len(gpus)} GPUs here: ask for at "
+            f"most {len(gpus) // ranks} workers"
+        )
+    return [({"CUDA_VISIBLE_DEVICES": ",".join(gpus[i::workers])}, each) for i, each in enumerate(spread)]
