@@ -52,11 +52,11 @@ from distrib.training.checkpoint import (
     later_than,
     load_checkpoint,
     refuse_changes,
+    remove_leftovers,
     set_aside,
-    sweep,
 )
 from distrib.training.grouping import Grouping, check_batch, group_batch
-from distrib.training.job import Job, Outcome, never
+from distrib.training.job import Outcome, TrainingRun, never
 from distrib.training.loop import finished, train
 from distrib.training.precision import Precision, choose_precision
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None
         return config, precision, make_accelerator(config), fallbacks(asked, config)
 
     with requests.listening():
-        return run_program(prepare, lambda ready: run(*ready, requests), "distrib: interrupted")
+        return run_program(prepare, lambda ready: run_training(*ready, requests), "distrib: interrupted")
 
 
 def show_log() -> None:
@@ -103,7 +103,7 @@ def show_log() -> None:
 
 
 @standard_streams(goes_on=True)
-def run(
+def run_training(
     config: Config, precision: Precision, accelerator: Accelerator, notes: list[str], requests: StopRequests
 ) -> int:
     """Prepare a run, train, and say where the results are; nothing is written before what can be checked is.
@@ -125,15 +125,15 @@ def run(
     table, splits = on_every_rank(accelerator, read_data, config)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
-    job = Job(config, accelerator, table, splits, folder, NullTracker())
+    run = TrainingRun(config, accelerator, table, splits, folder, NullTracker())
     try:
         path = from_rank_0(accelerator, find_start, config, folder)
-        checkpoint = None if path is None else on_every_rank(accelerator, read_checkpoint, path, job)
+        checkpoint = None if path is None else on_every_rank(accelerator, read_checkpoint, path, run)
         outcome = None
         if checkpoint is not None and finished(config, checkpoint.progress):
             outcome = Outcome(checkpoint.progress)
             say(what_is_finished(config, checkpoint))
-            if from_rank_0(accelerator, is_done, job, outcome):
+            if from_rank_0(accelerator, is_done, run, outcome):
                 accelerator.end_training()
                 return 0
         grouping = from_rank_0(accelerator, group_batch, config, accelerator.num_processes, checkpoint)
@@ -143,12 +143,12 @@ def run(
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
-                    introduce(job, origin, precision, notes, checkpoint, grouping)
-                job = replace(job, judge=open_judge(folder))
-            job = replace(job, tracker=open_tracker_on_rank_0(job, requests))
-            outcome = outcome or watched(job, net, checkpoint, grouping, requests)
+                    introduce(run, origin, precision, notes, checkpoint, grouping)
+                run = replace(run, judge=open_judge(folder))
+            run = replace(run, tracker=open_tracker_on_rank_0(run, requests))
+            outcome = outcome or watched(run, net, checkpoint, grouping, requests)
             if outcome.stopped_by is not None:
-                return leave_stopped(job, outcome)
+                return leave_stopped(run, outcome)
             if accelerator.is_main_process:
                 progress = outcome.progress
                 early = progress.epoch < config.train.epochs
@@ -157,15 +157,15 @@ def run(
             del net
             accelerator.free_memory()
             accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
-        return conclude(job, outcome, requests) if accelerator.is_main_process else 0
+        return conclude(run, outcome, requests) if accelerator.is_main_process else 0
     except BaseException:
-        job.tracker.finish(exit_code=1)
+        run.tracker.finish(exit_code=1)
         raise
     finally:
         folder.unlock()
 
 
-def open_tracker_on_rank_0(job: Job, requests: StopRequests) -> Tracker:
+def open_tracker_on_rank_0(run: TrainingRun, requests: StopRequests) -> Tracker:
     """The tracker of a run; on the other ranks one that records nothing.
 
     Raises:
@@ -174,16 +174,20 @@ def open_tracker_on_rank_0(job: Job, requests: StopRequests) -> Tracker:
     trackers: list[Tracker] = []
 
     def open_here() -> None:
-        settings = job.config.model_dump(mode="json")
+        settings = run.config.model_dump(mode="json")
         stop = partial(requests.ask, STOP_BUTTON)
-        trackers.append(open_tracker(job.config.tracking, job.folder.path, settings, stop))
+        trackers.append(open_tracker(run.config.tracking, run.folder.path, settings, stop))
 
-    from_rank_0(job.accelerator, open_here)
+    from_rank_0(run.accelerator, open_here)
     return trackers[0] if trackers else NullTracker()
 
 
 def watched(
-    job: Job, net: AttributeClassifier, checkpoint: Checkpoint | None, grouping: Grouping, requests: StopRequests
+    run: TrainingRun,
+    net: AttributeClassifier,
+    checkpoint: Checkpoint | None,
+    grouping: Grouping,
+    requests: StopRequests,
 ) -> Outcome:
     """Train, with the ranks watching each other.
 
@@ -193,54 +197,54 @@ def watched(
     """
 
     def give_up(sentence: str) -> None:
-        if job.accelerator.is_main_process:
-            job.folder.event("lost", reason=sentence)
+        if run.accelerator.is_main_process:
+            run.folder.event("lost", reason=sentence)
 
-    limits = job.config.run
+    limits = run.config.run
     try:
-        with Watch(job.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
-            return train(job, net, checkpoint, grouping, Agreement(requests, job.accelerator), watch)
+        with Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
+            return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch)
     except RankLost as lost:
         with suppress(UserError):  # the disk may be full
             give_up(str(lost))
         raise
     except UserError as error:
         # A rank's own error is its own to write down. Of what may pass a job is started again, as after a crash.
-        if not error.may_pass and (job.accelerator.is_main_process or not error.on_all_ranks):
+        if not error.may_pass and (run.accelerator.is_main_process or not error.on_all_ranks):
             with suppress(UserError):
-                job.folder.event("error", reason=str(error))
+                run.folder.event("error", reason=str(error))
         raise
 
 
-def leave_stopped(job: Job, outcome: Outcome) -> int:
+def leave_stopped(run: TrainingRun, outcome: Outcome) -> int:
     """Say how to go on after a stop, and leave together with the other ranks; returns the exit status."""
     progress = outcome.progress
-    job.tracker.finish(exit_code=STOPPED)
+    run.tracker.finish(exit_code=STOPPED)
     say(
         f"\nstopped by {outcome.stopped_by} in epoch {progress.epoch + 1}, {progress.step} steps into it, and saved; "
-        f"go on with --config {job.folder.path / 'config.yaml'} --resume auto"
+        f"go on with --config {run.folder.path / 'config.yaml'} --resume auto"
     )
     # A launcher ends all ranks as soon as one has left with another status than 0.
-    job.accelerator.wait_for_everyone()
-    job.accelerator.end_training()
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
     return stopped_status()
 
 
-def conclude(job: Job, outcome: Outcome, requests: StopRequests) -> int:
+def conclude(run: TrainingRun, outcome: Outcome, requests: StopRequests) -> int:
     """Make the report of a run that has been trained, and say where everything is; on rank 0, the others have left."""
-    config, folder, progress = job.config, job.folder, outcome.progress
+    config, folder, progress = run.config, run.folder, outcome.progress
     report, status = "", 0
     try:
         if wants_report(config, outcome):
             with requests.raised(folder.preempt):
-                report = explain_run(job)
+                report = explain_run(run)
     except Stopped as stop:
         again = f"--config {folder.path / 'config.yaml'} --resume auto, or distrib explain {folder.path}"
         report = f"report: stopped by {stop}; the model is safe, and this makes the report: {again}"
         folder.event("stop", reason=str(stop), epoch=progress.epoch, step=progress.step)
         folder.preempt.unlink(missing_ok=True)
         status = stopped_status()
-    job.tracker.finish(status)
+    run.tracker.finish(status)
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
     if progress.pruned:
         say(f"\npruned by its study after epoch {progress.epoch}; no report is made")
@@ -258,10 +262,10 @@ def wants_report(config: Config, outcome: Outcome) -> bool:
     return config.explain.after_training and not outcome.progress.pruned
 
 
-def is_done(job: Job, outcome: Outcome) -> bool:
+def is_done(run: TrainingRun, outcome: Outcome) -> bool:
     """Whether a finished run has all that belongs to it; on rank 0, as a file may reach other machines later."""
-    report = not wants_report(job.config, outcome) or job.folder.page.exists()
-    return report and bool(job.folder.events("end"))
+    report = not wants_report(run.config, outcome) or run.folder.page.exists()
+    return report and bool(run.folder.events("end"))
 
 
 def open_judge(folder: RunFolder) -> Callable[[Mapping[str, float]], bool]:
@@ -289,23 +293,23 @@ def open_judge(folder: RunFolder) -> Callable[[Mapping[str, float]], bool]:
     return judged
 
 
-def explain_run(job: Job) -> str:
+def explain_run(run: TrainingRun) -> str:
     """Make the report of a run that has been trained; whatever happens here, the trained model is safe.
 
     Returns:
         A line on how it went.
     """
-    if job.config.run.device == "cpu":
+    if run.config.run.device == "cpu":
         use_all_cores(local_ranks=1)
     say("")
-    again = f"distrib explain {job.folder.path}"
+    again = f"distrib explain {run.folder.path}"
     try:
-        failed = explain(make_study(job.folder.path, job.config), tuple(JOBS), job.tracker, say)
+        failed = explain(make_study(run.folder.path, run.config), tuple(JOBS), run.tracker, say)
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
         return f"report: none ({error}); the model is safe, and this makes the report: {again}"
-    page = f"report: {job.folder.page}"
+    page = f"report: {run.folder.page}"
     return f"{page} (failed: {', '.join(failed)}; make it again with: {again})" if failed else page
 
 
@@ -383,7 +387,7 @@ def find_start(config: Config, folder: RunFolder) -> Path | None:
         return None
     if folder.path.is_dir():
         folder.lock(patience=LEAVES_WITHIN)
-        sweep(folder.checkpoints)
+        remove_leftovers(folder.checkpoints)
     # A row of metrics.csv is written when the checkpoint of the row before is on the disk, or could not be written.
     if not any(folder.checkpoints.glob("step-*")) and folder.epochs() > 1 + len(folder.events("checkpoint_failed")):
         raise UserError(
@@ -419,7 +423,7 @@ def what_is_finished(config: Config, checkpoint: Checkpoint) -> str:
     return f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on"
 
 
-def read_checkpoint(path: Path, job: Job) -> Checkpoint:
+def read_checkpoint(path: Path, run: TrainingRun) -> Checkpoint:
     """The checkpoint that rank 0 has chosen.
 
     Raises:
@@ -431,8 +435,8 @@ def read_checkpoint(path: Path, job: Job) -> Checkpoint:
         raise UserError(
             f"{path} is no whole checkpoint here ({damage}): put the run folder where all machines see it"
         ) from None
-    refuse_changes(checkpoint, job.config, job.data)
-    refuse_finished(checkpoint, job.config, job.folder)
+    refuse_changes(checkpoint, run.config, run.data)
+    refuse_finished(checkpoint, run.config, run.folder)
     return checkpoint
 
 
@@ -495,7 +499,7 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
 
 
 def introduce(
-    job: Job,
+    run: TrainingRun,
     origin: Origin,
     precision: Precision,
     notes: list[str],
@@ -503,7 +507,7 @@ def introduce(
     grouping: Grouping,
 ) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
-    config, accelerator, table, splits = job.config, job.accelerator, job.table, job.splits
+    config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
@@ -517,7 +521,7 @@ def introduce(
         say(f"         {line}")
     for note in notes:
         warn(note)
-    job.folder.event(
+    run.folder.event(
         "start",
         **machine,
         precision=precision.name,
@@ -536,10 +540,10 @@ def introduce(
     )
     if checkpoint is not None:
         progress = checkpoint.progress
-        job.folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
+        run.folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
         if grouping.before is not None:
             now, before = grouping.norm_size, grouping.before
-            job.folder.event("norm_size", before=before, now=now, epoch=progress.epoch, step=progress.step)
+            run.folder.event("norm_size", before=before, now=now, epoch=progress.epoch, step=progress.step)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from distrib.config import OptimConfig
 from distrib.model.network import AttributeClassifier
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.optimizer import make_optimizer, set_learning_rate
-from distrib.training.saving import restore
+from distrib.training.state import restore
 
 STAGES = "backbone 2:layer2 3:none"
 TRAINED = [

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -237,34 +237,57 @@ class StopRequests:
             raise Stopped(self.reason)
 
 
-class Agreement:
-    """Whether any rank has been asked to stop, as all ranks know it at the same step.
+class Agreed(NamedTuple):
+    """What the ranks have agreed on; the same on all of them after the same number of rounds."""
 
-    Each rank adds its `wish` to an all-reduce that is made anyway, and hands the sum to `hear`. On a GPU the host reads
-    a sum `LAG` rounds later, when the device has long passed it, so that it never waits.
+    stop: bool  # a rank has been asked to; once agreed on it stays so
+    save: bool  # a checkpoint is due by the clock of rank 0
+    failed: bool  # rank 0 could not write the last checkpoint, and the run is to stop for that
+
+
+class Agreement:
+    """What any rank wishes, as all ranks know it at the same step.
+
+    Each rank adds its `wishes` to an all-reduce that is made anyway, and hands the sum to `hear`. On a GPU the host
+    reads a sum `LAG` rounds later, when the device has long passed it, so that it never waits.
     """
 
     LAG = 2
 
     def __init__(self, requests: StopRequests, accelerator: "Accelerator") -> None:
+        import torch
+
         self._requests = requests
         self._accelerator = accelerator
+        self._save = self._failed = False
+        self._none = torch.zeros(len(Agreed._fields), device=accelerator.device)
         self._heard: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
-        self._agreed = False
+        self._stop = False
 
     @property
     def reason(self) -> str:
         """What asked to stop."""
         return self._requests.reason or "a request to another rank"
 
-    def wish(self) -> "torch.Tensor":
-        """1 where this rank has been asked to stop, else 0; float [1] on the device."""
+    def wish(self, save: bool, failed: bool) -> None:
+        """Say what this rank wishes in the next round; whether it has been asked to stop is looked up then.
+
+        Args:
+            save: a checkpoint.
+            failed: that all stop, because the last one could not be written.
+        """
+        self._save, self._failed = save, failed
+
+    def wishes(self) -> "torch.Tensor":
+        """1 for each of this rank's wishes, else 0, in the order of `Agreed`; float [3] on the device, to be read."""
         import torch
 
-        return torch.full((1,), float(self._requests.wanted()), device=self._accelerator.device)
+        wishes = (self._requests.wanted(), self._save, self._failed)
+        # A rank without wishes, in an ordinary step, copies nothing to the device, which the host would wait for.
+        return torch.tensor(wishes, dtype=self._none.dtype, device=self._none.device) if any(wishes) else self._none
 
     def hear(self, wishes: "torch.Tensor") -> None:
-        """Take the sum of all ranks' wishes, float [1] on the device, the same on all of them."""
+        """Take the sum of all ranks' wishes, float [3] on the device, the same on all of them."""
         import torch
 
         if wishes.device.type == "cpu":
@@ -275,24 +298,28 @@ class Agreement:
         copied.record()
         self._heard.append((host, copied))
 
-    def reached(self) -> bool:
-        """Whether the ranks have agreed to stop; the same answer on all of them after the same number of rounds."""
+    def answer(self) -> Agreed:
+        """What the ranks have agreed on since this was asked last."""
+        save = failed = False
         while self._heard and (self._heard[0][1] is None or len(self._heard) > self.LAG):
             wishes, copied = self._heard.popleft()
             if copied is not None:
                 copied.synchronize()
-            self._agreed |= bool(wishes > 0)
-        return self._agreed
+            of_round = Agreed(*(wishes > 0).tolist())
+            self._stop |= of_round.stop
+            save |= of_round.save
+            failed |= of_round.failed
+        return Agreed(self._stop, save, failed)
 
-    def round(self) -> bool:
+    def round(self) -> Agreed:
         """A round of its own, for where there is no all-reduce to go with; every rank makes it."""
         import torch
 
-        wish = self.wish()
+        wishes = self.wishes().clone()
         if self._accelerator.num_processes > 1:
-            torch.distributed.all_reduce(wish)
-        self.hear(wish)
-        return self.reached()
+            torch.distributed.all_reduce(wishes)
+        self.hear(wishes)
+        return self.answer()
 
 
 def _say(line: str) -> None:

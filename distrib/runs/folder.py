@@ -42,7 +42,7 @@ from distrib.base.json import to_json
 from distrib.base.paths import staged_beside
 from distrib.config import SCORES
 from distrib.scoring.metrics import Scores
-from distrib.training.checkpoint import fsync, recover_folder, replace_folder, save_weights, sweep
+from distrib.training.checkpoint import fsync, recover_folder, remove_leftovers, replace_folder, save_weights
 
 METRICS = (
     "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_precision", "val_recall",
@@ -167,7 +167,7 @@ class RunFolder:
             probe.unlink()
             recover_folder(self.best)
             recover_folder(self.former_best)
-            sweep(self.checkpoints)
+            remove_leftovers(self.checkpoints)
             for leftover in self.path.glob(".*.staged"):
                 if leftover.is_file():
                     leftover.unlink()

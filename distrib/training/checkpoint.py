@@ -183,14 +183,17 @@ class CheckpointWriter:
         copy = _Copy(contents)
         self._pending = self._thread.submit(self._write, contents, copy)
 
-    def check(self) -> None:
-        """Hear of one that could not be written, without waiting.
+    def has_failed(self) -> bool:
+        """Whether the last one could not be written and the run is to stop for that; without waiting.
 
-        Raises:
-            UserError: as `wait` does.
+        Then `wait` raises why. Where the run is to go on, it is told here.
         """
-        if self._pending is not None and self._pending.done():
-            self.wait()
+        if self._pending is None or not self._pending.done():
+            return False
+        if self._failed is None:
+            return self._pending.exception() is not None
+        self.wait()
+        return False
 
     def wait(self, at_any_rate: bool = False) -> None:
         """Wait until the last one is on the disk.
@@ -431,7 +434,7 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Undo what a crash cut off in the folder of checkpoints, so that nothing half-written is left."""
     if folder.is_dir():
         for leftover in folder.iterdir():

@@ -25,7 +25,7 @@ def never(_: Mapping[str, float]) -> bool:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingRun:
     """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes.
 
     `judge` says on rank 0, of each epoch's row of metrics.csv, whether the run is not worth going on with.
@@ -63,13 +63,13 @@ class Outcome:
     stopped_by: str | None = None
 
 
-def describe(job: Job, epoch: int) -> Description:
+def describe(run: TrainingRun, epoch: int) -> Description:
     """What prediction needs to know of the network, before it is calibrated."""
-    config, splits = job.config, job.splits
-    count = len(job.table.attributes)
+    config, splits = run.config, run.splits
+    count = len(run.table.attributes)
     return Description(
         architecture=config.model.name,
-        attributes=job.table.attributes,
+        attributes=run.table.attributes,
         image_size=config.data.image_size,
         crop=config.data.crop,
         temperature=(1.0,) * count,
@@ -78,9 +78,9 @@ def describe(job: Job, epoch: int) -> Description:
         training={
             "config": config.model_dump(mode="json"),
             "images": {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)},
-            "data": job.data,
+            "data": run.data,
             "data_kind": data_kind(config.data.root),
             "date": time.strftime("%Y-%m-%d"),
-            **describe_machine(job.accelerator),
+            **describe_machine(run.accelerator),
         },
     )

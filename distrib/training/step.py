@@ -89,7 +89,7 @@ class _Statistics:
 
 
 @dataclass(frozen=True)
-class Reading:
+class StepStats:
     """What the host learns when it looks: one synchronisation.
 
     Attributes:
@@ -124,7 +124,7 @@ class TrainStep:
         model: gives logits [B, A] of uint8 pictures.
         optimizer: a fused one.
         positive_weight_A: float [A], or None.
-        agreement: by which the ranks learn, in the same all-reduce, that one of them has been asked to stop.
+        agreement: by which the ranks learn, in the same all-reduce, what any of them wishes.
         skipped: the bad steps of this run's earlier parts.
     """
 
@@ -185,11 +185,11 @@ class TrainStep:
         if self._skips:
             norms.restore_where(bad)
 
-    def read(self) -> Reading:
+    def read(self) -> StepStats:
         """Wait for the device and look."""
         values = [self._loss_sum.view(1), self._gradient_norm.double().view(1), self._bad_count.double().view(1)]
         loss_sum, gradient_norm, count, *steps = torch.cat([*values, self._bad_steps.double()]).tolist()
-        return Reading(loss_sum, gradient_norm, tuple(int(step) for step in steps[: int(count)]), self._allowed)
+        return StepStats(loss_sum, gradient_norm, tuple(int(step) for step in steps[: int(count)]), self._allowed)
 
     def _loss(self, logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
         return attribute_loss(logits_BA, targets_BA, self._train.label_smoothing, self._positive_weight)
@@ -227,16 +227,16 @@ class TrainStep:
 
         Averaging them (40 kB beside 45 MB of gradients, in the same all-reduce as the loss) uses every rank's pictures
         and leaves all ranks with the same state, so that a checkpoint is one model. The loss carries a NaN of any rank
-        to all. A request to stop goes with them.
+        to all. What the ranks wish goes with them.
         """
-        ranks, wish = self._accelerator.num_processes, self._agreement.wish()
+        ranks, wishes = self._accelerator.num_processes, self._agreement.wishes()
         if ranks == 1:
-            self._agreement.hear(wish)
+            self._agreement.hear(wishes)
             return loss
-        flat = torch.cat([loss.view(1), wish, *statistics])
+        flat = torch.cat([loss.view(1), wishes, *statistics])
         torch.distributed.all_reduce(flat)
         flat /= ranks
-        mean_loss, wishes, *means = torch.split(flat, [1, 1, *(len(tensor) for tensor in statistics)])
+        mean_loss, wishes, *means = torch.split(flat, [1, len(wishes), *(len(tensor) for tensor in statistics)])
         self._agreement.hear(wishes)
         if means:
             torch._foreach_copy_(statistics, means)

@@ -4,10 +4,13 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from distrib.ranks.stopping import STOP_BUTTON, Stopped, StopRequests
+from distrib.training.preemption import STOP_BUTTON, Agreed, Agreement, Stopped, StopRequests
 
 
 class Meeting(StopRequests):
@@ -66,3 +69,21 @@ def test_a_request_from_another_thread_waits_for_the_step_and_interrupts_the_rep
         with pytest.raises(Stopped, match=STOP_BUTTON):
             time.sleep(20)
     assert requests.reason == STOP_BUTTON
+
+
+def test_on_a_gpu_an_answer_comes_two_rounds_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is agreed on once is heard of once, but for a stop, which stays."""
+    passed: Any = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(Agreement, "hear", lambda self, wishes: self._heard.append((wishes.clone(), passed)))
+    requests = StopRequests()
+    agreement = Agreement(requests, SimpleNamespace(device=torch.device("cpu"), num_processes=1))  # type: ignore[arg-type]
+    nothing, stop = Agreed(False, False, False), Agreed(True, False, False)
+    agreement.wish(save=True, failed=False)
+    assert agreement.round() == nothing
+    agreement.wish(save=False, failed=True)
+    assert agreement.round() == nothing
+    agreement.wish(save=False, failed=False)
+    requests.ask("somebody")
+    assert agreement.round() == Agreed(False, True, False)
+    assert agreement.round() == Agreed(False, False, True)
+    assert agreement.round() == agreement.round() == stop

@@ -34,7 +34,7 @@ from distrib.reproduction.page import headline, render_reproduction, to_markdown
 from distrib.studies.definition import Study, read_study
 from distrib.studies.record import Setting, StudyRecord
 from distrib.studies.scale import Scale
-from distrib.training.loop import report_non_finite
+from distrib.training.epoch import report_non_finite
 
 SIZES = (16, 32, 64)
 NOT_FINITE = "the loss or its gradient was not finite in step 3 (epoch 1); no weight has moved since"
@@ -233,13 +233,13 @@ def test_a_loss_that_is_no_number_any_more_is_unstable(tmp_path: Path) -> None:
 
 
 def test_training_says_of_a_loss_that_is_not_finite_what_is_looked_for() -> None:
-    job: Any = SimpleNamespace(
+    run: Any = SimpleNamespace(
         plan=SimpleNamespace(steps_per_epoch=4),
         config=SimpleNamespace(train=SimpleNamespace(on_nonfinite="stop")),
         folder=SimpleNamespace(path=Path("run")),
     )
-    reading: Any = SimpleNamespace(bad=[], fatal=2, allowed=0)
-    said = refusal(lambda: report_non_finite(job, SimpleNamespace(skipped=[]), reading), "epoch 1")  # type: ignore[arg-type]
+    stats: Any = SimpleNamespace(bad=[], fatal=2, allowed=0)
+    said = refusal(lambda: report_non_finite(run, SimpleNamespace(skipped=[]), stats), "epoch 1")  # type: ignore[arg-type]
     study = read_study(REPORT / "learning-rate.yaml")
     assert has_diverged(a_trial(study, 0, 0.01, "failed", reason=said))
 

@@ -2,29 +2,28 @@
 
 import json
 import weakref
+from types import SimpleNamespace
 
 import torch
 from accelerate.utils import gather_object
 
 from distrib.config import Config
 from distrib.data.batch import Batch
-from distrib.model.network import AttributeClassifier
-from distrib.ranks.machine import resolve
-from distrib.ranks.meeting import start_ranks
-from distrib.ranks.stopping import Agreement, StopRequests
-from distrib.training.loop import wrap_again
-from distrib.training.optimizer import make_optimizer
-from distrib.training.step import TrainStep
+from distrib.training.checkpoint import Progress
+from distrib.training.grouping import Grouping
+from distrib.training.model import AttributeClassifier
+from distrib.training.preemption import Agreement, StopRequests
+from distrib.training.runtime import resolve, start_ranks
+from distrib.training.state import TrainState
 
-config = Config().replace("run", device="cpu").replace("train", precision="bf16").replace("optim", name="sgd")
-config = resolve(config)
+config = Config().replace("run", device="cpu").replace("train", precision="bf16", epochs=3).replace("optim", name="sgd")
+config = resolve(config.replace("model", freeze="backbone 2:layer2 3:none"))
 accelerator = start_ranks(config)
-agreement = Agreement(StopRequests(), accelerator)
+grouping = Grouping(norm_size=4, accumulation=1, micro_batch=4, synchronised=False, before=None, notes=())
 torch.manual_seed(0)
 net = AttributeClassifier(2)
-optimizer = make_optimizer(net, config.optim)
-net.freeze("backbone")
-model, optimizer = accelerator.prepare(net, optimizer)
+run = SimpleNamespace(config=config, accelerator=accelerator, plan=SimpleNamespace(steps_per_epoch=2))
+state = TrainState(run, net, grouping, Agreement(StopRequests(), accelerator), None)
 
 # Each rank has pictures of its own.
 images = torch.randint(
@@ -42,18 +41,13 @@ def wrappers() -> int:
 
 
 stages = []
-for policy in ("backbone", "layer2", "none"):
-    earlier = None
-    if net.freeze(policy):
-        earlier = weakref.ref(model)
-        del model
-        model = wrap_again(accelerator, net)
-    model.train()
+while state.position.epoch < config.train.epochs:
+    before_entering = weakref.ref(state.model)
+    earlier = before_entering if state.enter_epoch(Progress()) else None
     before = {name: parameter.detach().clone() for name, parameter in net.net.named_parameters()}
-    one_step = TrainStep(config, accelerator, model, optimizer, None, agreement)
-    one_step([batch], 0)
-    one_step([batch], 1)
-    del one_step
+    while not state.position.at_end_of_epoch:
+        state.step([batch])
+    state.position = state.position.after_epoch()
     after = {name: parameter.detach().clone() for name, parameter in net.net.named_parameters()}
     of_ranks = gather_object([after])
     stages.append(

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -426,7 +427,7 @@ def test_what_is_written_is_the_moment_it_was_asked_for(tmp_path: Path, monkeypa
     background.save(contents(state, 1))
     for tensor in state.values():
         tensor.zero_()
-    background.check()
+    assert not background.has_failed()
     assert not list(tmp_path.iterdir())  # it is not there yet, and nobody has waited for it
     go_on.set()
     background.wait()
@@ -434,6 +435,14 @@ def test_what_is_written_is_the_moment_it_was_asked_for(tmp_path: Path, monkeypa
     for name, tensor in weights(1).items():
         assert same_bits(found.weights[name], tensor), name
     assert same_bits(found.trainer["optimizer"]["state"][0]["momentum_buffer"], weights(1)["bias"])
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something that happens in another thread."""
+    limit = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < limit, "it does not happen"
+        time.sleep(0.01)
 
 
 def test_one_is_written_after_the_other(tmp_path: Path) -> None:
@@ -448,15 +457,20 @@ def test_one_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     stops, told = writer(tmp_path / "file"), []
     stops.save(contents(weights(), 1))
+    until(stops.has_failed)
     with pytest.raises(UserError, match="cannot be written"):
         stops.wait()
     stops.wait()  # it has been said
+    assert not stops.has_failed()
     goes_on = writer(tmp_path / "file", told.append)
     goes_on.save(contents(weights(), 1))
     goes_on.save(contents(weights(), 2))
     goes_on.wait()
     assert len(told) == 2
     goes_on.save(contents(weights(), 3))
+    until(lambda: goes_on.has_failed() or len(told) == 3)
+    assert len(told) == 3  # without waiting for the next one, and it is no reason to stop
+    goes_on.save(contents(weights(), 4))
     with pytest.raises(UserError, match="cannot be written"):
         goes_on.wait(at_any_rate=True)
     assert all("cannot be written" in sentence for sentence in told)

@@ -11,7 +11,7 @@ from distrib.config import Config, OptimConfig
 from distrib.model.network import AttributeClassifier
 from distrib.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from distrib.training.optimizer import make_optimizer
-from distrib.training.saving import restore
+from distrib.training.state import restore
 
 
 def step(net: AttributeClassifier, optimizer: Any, seed: int) -> None:

@@ -1,0 +1,146 @@
+"""What the steps of an epoch have come to: read from the device, scored, written down."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distrib.errors import UserError
+from distrib.prediction.card import model_card
+from distrib.prediction.model import Description
+from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
+from distrib.scoring.metrics import Scores, better, score
+from distrib.training.checkpoint import Progress
+from distrib.training.job import TrainingRun, describe
+from distrib.training.run_folder import METRICS
+from distrib.training.runtime import warn
+from distrib.training.state import TrainState
+from distrib.training.step import StepStats
+
+
+def look_back(
+    run: TrainingRun, state: TrainState, progress: Progress, stats: StepStats, seconds: float
+) -> tuple[dict[str, float], Progress]:
+    """What the steps since the last look have come to.
+
+    Args:
+        run: that they belong to.
+        state: after the last of them.
+        progress: at the last look.
+        stats: as the device has them now.
+        seconds: spent on the steps of the epoch so far.
+
+    Returns:
+        The metrics of these steps, by their names in W&B, and the progress of now.
+    """
+    steps = state.position.step - progress.step
+    skipped = len(stats.bad) - len(progress.skipped)
+    metrics = {
+        "train/loss": (stats.loss_sum - progress.loss_sum) / max(1, steps - skipped),
+        "train/lr": state.learning_rate,
+        "train/gradient_norm": stats.gradient_norm,
+        "train/images_per_second": steps * run.plan.batch_size / (seconds - progress.seconds),
+    }
+    now = replace(progress, step=state.position.step, loss_sum=stats.loss_sum, seconds=seconds, skipped=stats.bad)
+    return metrics, now
+
+
+def report_non_finite(run: TrainingRun, progress: Progress, stats: StepStats) -> None:
+    """Write down which images the steps had whose loss was not finite, and stop where there were too many of them.
+
+    Every rank that looks reads the same.
+
+    Raises:
+        UserError: if the run is to stop.
+    """
+    per_epoch = run.plan.steps_per_epoch
+    for step in stats.bad[len(progress.skipped) :]:
+        epoch, within = divmod(step, per_epoch)
+        ids = run.plan.batch(epoch, within).ids
+        if run.accelerator.is_main_process:
+            images = [str(run.table.names[row]) for row in ids]
+            run.folder.event("nonfinite", epoch=epoch + 1, step=step + 1, ids=ids.tolist(), images=images)
+        if step != stats.fatal:
+            warn(f"step {step + 1} (epoch {epoch + 1}) was skipped: its loss or gradient was not finite")
+    if stats.fatal is None:
+        return
+    skips = run.config.train.on_nonfinite == "skip"
+    seen = f", after {stats.allowed} that were skipped (train.nonfinite_limit)" if skips else ""
+    raise UserError(
+        f"the loss or its gradient was not finite in step {stats.fatal + 1} (epoch {stats.fatal // per_epoch + 1})"
+        f"{seen}; no weight has moved since: lower optim.lr, set optim.clip_norm, or train.precision no; the images of "
+        f"that step are in {run.folder.path / 'events.jsonl'}",
+        on_all_ranks=True,
+    )
+
+
+def end_epoch(
+    run: TrainingRun,
+    state: TrainState,
+    progress: Progress,
+    logits: NDArray[np.float32],
+    seconds: float,
+) -> tuple[dict[str, float], Progress]:
+    """Score the epoch, write it down and keep its weights if they are the best; on rank 0.
+
+    Args:
+        run: that the epoch belongs to.
+        state: as trained.
+        progress: at the epoch's last step.
+        logits: float32 [validation images, A].
+        seconds: the epoch took, evaluation included.
+
+    Returns:
+        The row of metrics.csv, and the progress with which the next epoch begins.
+    """
+    chosen, plan, epoch = run.config.checkpoint.best_score, run.plan, progress.epoch + 1
+    skipped = sum(step // plan.steps_per_epoch == progress.epoch for step in progress.skipped)
+    targets = run.table.targets[run.splits.valid]
+    scores = score(run.table.attributes, logits, targets)
+    means = scores.mean()
+    values = {
+        "epoch": epoch,
+        "step": epoch * plan.steps_per_epoch,
+        "train_loss": progress.loss_sum / max(1, plan.steps_per_epoch - skipped),
+        **{f"val_{name}": value for name, value in means.items()},
+        "lr": state.learning_rate,
+        "images_per_second": plan.steps_per_epoch * plan.batch_size / progress.seconds,
+        "seconds": seconds,
+    }
+    row = {name: values[name] for name in METRICS}
+    after = replace(progress, epoch=epoch, step=0, loss_sum=0.0, seconds=0.0)
+    if not run.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
+        after.best_epoch = epoch
+        after.best_score = None if np.isnan(means[chosen]) else means[chosen]
+        best = calibrate(describe(run, epoch), scores, logits, targets)
+        run.folder.save_best(state.net.net.state_dict(), logits, best.model_dump(mode="json"), model_card(best))
+        run.tracker.best(run.folder.best, {"epoch": epoch, chosen: means[chosen]})
+    run.folder.epoch(row, scores)
+    run.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch)
+    run.tracker.epoch(row, scores.by_attribute(), epoch * plan.steps_per_epoch)
+    # Told of every epoch; a run that has come to its end is not given up any more.
+    after.pruned = run.judge(row) and epoch < run.config.train.epochs
+    return row, after
+
+
+def calibrate(
+    description: Description, scores: Scores, logits: NDArray[np.float32], targets: NDArray[np.uint8]
+) -> Description:
+    """The description with the scores, temperatures and thresholds that validation gives.
+
+    Args:
+        description: of the network.
+        scores: of the validation split.
+        logits: float32 [validation images, A].
+        targets: uint8 [validation images, A].
+    """
+    temperature = fit_temperature(logits, targets)
+    thresholds = tune_thresholds(sigmoid(logits / temperature), targets)
+    return description.model_copy(
+        update={
+            "temperature": tuple(temperature.tolist()),
+            "thresholds": tuple(thresholds.tolist()),
+            "validation": {"images": len(targets), **scores.mean()},
+            "validation_by_attribute": scores.by_attribute(),
+        }
+    )

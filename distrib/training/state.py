@@ -1,0 +1,204 @@
+"""The state of a training: made, put back out of a checkpoint, stepped and read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+
+from distrib.data.batch import Batch
+from distrib.errors import UserError
+from distrib.training.checkpoint import Checkpoint, Progress
+from distrib.training.grouping import Grouping
+from distrib.training.job import TrainingRun
+from distrib.training.model import AttributeClassifier
+from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from distrib.training.position import Position
+from distrib.training.preemption import Agreement
+from distrib.training.step import StepStats, TrainStep
+
+
+class TrainState:
+    """What the steps of a run change: the network, DDP around it, the optimiser, fp16's scaler, and the position.
+
+    Which layers are trained, on which images and at which learning rate are functions of the position, and no state.
+
+    Args:
+        run: what is trained on what.
+        net: as it begins; a checkpoint's weights replace its own.
+        grouping: how a global batch is cut up.
+        agreement: of the ranks, which goes with every step.
+        checkpoint: to resume from; None: the run is new.
+
+    Attributes:
+        net: the network itself.
+        model: the same as accelerate prepares it: with autocast, and in DDP where there are several ranks.
+        optimizer: over all that is ever trained.
+        position: how many steps it has come.
+
+    Raises:
+        UserError: if the checkpoint is not the state of this network and this optimiser, or of such epochs.
+    """
+
+    _train_step: TrainStep  # of the epoch under way
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        net: AttributeClassifier,
+        grouping: Grouping,
+        agreement: Agreement,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._config, self._accelerator, self._agreement = run.config, run.accelerator, agreement
+        self._positive_weight = positive_weight(run)
+        progress = Progress() if checkpoint is None else checkpoint.progress
+        self.position = Position(progress.epoch, progress.step, run.plan.steps_per_epoch)
+        if checkpoint is not None and self.position.step > self.position.steps_per_epoch:
+            raise UserError(
+                f"{checkpoint.folder} is at step {self.position.step} of an epoch of {self.position.steps_per_epoch} "
+                "steps: name another, or start anew in another run.folder"
+            )
+        self.net = net.to(run.accelerator.device)
+        if grouping.synchronised:
+            net.synchronise_norms()
+        # One optimiser for all that is ever trained, which is what is trained at the end: each stage frees more.
+        net.freeze(run.config.model.freeze_in(run.config.train.epochs))
+        optimizer = make_optimizer(net, run.config.optim)
+        net.freeze(run.config.model.freeze_in(progress.epoch + 1))
+        # The graph is the same every step, but no_sync, which accumulation needs, is not made for static graphs.
+        run.accelerator.ddp_handler.static_graph = grouping.accumulation == 1
+        self.model, self.optimizer = run.accelerator.prepare(net, optimizer)
+        if checkpoint is not None:
+            restore(checkpoint, net, self.optimizer, run.accelerator)
+
+    @property
+    def learning_rate(self) -> float:
+        """The head's learning rate in the last step."""
+        return self._learning_rate_in(self.position.run_step - 1)
+
+    def enter_epoch(self, progress: Progress) -> bool:
+        """Train the layers of the epoch under way from here on.
+
+        Args:
+            progress: of the run; the sum of the losses and the skipped steps go on from there.
+
+        Returns:
+            Whether these are other layers than before.
+        """
+        changed = self.net.freeze(self._config.model.freeze_in(self.position.epoch + 1))
+        if changed:
+            del self.model, self._train_step  # and with the last reference to DDP its hooks
+            self.model = wrap_again(self._accelerator, self.net)
+        self.model.train()
+        self._train_step = TrainStep(
+            self._config,
+            self._accelerator,
+            self.model,
+            self.optimizer,
+            self._positive_weight,
+            self._agreement,
+            progress.skipped,
+        )
+        self._train_step.begin_epoch(progress.loss_sum)
+        return changed
+
+    def step(self, micro_batches: Sequence[Batch]) -> None:
+        """Train on this rank's share of the next global batch, without waiting for the device."""
+        number = self.position.run_step
+        set_learning_rate(self.optimizer, self._learning_rate_in(number))
+        self._train_step(micro_batches, number)
+        self.position = self.position.after_step()
+
+    def read(self) -> StepStats:
+        """Wait for the device and look at what the steps of this epoch have come to."""
+        return self._train_step.read()
+
+    def _learning_rate_in(self, step: int) -> float:
+        return learning_rate(self._config.optim, step, self.position.steps_per_epoch, self._config.train.epochs)
+
+
+def positive_weight(run: TrainingRun) -> torch.Tensor | None:
+    """Negatives / positives of each attribute in the training split, float [A]; None where the loss is not weighted."""
+    if run.config.train.positive_weight == "none":
+        return None
+    positives = run.table.targets[run.splits.train].sum(axis=0, dtype=np.int64)
+    weight = (len(run.splits.train) - positives) / np.maximum(positives, 1)
+    return torch.tensor(weight, dtype=torch.float32, device=run.accelerator.device)
+
+
+def wrap_again(accelerator: Accelerator, net: AttributeClassifier) -> torch.nn.Module:
+    """The network as `accelerator.prepare` returns it, for a net of which another part is trained than before.
+
+    DDP knows the parameters that were trained when it was made. Of the earlier one there is no reference left but the
+    accelerator's.
+    """
+    accelerator.free_memory()
+    if accelerator.num_processes > 1:
+        # Without this it would put autocast around autocast.
+        accelerator.unwrap_model(net, keep_fp32_wrapper=False)
+    model: torch.nn.Module = accelerator.prepare(net)
+    return model
+
+
+def restore(
+    checkpoint: Checkpoint, net: AttributeClassifier, optimizer: AcceleratedOptimizer, accelerator: Accelerator
+) -> None:
+    """Put a checkpoint's state into the network, the optimiser and the scaler.
+
+    Raises:
+        UserError: if it is not the state of this network and this optimiser.
+    """
+    try:
+        net.net.load_state_dict(checkpoint.weights)
+        # The state and the last step's learning rate are the checkpoint's, but the settings (weight decay, momentum)
+        # are those of today's configuration.
+        settings = [{k: group[k] for k in group if k not in ("params", "lr")} for group in optimizer.param_groups]
+        optimizer.load_state_dict(checkpoint.trainer["optimizer"])
+        for group, today in zip(optimizer.param_groups, settings, strict=True):
+            group.update(today)
+        refuse_misfit(optimizer)
+        lay_out(optimizer)
+        if accelerator.scaler is not None and checkpoint.trainer["scaler"] is not None:
+            accelerator.scaler.load_state_dict(checkpoint.trainer["scaler"])
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch has another for each kind of state that does not fit
+        problem = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{checkpoint.folder} does not fit this training ({problem}): name another checkpoint, or start anew in "
+            "another run.folder"
+        ) from None
+
+
+def refuse_misfit(optimizer: AcceleratedOptimizer) -> None:
+    """Refuse a state that is not of the optimiser's own parameters: its fused kernels would write where it is not.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    for group in optimizer.param_groups:
+        names = {"momentum_buffer"} if "momentum" in group else {"step", "exp_avg", "exp_avg_sq"}
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if set(state) != names:
+                raise ValueError(f"the optimiser's state has {sorted(state)}, expected {sorted(names)}")
+            for name, value in state.items():
+                wanted = torch.Size() if name == "step" else parameter.shape
+                if not torch.is_tensor(value) or value.shape != wanted or not value.is_floating_point():
+                    raise ValueError(f"the optimiser's {name} does not have the shape {list(wanted)}")
+
+
+def lay_out(optimizer: AcceleratedOptimizer) -> None:
+    """Give each restored tensor its parameter's own memory layout.
+
+    `load_state_dict` keeps the strides that were saved, and the fused kernels walk through parameter and state alike in
+    the order of memory: where `train.channels_last` has changed they would pair values that do not belong together.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            for name, value in state.items():
+                if value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
