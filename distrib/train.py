@@ -127,8 +127,7 @@ def run_training(
     folder = RunFolder(config.run.folder)
     run = TrainingRun(config, accelerator, table, splits, folder, NullTracker())
     try:
-        path = from_rank_0(accelerator, find_start, config, folder)
-        checkpoint = None if path is None else on_every_rank(accelerator, read_checkpoint, path, run)
+        checkpoint = read_start(run)
         outcome = None
         if checkpoint is not None and finished(config, checkpoint.progress):
             outcome = Outcome(checkpoint.progress)
@@ -373,7 +372,30 @@ def name_folder(config: Config, name: str) -> Config:
     return config
 
 
-def find_start(config: Config, folder: RunFolder) -> Path | None:
+def read_start(run: TrainingRun) -> Checkpoint | None:
+    """The checkpoint to resume from, on every rank; None for a new run.
+
+    Rank 0 chooses it, and what it has read and verified to do so is not read again.
+
+    Raises:
+        UserError: on every rank, as `find_start` does on rank 0 or `verify_start` on any.
+    """
+    chosen: list[Checkpoint] = []
+
+    def choose_here() -> Path | None:
+        checkpoint = find_start(run.config, run.folder)
+        if checkpoint is None:
+            return None
+        chosen.append(checkpoint)
+        return checkpoint.folder
+
+    path = from_rank_0(run.accelerator, choose_here)
+    if path is None:
+        return None
+    return on_every_rank(run.accelerator, verify_start, run, path, chosen[0] if chosen else None)
+
+
+def find_start(config: Config, folder: RunFolder) -> Checkpoint | None:
     """The checkpoint to go on from, None for a new run; locks a folder that is to be taken up; on rank 0.
 
     Raises:
@@ -394,8 +416,7 @@ def find_start(config: Config, folder: RunFolder) -> Path | None:
             f"{folder.path} has a run of {folder.epochs()} epochs and no checkpoint of it in {folder.checkpoints}: "
             "put one back, or start anew in another run.folder"
         )
-    checkpoint = choose(folder, resume)
-    return None if checkpoint is None else checkpoint.folder
+    return choose(folder, resume)
 
 
 def choose(folder: RunFolder, resume: str) -> Checkpoint | None:
@@ -423,14 +444,19 @@ def what_is_finished(config: Config, checkpoint: Checkpoint) -> str:
     return f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on"
 
 
-def read_checkpoint(path: Path, run: TrainingRun) -> Checkpoint:
+def verify_start(run: TrainingRun, path: Path, checkpoint: Checkpoint | None) -> Checkpoint:
     """The checkpoint that rank 0 has chosen.
+
+    Args:
+        run: that is to resume from it.
+        path: its folder.
+        checkpoint: the same as read and verified already; None: it is read here.
 
     Raises:
         UserError: if it is not whole on this machine, or is one of another training.
     """
     try:
-        checkpoint = load_checkpoint(path)
+        checkpoint = checkpoint or load_checkpoint(path)
     except DamagedError as damage:
         raise UserError(
             f"{path} is no whole checkpoint here ({damage}): put the run folder where all machines see it"

@@ -42,7 +42,6 @@ from distrib.training.checkpoint import (
 )
 from distrib.training.optimizer import make_optimizer
 from distrib.training.state import restore
-from distrib.training.weights import make_model
 
 # --- what the source may not do
 

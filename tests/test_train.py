@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from small_run import BATCH, EPOCHS, EVERY, assert_same_training, observed, settings, the_plan
 from wandb_log import read_history
 
+import distrib.training.checkpoint
 from distrib import train as program
 from distrib.config import Config, read_yaml
 from distrib.ranks.machine import fallbacks
@@ -363,6 +364,23 @@ def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3]
     assert json.loads((folder / "best/model.json").read_text())["epoch"] == 3
     assert len(read_events(folder, "resume")) == 1
+
+
+def test_the_checkpoint_that_a_run_resumes_from_is_read_and_hashed_once(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    start = max((folder / "checkpoints").iterdir())
+    hashed: list[Path] = []
+    sha256 = distrib.training.checkpoint._sha256
+    monkeypatch.setattr(distrib.training.checkpoint, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    status, said = here(capsys, *settings(faces, folder, "--resume", "auto", "--train.epochs", EPOCHS + 1))
+    assert status == 0, said
+    assert len(read_events(folder, "resume")) == 1
+    names = ["config.yaml", "model.json", "model.safetensors", "trainer.pt"]
+    assert sorted(path.name for path in hashed if path.parent == start) == names
 
 
 def test_a_run_that_stopped_early_says_how_to_go_on(

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from distrib.errors import UserError
+from distrib.base.errors import UserError
+from distrib.base.json import to_json
+from distrib.ranks.meeting import from_rank_0
+from distrib.ranks.printing import warn
+from distrib.ranks.watch import Watch
 from distrib.training.checkpoint import CheckpointWriter, Contents, Progress
 from distrib.training.job import Outcome, TrainingRun, describe
 from distrib.training.position import Position
-from distrib.training.run_folder import to_json
-from distrib.training.runtime import from_rank_0, warn
 from distrib.training.state import TrainState
-from distrib.training.watch import Watch
 
 
 class Checkpointer:

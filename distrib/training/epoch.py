@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from distrib.errors import UserError
-from distrib.prediction.card import model_card
-from distrib.prediction.model import Description
+from distrib.base.errors import UserError
+from distrib.model.card import model_card
+from distrib.model.trained import Description
+from distrib.ranks.printing import warn
+from distrib.runs.folder import METRICS
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Progress
 from distrib.training.job import TrainingRun, describe
-from distrib.training.run_folder import METRICS
-from distrib.training.runtime import warn
 from distrib.training.state import TrainState
 from distrib.training.step import StepStats
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 from distrib.config import Config
 from distrib.data.decoders import make_decoder
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.meeting import from_rank_0
+from distrib.ranks.stopping import Agreement, Stopped
+from distrib.ranks.watch import Watch
+from distrib.runs.terminal import make_terminal
 from distrib.scoring.evaluation import predict_logits
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.epoch import end_epoch, look_back, report_non_finite
 from distrib.training.grouping import Grouping
 from distrib.training.job import Outcome, TrainingRun
-from distrib.training.model import AttributeClassifier
-from distrib.training.preemption import Agreement, Stopped
-from distrib.training.runtime import from_rank_0
 from distrib.training.state import TrainState
-from distrib.training.terminal import make_terminal
-from distrib.training.watch import Watch
 
 
 def train(

@@ -7,15 +7,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
+from distrib.base.errors import UserError
 from distrib.data.batch import Batch
-from distrib.errors import UserError
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.stopping import Agreement
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.grouping import Grouping
 from distrib.training.job import TrainingRun
-from distrib.training.model import AttributeClassifier
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from distrib.training.position import Position
-from distrib.training.preemption import Agreement
 from distrib.training.step import StepStats, TrainStep
 
 

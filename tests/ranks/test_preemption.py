@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distrib.training.preemption import STOP_BUTTON, Agreed, Agreement, Stopped, StopRequests
+from distrib.ranks.stopping import STOP_BUTTON, Agreed, Agreement, Stopped, StopRequests
 
 
 class Meeting(StopRequests):

@@ -9,11 +9,12 @@ from accelerate.utils import gather_object
 
 from distrib.config import Config
 from distrib.data.batch import Batch
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.machine import resolve
+from distrib.ranks.meeting import start_ranks
+from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Progress
 from distrib.training.grouping import Grouping
-from distrib.training.model import AttributeClassifier
-from distrib.training.preemption import Agreement, StopRequests
-from distrib.training.runtime import resolve, start_ranks
 from distrib.training.state import TrainState
 
 config = Config().replace("run", device="cpu").replace("train", precision="bf16", epochs=3).replace("optim", name="sgd")

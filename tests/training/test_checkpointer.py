@@ -13,11 +13,12 @@ from small_run import settings, the_plan
 
 from distrib import train as program
 from distrib.config import Config
-from distrib.training import runtime
+from distrib.ranks import meeting as runtime
+from distrib.ranks.machine import resolve
+from distrib.ranks.meeting import start_ranks
+from distrib.ranks.stopping import Agreed, Agreement, StopRequests
 from distrib.training.checkpoint import CheckpointWriter, Contents, Progress
 from distrib.training.checkpointer import Checkpointer
-from distrib.training.preemption import Agreed, Agreement, StopRequests
-from distrib.training.runtime import resolve, start_ranks
 from distrib.training.state import TrainState
 
 
