@@ -263,7 +263,7 @@ def wants_report(config: Config, outcome: Outcome) -> bool:
 
 def is_done(run: TrainingRun, outcome: Outcome) -> bool:
     """Whether a finished run has all that belongs to it; on rank 0, as a file may reach other machines later."""
-    report = not wants_report(run.config, outcome) or run.folder.page.exists()
+    report = not wants_report(run.config, outcome) or run.folder.has_report()
     return report and bool(run.folder.events("end"))
 
 

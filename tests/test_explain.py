@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from distrib.data import annotations
 from distrib.data.annotations import read_attributes
 from distrib.data.splits import digest, make_splits
 from distrib.data.table import read_table
-from distrib.explaining.report import JOBS
+from distrib.explaining import maps
+from distrib.explaining.report import JOBS, SLOW
+from distrib.explaining.study import Finding, Study
 from distrib.model.trained import load
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Blond_Hair")
@@ -80,6 +83,44 @@ def test_the_report_shows_the_very_scores_of_the_training(reported: tuple[Path, 
     row = next(row for row in read_metrics(folder) if row["epoch"] == best)
     means = result(folder, "scores")["data"]["means"]["valid"]
     assert {name: means[name] for name in SCORES} == {name: row[f"val_{name}"] for name in SCORES}
+
+
+def test_the_page_can_be_opened_before_the_slow_parts_are_done(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "report")
+    opened: dict[str, str] = {}
+
+    def slow(study: Study, job: str) -> Finding:
+        opened[job] = (study.folder / "report/index.html").read_text()
+        return Finding({"absent": "none"} if job == "truth" else {"attributes": []})
+
+    for job in SLOW:
+        monkeypatch.setattr(maps, job, partial(slow, job=job))
+    assert main([str(run), "--tracking.mode", "disabled"]) == 0
+    assert list(JOBS)[-len(SLOW) :] == list(SLOW)
+    assert "Still to come: Occlusion maps, The check against the truth" in opened["occlusion"]
+    assert "Occlusion maps are still to come" in opened["occlusion"]
+    assert "Still to come: The check against the truth" in opened["truth"]
+    for page in opened.values():
+        assert "are missing" not in page
+        assert "is missing" not in page
+        assert "at a mean ROC AUC of" in page
+    assert "till to come" not in (run / "report/index.html").read_text()
+    assert f"{run / 'report/index.html'} can be opened; still to come: occlusion, truth" in capsys.readouterr().out
+
+
+def test_a_report_that_was_stopped_before_its_slow_parts_is_made_when_the_run_is_started_again(run: Path) -> None:
+    """Its page was there already, and said what was to come."""
+    events = [line for line in (run / "events.jsonl").read_text().splitlines() if '"event": "report"' not in line]
+    (run / "events.jsonl").write_text("\n".join(events) + "\n")
+    (run / "report/data/truth.json").unlink()
+    done = launch("--config", run / "config.yaml", "--run.folder", run, "--resume", "auto", ranks=1)
+    assert done.returncode == 0, done.stderr
+    assert result(run, "truth")["error"] is None
+    page = (run / "report/index.html").stat().st_mtime_ns
+    assert launch("--config", run / "config.yaml", "--run.folder", run, "--resume", "auto", ranks=1).returncode == 0
+    assert (run / "report/index.html").stat().st_mtime_ns == page
 
 
 def test_wandb_has_the_figures_the_tables_and_the_page(reported: tuple[Path, str, Path]) -> None:

@@ -28,6 +28,7 @@ from distrib.faces import VISIBLE
 from distrib.model.network import AttributeClassifier
 from distrib.photographs.files import Photograph, shown
 from distrib.ranks.printing import warn
+from distrib.runs.terminal import time_left
 
 # Pictures on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
 # over them are smooth, so they need fewer still.
@@ -43,7 +44,7 @@ def occlusion(study: Study) -> Finding:
     """Occlusion maps of the test pictures that the model is surest of and right about, for every attribute."""
     began = time.monotonic()
     gallery = _Gallery(study)
-    maps = _occlude(study, gallery.pictures_NHWC)
+    maps = _occlude(study, gallery.pictures_NHWC, "occlusion")
     data = {
         "window": list(maps.grid.window),
         "stride": list(maps.grid.stride),
@@ -88,7 +89,7 @@ def photograph(study: Study) -> Finding:
     images_NHWC = torch.from_numpy(image_HWC)[None].to(model.device)
     logits_NA = model.logits(images_NHWC)
     probabilities, present = model.probabilities(logits_NA)[0], model.decisions(logits_NA)[0]
-    maps = _occlude(study, images_NHWC)
+    maps = _occlude(study, images_NHWC, "photograph")
     sheet = _Sheet("What the model says of the photograph: red speaks for the attribute, blue against it", columns=4)
     drawn = _evenly(len(model.attributes), 2 * DRAWN)
     rows: list[dict[str, Any]] = []
@@ -122,7 +123,7 @@ def truth(study: Study) -> Finding:
     chosen = _evenly(len(test.rows), study.config.explain.truth_images)
     parts = _parts_in_input(study, read_boxes(file), test.rows[chosen])
     images_NHWC = study.pictures(test.rows[chosen])
-    maps, cams_NAyx = _occlude(study, images_NHWC), grad_cam(_network(study), images_NHWC)
+    maps, cams_NAyx = _occlude(study, images_NHWC, "truth"), grad_cam(_network(study), images_NHWC)
     present_NA = study.model.decisions(test.logits_NA[chosen])
     right_NA = present_NA == test.targets_NA[chosen].astype(bool)
     rows: list[dict[str, Any]] = []
@@ -244,19 +245,21 @@ class _Sheet:
         return figure
 
 
-def _occlude(study: Study, images_NHWC: torch.Tensor) -> OcclusionMaps:
-    """Occlusion maps by the options of the study, in the precision of its training."""
+def _occlude(study: Study, images_NHWC: torch.Tensor, job: str) -> OcclusionMaps:
+    """Occlusion maps by the options of the study, in the precision of its training; a terminal shows the time left."""
     options = study.config.explain
     window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
-    return occlusion_maps(
-        study.model.net,
-        images_NHWC,
-        window,
-        stride,
-        options.fill,
-        precision=_PRECISIONS[study.config.train.precision],
-        batch=64 if images_NHWC.device.type == "cpu" else 1024,
-    )
+    with time_left(f"report:  {job}", len(images_NHWC)) as report:
+        return occlusion_maps(
+            study.model.net,
+            images_NHWC,
+            window,
+            stride,
+            options.fill,
+            precision=_PRECISIONS[study.config.train.precision],
+            batch=64 if images_NHWC.device.type == "cpu" else 1024,
+            report=report,
+        )
 
 
 def _network(study: Study) -> AttributeClassifier:

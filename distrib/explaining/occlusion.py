@@ -9,7 +9,7 @@ Legend: B pictures, H height, W width, A attributes; y and x count the positions
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,6 +131,7 @@ def occlusion_maps(
     attributes: Sequence[int] | None = None,
     precision: torch.dtype | None = None,
     batch: int = 64,
+    report: Callable[[int], None] = lambda finished: None,
 ) -> OcclusionMaps:
     """How far the logits drop when a window of each picture is covered, for every position of the window.
 
@@ -143,6 +144,7 @@ def occlusion_maps(
         attributes: which of the network's attributes, in which order; None: all.
         precision: in which the convolutions compute, such as torch.bfloat16; None: float32.
         batch: at most this many pictures go through the network at a time.
+        report: called with the number of pictures finished since the last call.
 
     Raises:
         UserError: if window or stride do not fit the picture.
@@ -166,6 +168,7 @@ def occlusion_maps(
         changed_yxBA = torch.cat(changed).view(len(grid.spans(0)), len(grid.spans(1)), *logits_BA.shape)
         logits.append(logits_BA[:, chosen].cpu())
         drops.append((logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu())
+        report(len(images))
     return OcclusionMaps(grid, torch.cat(logits), torch.cat(drops))
 
 

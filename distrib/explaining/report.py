@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,7 +34,8 @@ from distrib.runs.metrics import read_metrics
 from distrib.runs.tracking import Rows, Tracker
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
 
-# In the order of the page. Each is imported when it runs, so that one that cannot be imported costs the others nothing.
+# In the order of their cost, so that the page has most of its parts when the slow ones begin. Each is imported when it
+# runs, so that one that cannot be imported costs the others nothing.
 JOBS = {
     "curves": "curves",
     "scores": "scores",
@@ -46,13 +47,15 @@ JOBS = {
     "correlation": "scores",
     "mistakes": "galleries",
     "labels": "galleries",
-    "occlusion": "maps",
-    "gradcam": "maps",
-    "truth": "maps",
-    "photograph": "maps",
-    "activations": "features",
     "filters": "features",
+    "activations": "features",
+    "gradcam": "maps",
+    "photograph": "maps",
+    "occlusion": "maps",
+    "truth": "maps",
 }
+# Those that may take minutes: the page is made before each, without what is still to come.
+SLOW = ("occlusion", "truth")
 
 Say = Callable[[str], None]
 
@@ -95,7 +98,7 @@ def check_photograph(config: Config) -> None:
 
 
 def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:
-    """Do the jobs, each for itself, and make the page.
+    """Do the jobs, each for itself, and make the page; it can be opened before the slow ones are done.
 
     A job that fails is reported (here, in events.jsonl, on the page) and costs the others nothing.
 
@@ -114,6 +117,12 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
     _prepare(report, study)
     began, failed, step = time.monotonic(), {}, _last_step(study.folder)
     for number, name in enumerate(jobs, start=1):
+        if name in SLOW and number > 1:
+            to_come = jobs[number - 1 :]
+            compose(study, report)
+            with suppress(UserError):  # a page that cannot be written costs no job; the last one says so
+                page = render_report(study.folder, to_come)
+                say(f"report:  {page} can be opened; still to come: {', '.join(to_come)}")
         started = time.monotonic()
         finding, error = attempt(name, study)
         seconds = time.monotonic() - started

@@ -13,8 +13,8 @@ import hashlib
 import io
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,14 @@ class Job:
         data: what it found; None where there is nothing to show.
         problem: why there is nothing, as the end of a sentence; empty where there is something.
         remedy: the command that makes it.
+        to_come: whether the report that is being made has not come to it yet.
     """
 
     name: str
     data: Mapping[str, Any] | None
     problem: str
     remedy: str
+    to_come: bool = False
 
     @property
     def title(self) -> str:
@@ -170,11 +172,12 @@ class Album:
         return self.pictures[uri]
 
 
-def render_report(folder: Path) -> Path:
+def render_report(folder: Path, to_come: Collection[str] = ()) -> Path:
     """Write RUN/report/index.html from RUN/report/data/*.json.
 
     Args:
         folder: of the run.
+        to_come: jobs that are still to be done, whose files may not be there yet.
 
     Returns:
         The page.
@@ -187,6 +190,9 @@ def render_report(folder: Path) -> Path:
             f"{folder} has no report/data to make a page of: make it with `distrib explain {shlex.quote(str(folder))}`"
         )
     jobs = {name: read_job(folder, name) for name in JOB_NAMES}
+    for name in to_come:
+        if jobs[name].data is None:
+            jobs[name] = replace(jobs[name], to_come=True)
     for shown in MISTAKES:
         page = report_html(folder, jobs, shown)
         if len(page.encode()) < LARGEST_BYTES:
@@ -245,6 +251,7 @@ def report_html(folder: Path, jobs: Mapping[str, Job], mistakes: int) -> str:
         {
             "title": context["name"],
             "opening": _render_part(OPENING, context),
+            "to_come": [job.title for job in jobs.values() if job.to_come],
             "parts": parts,
             "pictures": album.pictures.values(),
         },

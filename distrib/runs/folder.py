@@ -182,8 +182,12 @@ class RunFolder:
             return 0
         return max(0, len(lines) - 1)
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """The events of a kind that events.jsonl tells of; a line that a kill cut off is none."""
+    def has_report(self) -> bool:
+        """Whether the report has been finished since the training ended; a page alone may lack what was to come."""
+        return self.page.exists() and [each["event"] for each in self.events("end", "report")][-1:] == ["report"]
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        """The events of these kinds that events.jsonl tells of; a line that a kill cut off is none."""
         try:
             lines = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -192,7 +196,7 @@ class RunFolder:
         for line in lines:
             with suppress(ValueError):
                 event = json.loads(line)
-                if isinstance(event, dict) and event.get("event") == kind:
+                if isinstance(event, dict) and event.get("event") in kinds:
                     found.append(event)
         return found
 

@@ -2,12 +2,14 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Without a terminal a line at most this often, in seconds: logs of long runs stay readable.
 LINE_EVERY = 10.0
@@ -119,6 +121,26 @@ class Bar:
 
     def epoch(self, row: Mapping[str, float], best: bool) -> None:
         self._progress.console.print(_row(row, best), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def time_left(work: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal, and there alone, how far a long piece of work is and how long it will still take.
+
+    Args:
+        work: what is done.
+        total: the number of its parts.
+
+    Yields:
+        What is to be called with the number of parts that have been finished since the last call.
+    """
+    console = Console()
+    if not console.is_terminal:
+        yield lambda finished: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield partial(progress.advance, progress.add_task(work, total=total))
 
 
 def _row(row: Mapping[str, float], best: bool) -> str:

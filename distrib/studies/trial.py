@@ -226,7 +226,7 @@ class TrialRun:
     def _ended(self, run: Path, config: Config) -> RunResult | None:
         """What a run came to that has ended before, its report included; None where there is something left to do."""
         result = self._result(run)
-        reported = RunFolder(run).page.exists() or not config.explain.after_training
+        reported = RunFolder(run).has_report() or not config.explain.after_training
         return result if result is not None and (reported or result.pruned) else None
 
     def _launch(self, run: Path, config: Config, judged: bool, held: Lock) -> RunResult:

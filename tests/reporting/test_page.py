@@ -134,6 +134,18 @@ def test_a_job_that_failed_says_why_and_leaves_the_others(copy: Path) -> None:
     assert len(absent) == 1
 
 
+def test_what_is_still_to_come_is_said_where_it_will_be(copy: Path) -> None:
+    """What an earlier report has left of it is shown until then."""
+    (copy / "report" / "data" / "occlusion.json").unlink()
+    render_report(copy, to_come=("occlusion", "truth"))
+    page = parsed(copy)
+    assert "This report is being made. Still to come: Occlusion maps. Reload this page" in page.text
+    assert "Occlusion maps are still to come: reload this page when the report is finished." in page.text
+    assert f"make them with distrib explain {copy} --only occlusion" in page.text
+    assert "missing" not in page.text
+    assert "Is it true?" in page.text
+
+
 def test_a_file_that_cannot_be_read_is_named(copy: Path) -> None:
     (copy / "report" / "data" / "curves.json").write_text('{"job": "curves", "err')
     render_report(copy)

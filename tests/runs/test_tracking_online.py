@@ -386,8 +386,9 @@ def test_pressed_in_the_report_it_is_made_when_the_run_goes_on(
     person.join()
     assert f"report: stopped by {STOP_BUTTON}; the model is safe" in capsys.readouterr().out
     assert read_events(folder)[-1]["reason"] == STOP_BUTTON
-    assert not (folder / "report/index.html").exists()
+    assert read_events(folder, "report") == []
     assert train(backend, faces, folder, *report) == 0
+    assert len(read_events(folder, "report")) == 1
     assert (folder / "report/index.html").exists()
     assert any("report/page" in row for row in the_run(backend).history)
 
