@@ -149,7 +149,13 @@ def truth(study: Study) -> Finding:
         + [row[each][score] for each in methods for score in scores]
         for row in rows
     ]
-    data = {"images": len(chosen), "methods": methods, "attributes": rows, "means": means}
+    data = {
+        "images": len(chosen),
+        "test_images": len(test.rows),
+        "methods": methods,
+        "attributes": rows,
+        "means": means,
+    }
     return Finding(data, {"truth": _truth_figure(rows, methods)}, {"truth": (columns, table)})
 
 

@@ -9,9 +9,11 @@ Legend: B pictures, H height, W width, A attributes; y and x count the positions
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from distrib.explaining.incremental import Places, network_for
 from distrib.model.trained import TrainedModel
 
 Fill = Literal["mean", "blur", "black"]
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Red and blue stand out from any skin, and people with any kind of colour vision can tell them apart.
 RED, BLUE = (222, 18, 52), (0, 84, 200)
@@ -121,7 +125,6 @@ def make_grid(
     return Grid(size, window, stride)
 
 
-@torch.inference_mode()
 def occlusion_maps(
     net: nn.Module,
     images_BHWC: torch.Tensor,
@@ -153,11 +156,9 @@ def occlusion_maps(
     network = network_for(net, precision)
     chosen = slice(None) if attributes is None else list(attributes)
     positions = [(row, column) for row in grid.spans(0) for column in grid.spans(1)]
-    # All windows that go together are computed as if their changes reached as far as the farthest one's. In one row
-    # they differ little, so of several pictures a row at a time, and of one picture as many rows as fill the batch.
-    pictures = max(1, batch // len(grid.spans(1)))
-    logits, drops = [], []
-    for images in torch.split(images_BHWC, pictures):
+
+    @torch.inference_mode()
+    def of(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         covers = covering(images, fill, grid.window)
         logits_BA, known = network.whole(images)
         together = max(1, batch // len(images))
@@ -166,10 +167,37 @@ def occlusion_maps(
             for first in range(0, len(positions), together)
         ]
         changed_yxBA = torch.cat(changed).view(len(grid.spans(0)), len(grid.spans(1)), *logits_BA.shape)
-        logits.append(logits_BA[:, chosen].cpu())
-        drops.append((logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu())
-        report(len(images))
+        return logits_BA[:, chosen].cpu(), (logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu()
+
+    # All windows that go together are computed as if their changes reached as far as the farthest one's. In one row
+    # they differ little, so of several pictures a row at a time, and of one picture as many rows as fill the batch.
+    parts = torch.split(images_BHWC, max(1, batch // len(grid.spans(1))))
+    logits, drops = [], []
+    with closing(_in_threads(of, parts, on_cpu=images_BHWC.device.type == "cpu")) as found:
+        for logits_BA, drops_BAyx in found:
+            logits.append(logits_BA)
+            drops.append(drops_BAyx)
+            report(len(logits_BA))
     return OcclusionMaps(grid, torch.cat(logits), torch.cat(drops))
+
+
+def _in_threads(work: Callable[[T], R], parts: Sequence[T], on_cpu: bool) -> Generator[R, None, None]:
+    """What the work makes of each part, in their order; closing it gives up what has not begun.
+
+    A thread for each of torch's computes parts of its own: the many small operations of one part would leave most of
+    them waiting for each other.
+    """
+    cores = torch.get_num_threads() if on_cpu else 1
+    workers = min(cores, len(parts))
+    if workers < 2:
+        yield from map(work, parts)
+        return
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
+        try:
+            yield from pool.map(work, parts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)  # for threads that are yet to be made
 
 
 def covering(images_BHWC: torch.Tensor, fill: Fill, window: tuple[int, int]) -> torch.Tensor:

@@ -159,6 +159,7 @@ def test_the_truth_has_a_row_for_each_attribute_that_can_be_seen(study: Study) -
     assert [row["name"] for row in found["attributes"]] == ["Smiling", "Arched_Eyebrows"]  # Attractive is nowhere
     assert [row["parts"] for row in found["attributes"]] == [["mouth"], ["brows"]]
     assert found["images"] == 3
+    assert found["test_images"] == len(study.predictions["test"])
     for row in found["attributes"]:
         for method in found["methods"]:
             assert set(row[method]) == {"pointing", "chance", "mass", "ratio", "present", "absent"}

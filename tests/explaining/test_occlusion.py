@@ -91,6 +91,21 @@ def test_the_size_of_a_batch_is_a_matter_of_speed(net: AttributeClassifier) -> N
         torch.testing.assert_close(other.drops_BAyx, one.drops_BAyx, rtol=0, atol=1e-4)
 
 
+def test_the_number_of_threads_is_a_matter_of_speed_and_is_left_as_it_is(net: AttributeClassifier) -> None:
+    images, threads, finished = pictures(7), torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(1)
+        alone = occlusion_maps(net, images, batch=16)
+        torch.set_num_threads(3)
+        shared = occlusion_maps(net, images, batch=16, report=finished.append)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert sum(finished) == len(images)
+    assert len(finished) > 3
+    torch.testing.assert_close(shared.drops_BAyx, alone.drops_BAyx, rtol=0, atol=1e-4)
+
+
 def test_half_precision_keeps_the_order_of_the_places(net: AttributeClassifier) -> None:
     exact = occlusion_maps(net, pictures(), (12, 12), (6, 6))
     rounded = occlusion_maps(net, pictures(), (12, 12), (6, 6), precision=torch.bfloat16)

@@ -408,7 +408,10 @@ class _Draw:
         keys = ("pointing", "chance", "mass", "ratio")
         means = {each: {key: float(np.mean([row[each][key] for row in attributes]))
                         for key in keys} for each in ("occlusion", "gradcam")}  # fmt: skip
-        return {"images": 100, "methods": ["occlusion", "gradcam"], "attributes": attributes, "means": means}
+        methods = ["occlusion", "gradcam"]
+        return {
+            "images": 100, "test_images": 240, "methods": methods, "attributes": attributes, "means": means,
+        }  # fmt: skip
 
 
 def _reliability(probabilities: NDArray[np.float64], truth: NDArray[np.uint8]) -> dict[str, list[float]]:

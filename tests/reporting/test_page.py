@@ -134,6 +134,19 @@ def test_a_job_that_failed_says_why_and_leaves_the_others(copy: Path) -> None:
     assert len(absent) == 1
 
 
+def test_the_sample_that_the_truth_is_judged_on_is_stated(copy: Path) -> None:
+    render_report(copy)
+    assert "on 100 of the 240 test pictures." in parsed(copy).text
+    found = read_job(copy, "truth")
+    write_job(copy, "truth", {**found, "test_images": 100})
+    render_report(copy)
+    assert "on 100 test pictures." in parsed(copy).text
+    del found["test_images"]  # a report of an earlier version
+    write_job(copy, "truth", found)
+    render_report(copy)
+    assert "on 100 test pictures." in parsed(copy).text
+
+
 def test_what_is_still_to_come_is_said_where_it_will_be(copy: Path) -> None:
     """What an earlier report has left of it is shown until then."""
     (copy / "report" / "data" / "occlusion.json").unlink()
