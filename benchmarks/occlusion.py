@@ -21,7 +21,8 @@ from measure import alternate, machine, report, spread
 from scipy.stats import spearmanr
 
 from distrib.data.batch import Request, cut
-from distrib.explaining.occlusion import OcclusionMaps, covering, make_grid, occlusion_maps
+from distrib.explaining.grid import make_grid
+from distrib.explaining.occlusion import OcclusionMaps, covering, occlusion_maps
 from distrib.faces import draw_face, sample_face
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import load

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from random_model import write_model
 
-from distrib.cli.predict import draw_heat_map, fitting, main
+from distrib.cli.predict import main
+from distrib.model.prediction import draw_heat_map, fitting
 from distrib.model.trained import load
 from distrib.photographs.alignment import moved
 

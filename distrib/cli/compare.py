@@ -15,7 +15,6 @@ from distrib.base.errors import UserError
 from distrib.base.files import check_output
 from distrib.base.paths import OptionPath
 from distrib.base.streams import standard_streams
-from distrib.reporting.compare import render_comparison
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = tyro.cli(CompareOptions, prog="distrib compare", args=argv)
         check_output(options.out, "--out")
+        from distrib.reporting.compare import render_comparison
+
         page = render_comparison(options.runs, options.out)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)

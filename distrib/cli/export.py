@@ -13,8 +13,6 @@ import tyro
 from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath
 from distrib.base.streams import standard_streams
-from distrib.model.export import export_onnx
-from distrib.model.trained import load
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
     try:
         options = tyro.cli(ExportOptions, prog="distrib export", args=argv)
+        from distrib.model.export import export_onnx  # takes seconds, for which no --help waits
+        from distrib.model.trained import load
+
         model = load(options.model)
         best = options.model / "best"
         out = options.out or (best if best.is_dir() else options.model) / "model.onnx"

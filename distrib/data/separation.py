@@ -17,8 +17,6 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from distrib.base.errors import UserError, printable
 from distrib.base.files import folder_written_whole
@@ -152,6 +150,9 @@ def join(unit: NDArray[np.int64], content: NDArray[np.int64]) -> NDArray[np.int6
     Returns:
         int64 [N], the smallest unit in the group of each image: its own where it has no content in common with another.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     units, number = np.unique(unit, return_inverse=True)
     # A graph with a node for each unit and for each content, and an edge for each image.
     size = len(units) + int(content.max()) + 1

@@ -22,11 +22,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from torchvision.models import resnet18
 
-from distrib.base.errors import UserError
-from distrib.base.words import nearest, words
+from distrib.base.words import words
 from distrib.explaining.figures import new
+from distrib.explaining.modules import convolution, module
 from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png
 from distrib.model.network import AttributeClassifier
 
@@ -36,20 +35,6 @@ SHOWN = 64
 # then, and 500 kB as it is. The number of colours is odd, so that zero has one of its own in the middle.
 SIDE = 56
 COLOURS = 63
-
-
-def check_modules(modules: Sequence[str], filters: Sequence[str]) -> None:
-    """Refuse `explain.modules` and `explain.filters` that the network does not have, before anything is trained.
-
-    Raises:
-        UserError: if a name is no module, or one of the filters no convolution; it lists those that are.
-    """
-    with torch.device("meta"):  # names alone: no weight is made
-        net = resnet18()
-    for name in modules:
-        _module(net, name)
-    for name in filters:
-        _convolution(net, name)
 
 
 @torch.inference_mode()
@@ -82,7 +67,7 @@ def activation_maps(
 
     with ExitStack() as hooks:
         for name in modules:
-            hooks.enter_context(_module(net.net, name).register_forward_hook(keep(name)))
+            hooks.enter_context(module(net.net, name).register_forward_hook(keep(name)))
         net(images_BHWC)
     return {name: maps[name] for name in modules}
 
@@ -93,7 +78,7 @@ def filters_of(net: AttributeClassifier, name: str) -> torch.Tensor:
     Raises:
         UserError: if there is no such convolution; it lists those that are.
     """
-    return _convolution(net.net, name).weight.detach().to("cpu", torch.float32, copy=True)
+    return convolution(net.net, name).weight.detach().to("cpu", torch.float32, copy=True)
 
 
 def activations(study: Study) -> Finding:
@@ -188,27 +173,6 @@ def mosaic(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     cells[:count, :height, :width] = tiles
     grid = cells.reshape(rows, columns, height + 1, width + 1, *channels).swapaxes(1, 2)
     return grid.reshape(rows * (height + 1), columns * (width + 1), *channels)[:-1, :-1]
-
-
-def _module(net: nn.Module, name: str) -> nn.Module:
-    valid: dict[str, nn.Module] = {each: module for each, module in net.named_modules() if each}
-    if name not in valid:
-        raise UserError(
-            f"explain.modules names {name}, which is no module of the network{nearest(name, list(valid))}: its modules "
-            f"are {', '.join(valid)}"
-        )
-    return valid[name]
-
-
-def _convolution(net: nn.Module, name: str) -> nn.Conv2d:
-    valid = {each: module for each, module in net.named_modules() if isinstance(module, nn.Conv2d)}
-    if name not in valid:
-        hint = nearest(name, [each for each in valid if each.startswith(name)] or list(valid))
-        raise UserError(
-            f"explain.filters names {name}, which is no convolution of the network{hint}: its convolutions are "
-            f"{', '.join(valid)}"
-        )
-    return valid[name]
 
 
 def _classifier(study: Study) -> AttributeClassifier:

@@ -26,6 +26,8 @@ from distrib.data.decoders import make_decoder
 from distrib.data.plan import evaluation_batches
 from distrib.data.splits import Splits, digest, make_splits, splits_of_training
 from distrib.data.table import SPLITS, Table, read_table
+from distrib.explaining.jobs import JOBS as JOBS
+from distrib.explaining.jobs import SLOW
 from distrib.explaining.study import Finding, Job, Study
 from distrib.model.trained import TrainedModel, load
 from distrib.ranks.printing import warn
@@ -33,29 +35,6 @@ from distrib.runs.folder import RunFolder, write_whole
 from distrib.runs.metrics import read_metrics
 from distrib.runs.tracking import Rows, Tracker
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
-
-# In the order of their cost, so that the page has most of its parts when the slow ones begin. Each is imported when it
-# runs, so that one that cannot be imported costs the others nothing.
-JOBS = {
-    "curves": "curves",
-    "scores": "scores",
-    "roc": "scores",
-    "precision_recall": "scores",
-    "confusion": "scores",
-    "calibration": "scores",
-    "fairness": "scores",
-    "correlation": "scores",
-    "mistakes": "galleries",
-    "labels": "galleries",
-    "filters": "features",
-    "activations": "features",
-    "gradcam": "maps",
-    "photograph": "maps",
-    "occlusion": "maps",
-    "truth": "maps",
-}
-# Those that may take minutes: the page is made before each, without what is still to come.
-SLOW = ("occlusion", "truth")
 
 Say = Callable[[str], None]
 
@@ -70,8 +49,8 @@ def check_options(config: Config, table: Table) -> None:
     Raises:
         UserError: if a module or the group is not there, or the window does not fit the picture.
     """
-    from distrib.explaining.features import check_modules
-    from distrib.explaining.occlusion import make_grid
+    from distrib.explaining.grid import make_grid
+    from distrib.explaining.modules import check_modules
 
     options = config.explain
     check_modules(options.modules, options.filters)

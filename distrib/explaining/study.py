@@ -8,11 +8,10 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,6 +24,9 @@ from distrib.data.store import FolderStore
 from distrib.data.table import Table
 from distrib.model.trained import TrainedModel
 from distrib.scoring.predictions import Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Finding:
     """
 
     data: dict[str, Any]
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: "dict[str, Figure]" = field(default_factory=dict)
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
 
 

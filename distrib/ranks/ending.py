@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from distrib.base.errors import UserError, printable
 from distrib.ranks.environment import rank, several_ranks
 from distrib.ranks.printing import say
@@ -27,6 +25,8 @@ class RankLost(Exception):  # noqa: N818 - nothing that this rank did wrong
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device, or the host, has no room for what was asked of it."""
+    import torch
+
     # torch has no type of its own for it on the CPU, nor have DALI and CUDA's libraries.
     said = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation", "bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
@@ -34,6 +34,8 @@ def out_of_memory(error: Exception) -> bool:
 
 def lost_a_rank(error: Exception) -> bool:
     """Whether an error is the network's way of saying that another rank has gone."""
+    import torch
+
     if isinstance(error, torch.distributed.DistError):
         return True
     return several_ranks() and any(name in str(error) for name in ("gloo", "Connection closed by peer"))

@@ -1,16 +1,18 @@
-"""What this machine has: device, cores, and every `auto` that depends on them."""
+"""What this machine has: device, cores, and every `auto` that depends on them.
+
+torch is imported by what asks it, so that whoever asks for the cores alone does not wait for it.
+"""
 
 import os
 import platform
 from importlib.metadata import version
-from typing import Any
-
-import torch
-from accelerate import Accelerator
+from typing import TYPE_CHECKING, Any
 
 from distrib.base.errors import UserError
 from distrib.config import Config
-from distrib.data.decoders import choose_decoder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def resolve(config: Config, like: str | None = None) -> Config:
@@ -24,6 +26,10 @@ def resolve(config: Config, like: str | None = None) -> Config:
     Raises:
         UserError: if the machine lacks what the configuration asks for.
     """
+    import torch
+
+    from distrib.data.decoders import choose_decoder
+
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
     device = _device_type(config)
@@ -58,8 +64,10 @@ def fallbacks(asked: Config, resolved: Config) -> list[str]:
     return notes
 
 
-def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+def describe_machine(accelerator: "Accelerator") -> dict[str, Any]:
     """What a run stands on, for people: ranks, device and versions."""
+    import torch
+
     on_gpu = accelerator.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"CPU (threads a rank: {torch.get_num_threads()})"
     versions = {package: version(package) for package in ("torch", "torchvision", "accelerate", "numpy")}
@@ -73,16 +81,22 @@ def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
 def _device_type(config: Config) -> str:
     if config.run.device != "auto":
         return config.run.device
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def cpu_computes_in_bf16() -> bool:
     """Whether this CPU has instructions for it, which says nothing about their speed."""
+    import torch
+
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _precision_of_gpu() -> str:
     """bf16 where the GPU computes in it; fp16 where that is several times as fast as float32, on Volta and Turing."""
+    import torch
+
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"
     return "fp16" if torch.cuda.get_device_capability() in ((7, 0), (7, 5)) else "no"
@@ -93,6 +107,8 @@ def use_all_cores(local_ranks: int) -> None:
     launched = not {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}.isdisjoint(os.environ)
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is None or (launched and threads == "1"):
+        import torch
+
         torch.set_num_threads(max(1, cores() // local_ranks))
 
 

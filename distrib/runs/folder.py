@@ -31,23 +31,22 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
 from distrib.base.json import to_json
 from distrib.base.paths import staged_beside
 from distrib.config import SCORES
+from distrib.runs.metrics import METRICS as METRICS
 from distrib.scoring.metrics import Scores
 from distrib.training.checkpoint import fsync, recover_folder, remove_leftovers, replace_folder, save_weights
 
-METRICS = (
-    "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_precision", "val_recall",
-    "val_f1", "val_roc_auc", "val_average_precision", "lr", "images_per_second", "seconds",
-)  # fmt: skip
+if TYPE_CHECKING:
+    import torch
+
 BY_ATTRIBUTE = ("epoch", "attribute", *SCORES)
 # A launcher gives its ranks 30 seconds to leave: so long a run that goes on may have to wait for its earlier self.
 LEAVES_WITHIN = 30.0
@@ -260,7 +259,7 @@ class RunFolder:
 
     def save_best(
         self,
-        weights: dict[str, torch.Tensor],
+        weights: "dict[str, torch.Tensor]",
         logits: NDArray[np.float32],
         description: Mapping[str, Any],
         card: str,
@@ -274,6 +273,8 @@ class RunFolder:
             description: what prediction needs, for model.json.
             card: the model card, for README.md.
         """
+
+        import torch
 
         def write(staged: Path) -> None:
             save_weights(weights, staged / "model.safetensors")

@@ -1,9 +1,14 @@
-"""The one reader of a run's metrics.csv."""
+"""A run's metrics.csv: its columns, and the one reader of it."""
 
 import csv
 from pathlib import Path
 
 from distrib.base.errors import UserError
+
+METRICS = (
+    "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_precision", "val_recall",
+    "val_f1", "val_roc_auc", "val_average_precision", "lr", "images_per_second", "seconds",
+)  # fmt: skip
 
 
 def read_metrics(run: Path) -> tuple[list[str], list[list[float]]]:

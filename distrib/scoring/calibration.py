@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import precision_recall_curve
 
 # The range that temperatures are sought in; beyond it a probability is 0, 1/2 or 1 in all but name.
 _LOWEST, _HIGHEST = 0.05, 20.0
@@ -40,6 +38,8 @@ def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8
         logits_NA: float32 [N, A], of pictures that were not trained on.
         targets_NA: {0, 1} [N, A].
     """
+    from scipy.optimize import minimize_scalar  # takes a second: by those alone who fit, not by those who predict
+
     temperatures = np.ones(logits_NA.shape[1])
     for i, (logits, targets) in enumerate(zip(logits_NA.T, targets_NA.T, strict=True)):
         if not np.isfinite(logits).all() or targets.min() == targets.max():
@@ -65,6 +65,8 @@ def tune_thresholds(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[n
         probabilities_NA: float64 [N, A].
         targets_NA: {0, 1} [N, A].
     """
+    from sklearn.metrics import precision_recall_curve
+
     thresholds = np.full(probabilities_NA.shape[1], 0.5)
     for i, (probabilities, targets) in enumerate(zip(probabilities_NA.T, targets_NA.T, strict=True)):
         if not np.isfinite(probabilities).all() or targets.min() == targets.max():

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from distrib.config import SCORES
 
@@ -49,6 +47,10 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
         logits_NA: float [N, A].
         targets_NA: {0, 1} [N, A].
     """
+    # They take a second: by rank 0 when it scores, and not by all ranks when they start.
+    from sklearn.exceptions import UndefinedMetricWarning
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
     logits = logits_NA.astype(np.float64)
     truth = targets_NA.astype(bool)
     decided = logits >= 0

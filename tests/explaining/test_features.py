@@ -17,7 +17,8 @@ from distrib.config import Config
 from distrib.data.splits import make_splits
 from distrib.data.table import read_table
 from distrib.explaining import features
-from distrib.explaining.features import activation_maps, check_modules, filters_of
+from distrib.explaining.features import activation_maps, filters_of
+from distrib.explaining.modules import check_modules
 from distrib.explaining.study import Finding, Study
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import Description, TrainedModel
@@ -195,7 +196,10 @@ def test_names_of_the_defaults_and_of_every_module_are_right() -> None:
     explain = Config().explain
     check_modules(explain.modules, explain.filters)
     everything = dict(resnet18().named_modules())
-    check_modules([name for name in everything if name], [n for n, m in everything.items() if isinstance(m, nn.Conv2d)])
+    convolutions = [name for name, module in everything.items() if isinstance(module, nn.Conv2d)]
+    check_modules([name for name in everything if name], convolutions)
+    assert {*explain.modules} <= everything.keys()  # which `check_modules` takes for granted
+    assert {*explain.filters} <= {*convolutions}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from distrib.base.errors import UserError
-from distrib.explaining.occlusion import Fill, covering, heat_overlays, make_grid, occlusion_maps
+from distrib.explaining.grid import make_grid
+from distrib.explaining.occlusion import Fill, covering, heat_overlays, occlusion_maps
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import Description, TrainedModel, load
 
