@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.console import Console
@@ -21,9 +21,9 @@ from distrib.base.errors import UserError, printable
 from distrib.base.paths import OptionPath
 from distrib.base.streams import standard_streams
 from distrib.config import DataConfig
-from distrib.data.separation import Proof, Report, separate
-from distrib.data.table import SPLITS
-from distrib.faces import write_faces
+
+if TYPE_CHECKING:
+    from distrib.data.separation import Proof, Report
 
 # What a data set's readers call by its key in the configuration is an option here.
 OPTION_OF = {"root": "--root", "split": "--by", "split_fractions": "--fractions", "split_seed": "--seed",
@@ -77,6 +77,8 @@ def prepare_faces(settings: Faces) -> None:
     Raises:
         UserError: a setting is out of range, or the folder is in use or cannot be written.
     """
+    from distrib.faces import write_faces
+
     with _progress() as report:
         write_faces(
             settings.out,
@@ -95,6 +97,8 @@ def prepare_split(settings: Split) -> None:
         UserError: a setting is out of range, the data set is not as expected, or the folder is in use or cannot be
             written.
     """
+    from distrib.data.separation import separate
+
     try:
         config = DataConfig(
             root=settings.root,
@@ -115,8 +119,10 @@ def prepare_split(settings: Split) -> None:
     print(f"{out} is ready for --data.root; the proof is in separation.json, the sums are in SHA256SUMS")
 
 
-def _summary(proof: Proof) -> str:
+def _summary(proof: "Proof") -> str:
     """The sizes of the splits, and what is proved of them."""
+    from distrib.data.table import SPLITS
+
     lines = [f"{'':5}  {'images':>9}  {'identities':>10}"]
     for name in SPLITS:
         identities = "unknown" if proof.identities is None else f"{proof.identities[name]:,}"
@@ -138,7 +144,7 @@ def _summary(proof: Proof) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def _progress() -> "Iterator[Report]":
     """How far each part of the work is: a bar on a terminal; elsewhere a line for each tenth, for logs."""
     console = Console(stderr=True)
     if not console.is_terminal:
