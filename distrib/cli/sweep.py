@@ -5,7 +5,6 @@ distrib sweep study.yaml --workers 4              # on one machine, with its GPU
 distrib sweep study.yaml --best > best.yaml       # the best configuration so far
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +15,6 @@ import tyro
 from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath, expanded_path
 from distrib.base.streams import standard_streams
-from distrib.config import parse
-from distrib.studies.definition import Study, read_study
-from distrib.studies.run import best, run_study
-from distrib.studies.trial import Stop
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
-        study = read(expanded_path(file), others)
+        from distrib.studies.run import best, read_with_options, run_study  # takes seconds, for which no --help waits
+        from distrib.studies.trial import Stop
+
+        study = read_with_options(expanded_path(file), others)
         folder = options.folder or Path("studies") / study.name
         if options.best:
             print(best(study, folder), end="")
@@ -71,17 +69,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-
-
-def read(file: Path, arguments: Sequence[str]) -> Study:
-    """The study in a file, with options of the configuration put over it.
-
-    Raises:
-        UserError: as `read_study` does, or if an option is none.
-    """
-    study = read_study(file)
-    if not arguments:
-        return study
-    config = parse(arguments, study.base, "distrib sweep", SweepOptions.__doc__ or "")
-    named = [each[2:].partition("=")[0].replace("-", "_") for each in arguments if each.startswith("--")]
-    return read_study(file, {key: functools.reduce(getattr, key.split("."), config) for key in named})

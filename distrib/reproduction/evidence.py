@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-from scipy.stats import ttest_ind_from_stats
+from typing import TYPE_CHECKING, Literal
 
 from distrib.studies.definition import Study
 from distrib.studies.record import Setting, StudyRecord, TrialRecord
-from distrib.studies.results import Rows, read_rows
+
+if TYPE_CHECKING:
+    from distrib.studies.results import Rows
 
 Holds = Literal["holds", "does not hold", "undecided", "no claim"]
 # The columns of the report's tables, as metrics.csv has them; accuracy in per cent there.
@@ -142,7 +142,7 @@ class Measured:
     """
 
     label: str
-    runs: Sequence[Rows]
+    runs: "Sequence[Rows]"
 
     @property
     def epochs(self) -> int:
@@ -210,6 +210,8 @@ def gather(study: Study, record: StudyRecord, numbers: Path) -> Evidence:
     Raises:
         UserError: if the metrics of a run cannot be read.
     """
+    from distrib.studies.results import read_rows
+
     name = study.parameters[0].name
     runs: dict[Setting, dict[str, None]] = {}
     for trial in record.of_state("finished"):
@@ -219,7 +221,7 @@ def gather(study: Study, record: StudyRecord, numbers: Path) -> Evidence:
     return Evidence(study, record, {key: Measured(str(key), rows) for key, rows in found.items()}, numbers)
 
 
-def report_epochs(numbers: Path, table: str) -> Rows:
+def report_epochs(numbers: Path, table: str) -> "Rows":
     """The rows of one of the report's tables by our column names; accuracy as a share."""
     with (numbers / "tables-1-2-3-5.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["table"] == table]
@@ -247,6 +249,8 @@ def above(one: Sequence[float], other: Sequence[float]) -> bool | None:
     means, spreads = zip(*((statistics.fmean(each), statistics.stdev(each)) for each in (one, other)), strict=True)
     if not any(spreads):
         return means[0] > means[1] if means[0] != means[1] else None
+    from scipy.stats import ttest_ind_from_stats
+
     found = ttest_ind_from_stats(means[0], spreads[0], len(one), means[1], spreads[1], len(other), equal_var=False)
     return means[0] > means[1] if found.pvalue < SIGNIFICANT else None
 
@@ -289,7 +293,7 @@ def points(value: float) -> str:
     return f"{100 * value:.2f} points"
 
 
-def epoch_table(caption: str, report: Rows, measured: Measured) -> Table:
+def epoch_table(caption: str, report: "Rows", measured: Measured) -> Table:
     """The report's table with the measured value beside each of its own."""
     rows = []
     for epoch in range(1, max(len(report), measured.epochs) + 1):
@@ -317,7 +321,7 @@ def with_column(table: Table, heading: str, cells: Sequence[str]) -> Table:
     return Table(table.caption, [*table.header, heading], rows)
 
 
-def learning_curves(what: str, report: Rows, measured: Measured) -> list[Chart]:
+def learning_curves(what: str, report: "Rows", measured: Measured) -> list[Chart]:
     """Loss and scores of a training, as the report's figures have them, with the report's own as dashed lines."""
     charts = []
     for title, columns in CHARTS.items():

@@ -25,14 +25,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import pydantic
 import yaml
-from optuna.trial import Trial
 from pydantic import Field
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from distrib.base.errors import UserError
 from distrib.base.paths import ConfigPath, ConfigPathText
@@ -40,7 +37,7 @@ from distrib.base.words import nearest
 from distrib.config import Config, read_yaml
 from distrib.config.section import Section, Words
 from distrib.config.yaml_files import read_settings
-from distrib.runs.folder import METRICS
+from distrib.runs.metrics import METRICS
 from distrib.studies.methods import PRUNERS, SAMPLERS, Method
 from distrib.studies.record import Direction, Objective, Parameter, Setting
 from distrib.studies.scale import Scale
@@ -58,6 +55,9 @@ from distrib.studies.space import (
     settled_space,
     with_changes,
 )
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 # Bytes of a study's name, to which its runs add their numbers.
 MAX_STEM = 160
@@ -195,6 +195,9 @@ def _has_password(storage: str) -> bool:
     """Whether a storage's URL says a password; one that is no URL is refused when it is opened."""
     if "://" not in storage:
         return False
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(storage)
     except (ArgumentError, ValueError):
@@ -269,7 +272,7 @@ class Study:
             raise UserError(f"space has more than {MAX_POINTS} points for sampler grid: choose random or tpe")
         return found
 
-    def suggest(self, trial: Trial) -> Point:
+    def suggest(self, trial: "Trial") -> Point:
         """The point of a trial; the same one again where it has been asked for before."""
         point: Point = {}
         for dimension in self.dimensions:

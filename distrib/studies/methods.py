@@ -1,46 +1,33 @@
-"""The samplers and pruners of a study: Optuna's, by name, with Optuna's own options."""
+"""The samplers and pruners of a study as its file names them: `samplers.py` makes Optuna's of them."""
 
-import inspect
-import warnings
-from collections.abc import Mapping
 from typing import Any
 
-import optuna
 import pydantic
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from pydantic import Field
 
-from distrib.base.errors import UserError
-from distrib.base.words import nearest
 from distrib.config.section import Section, plain
 
-SAMPLERS: dict[str, type[BaseSampler]] = {
-    "grid": optuna.samplers.RandomSampler,  # its points are given; nothing is left to sample
-    "random": optuna.samplers.RandomSampler,
-    "tpe": optuna.samplers.TPESampler,
-    "gp": optuna.samplers.GPSampler,
-    "qmc": optuna.samplers.QMCSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "nsgaii": optuna.samplers.NSGAIISampler,
-    "nsgaiii": optuna.samplers.NSGAIIISampler,
+# Names, and what Optuna calls the class.
+SAMPLERS = {
+    "grid": "RandomSampler",  # its points are given; nothing is left to sample
+    "random": "RandomSampler",
+    "tpe": "TPESampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+    "cmaes": "CmaEsSampler",
+    "nsgaii": "NSGAIISampler",
+    "nsgaiii": "NSGAIIISampler",
 }
-PRUNERS: dict[str, type[BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "halving": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "threshold": optuna.pruners.ThresholdPruner,
+PRUNERS = {
+    "none": "NopPruner",
+    "median": "MedianPruner",
+    "percentile": "PercentilePruner",
+    "halving": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+    "threshold": "ThresholdPruner",
 }
 # Pruners that let one of so many trials go on at each of their rungs; Optuna's own figures.
 REDUCTION = {"halving": 4, "hyperband": 3}
-# Distinct random numbers for each trial from the one seed of a sampler.
-SEED_STRIDE = 1_000_003
-
-# Optuna says of half its samplers that they are experimental, and of grids of numbers that they are categorical.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class Method(Section):
@@ -60,66 +47,9 @@ class Method(Section):
         return value
 
 
-def make_sampler(method: Method, number: int) -> BaseSampler:
-    """The sampler that proposes one trial; the same proposal for the same seed, trial and trials before it.
-
-    Args:
-        method: its name and options.
-        number: of the trial.
-
-    Raises:
-        UserError: if Optuna does not know an option, or refuses its value.
-    """
-    options = dict(method.options)
-    if method.name == "tpe":
-        # Trials that other workers have under way count as bad ones, or all workers would look at the same place.
-        options.setdefault("constant_liar", True)
-    if "seed" in inspect.signature(SAMPLERS[method.name]).parameters:
-        seed = options.get("seed", 0)
-        # A low-discrepancy sequence is one sequence for all trials; all others draw anew for each.
-        options["seed"] = seed if method.name == "qmc" or type(seed) is not int else seed + SEED_STRIDE * number
-    sampler: BaseSampler = _make("sampler", SAMPLERS[method.name], method.name, options)
-    return sampler
-
-
-def make_pruner(method: Method, rungs: int = 1) -> BasePruner:
-    """The pruner.
-
-    Args:
-        method: its name and options.
-        rungs: trainings of rising cost that it judges, at the steps of `rung_step`; 1: it judges epochs.
-
-    Raises:
-        UserError: if Optuna does not know an option, lacks one, or refuses its value.
-    """
-    options = dict(method.options)
-    factor = options.get("reduction_factor", 2)
-    if method.name in REDUCTION and (type(factor) is not int or factor < 2):
-        raise UserError(f"pruner {method.name} has reduction_factor {factor!r}: expected a whole number from 2 on")
-    if rungs > 1 and method.name in REDUCTION:
-        # Optuna would wait for the first trial that has climbed them all, and guess by its last step.
-        options = {"reduction_factor": REDUCTION[method.name], "min_resource": 1, **options}
-        if method.name == "hyperband":
-            options.setdefault("max_resource", rung_step(method, rungs - 1))
-    pruner: BasePruner = _make("pruner", PRUNERS[method.name], method.name, options)
-    return pruner
-
-
 def rung_step(method: Method, rung: int) -> int:
     """A rung, counted from 0, as its pruner counts: some in powers of their factor, the others one by one."""
     if method.name not in REDUCTION:
         return rung + 1
     factor = int(method.options.get("reduction_factor", REDUCTION[method.name]))
     return int(factor**rung)
-
-
-def _make(kind: str, maker: Any, name: str, options: Mapping[str, Any]) -> Any:
-    known = [each for each in inspect.signature(maker).parameters if each not in ("self", "args", "kwargs")]
-    for option in options:
-        if option not in known:
-            raise UserError(f"{kind} {name} has no option {option}{nearest(option, known)}: it has {', '.join(known)}")
-    try:
-        return maker(**options)
-    except (ImportError, ValueError, TypeError) as error:
-        problem = str(error).strip().partition("\n")[0]
-        raise UserError(f"{kind} {name} refuses its options {dict(options)}: {problem}") from None

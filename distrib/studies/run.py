@@ -1,5 +1,6 @@
 """A study at work: its trials shared out over the workers of this machine."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -13,18 +14,18 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import get_args
 
-import torch
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distrib.base.errors import UserError
 from distrib.base.streams import standard_streams
 from distrib.base.words import plural
+from distrib.config import parse
 from distrib.data.splits import digest
 from distrib.ranks.machine import cores, resolve
 from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOPPED
-from distrib.studies.definition import Study
+from distrib.studies.definition import Study, read_study
 from distrib.studies.folder import StudyFolder
 from distrib.studies.record import State, StudyRecord
 from distrib.studies.results import read_record
@@ -35,6 +36,20 @@ from distrib.train import check_start
 
 # How many workers that have died are replaced.
 REPLACED = 5
+
+
+def read_with_options(file: Path, arguments: Sequence[str]) -> Study:
+    """The study in a file, with options of the configuration put over it.
+
+    Raises:
+        UserError: as `read_study` does, or if an option is none.
+    """
+    study = read_study(file)
+    if not arguments:
+        return study
+    config = parse(arguments, study.base, "distrib sweep", "Trains every trial of a study.")
+    named = [each[2:].partition("=")[0].replace("-", "_") for each in arguments if each.startswith("--")]
+    return read_study(file, {key: functools.reduce(getattr, key.split("."), config) for key in named})
 
 
 @standard_streams(goes_on=True)
@@ -211,6 +226,8 @@ def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
     spread = [set(mine[i::workers]) for i in range(workers)]
     if resolve(study.base).run.device != "cuda":
         return [({}, each) for each in spread]
+    import torch
+
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     gpus = visible.split(",")
     if workers > len(gpus):

@@ -18,7 +18,8 @@ from distrib.base.errors import UserError
 from distrib.runs.folder import RunFolder
 from distrib.studies.definition import Study
 from distrib.studies.journal import open_journal
-from distrib.studies.methods import Method, make_pruner, make_sampler
+from distrib.studies.methods import Method
+from distrib.studies.samplers import make_pruner, make_sampler
 
 # So many proposals, and every sampler has gone over from its random beginning to what it is for.
 REHEARSALS = 14

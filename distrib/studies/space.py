@@ -9,16 +9,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial
+from typing import TYPE_CHECKING, Any
 
 from distrib.base.errors import UserError
 from distrib.base.words import nearest
 from distrib.config import Config
 from distrib.config.section import Takes, field_of, keys, plain, settled
 from distrib.studies.record import Parameter, Setting
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
 
 # What an entry of the space must have, and what it may have beside that.
 SHAPES: tuple[tuple[set[str], set[str]], ...] = (
@@ -51,7 +52,7 @@ class Dimension:
     """
 
     name: str
-    distribution: BaseDistribution
+    distribution: "BaseDistribution"
     settings: Mapping[Setting, Mapping[str, Any]] | None
     when: Mapping[str, tuple[Setting, ...]]
     grid: tuple[Setting, ...]
@@ -60,11 +61,14 @@ class Dimension:
         """Whether a point with these values of the names before has this one."""
         return all(name in point and point[name] in values for name, values in self.when.items())
 
-    def suggest(self, trial: Trial) -> Setting:
+    def suggest(self, trial: "Trial") -> Setting:
         """The value that Optuna gives a trial."""
+        from optuna.distributions import IntDistribution
+
         kind: Any = self.distribution
-        if isinstance(kind, CategoricalDistribution):
-            return trial.suggest_categorical(self.name, kind.choices)
+        if self.settings is not None:
+            choice: Setting = trial.suggest_categorical(self.name, kind.choices)
+            return choice
         if isinstance(kind, IntDistribution):
             return trial.suggest_int(self.name, kind.low, kind.high, step=kind.step, log=kind.log)
         return trial.suggest_float(self.name, kind.low, kind.high, step=kind.step, log=kind.log)
@@ -76,7 +80,7 @@ class Dimension:
     def parameter(self) -> Parameter:
         """The same for people."""
         kind: Any = self.distribution
-        if isinstance(kind, CategoricalDistribution):
+        if self.settings is not None:
             return Parameter(self.name, tuple(kind.choices))
         return Parameter(self.name, low=kind.low, high=kind.high, log=kind.log)
 
@@ -198,9 +202,9 @@ def _when(where: str, entry: Any, before: Mapping[str, Dimension]) -> dict[str, 
         values = values if isinstance(values, list) else [values]
         if name not in before:
             raise UserError(f"{where}.when names {name}, which is not in space{nearest(str(name), list(before))}")
-        other = before[name].distribution
+        choices = tuple(before[name].settings or ())  # none of a range
         for value in values:
-            if not isinstance(other, CategoricalDistribution) or value not in other.choices:
+            if value not in choices:
                 raise UserError(f"{where}.when asks for {name} {value}, which is none of its values in space")
         found[name] = tuple(values)
     return found
@@ -216,8 +220,7 @@ def _choices(name: str, values: Any, base: Config, when: Mapping[str, tuple[Sett
         if label in settings:  # Optuna tells choices apart by ==, as a mapping does
             raise UserError(f"space.{name} names {short(label)} twice: name each value once")
         settings[label] = {name: value}
-    labels = tuple(settings)
-    return Dimension(name, CategoricalDistribution(labels), settings, when, labels)
+    return _labelled(name, settings, when)
 
 
 def _variants(name: str, entry: Any, base: Config, when: Mapping[str, tuple[Setting, ...]]) -> Dimension:
@@ -229,11 +232,21 @@ def _variants(name: str, entry: Any, base: Config, when: Mapping[str, tuple[Sett
     for label, changes in entry.items():
         with_changes(base, f"space.{name}.variants.{label}", changes)
         settings[str(label)] = changes
+    return _labelled(name, settings, when)
+
+
+def _labelled(
+    name: str, settings: Mapping[Setting, Mapping[str, Any]], when: Mapping[str, tuple[Setting, ...]]
+) -> Dimension:
+    from optuna.distributions import CategoricalDistribution
+
     labels = tuple(settings)
     return Dimension(name, CategoricalDistribution(labels), settings, when, labels)
 
 
 def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str, tuple[Setting, ...]]) -> Dimension:
+    from optuna.distributions import FloatDistribution, IntDistribution
+
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
     where = f"space.{name}"
     for key, value in (("low", low), ("high", high), ("step", step)):

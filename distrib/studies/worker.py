@@ -20,10 +20,10 @@ from distrib.ranks.stopping import STOPPED
 from distrib.runs.folder import write_whole
 from distrib.studies.definition import Study, to_yaml
 from distrib.studies.folder import Lock, StudyFolder
-from distrib.studies.methods import make_pruner, make_sampler
 from distrib.studies.page import render_study
 from distrib.studies.record import StudyRecord, study_csv
 from distrib.studies.results import RETRY_OF, has_no_memory, read_record
+from distrib.studies.samplers import make_pruner, make_sampler
 from distrib.studies.search import open_storage, storage_url
 from distrib.studies.space import Point, describe_point, short
 from distrib.studies.trial import Interrupted, Stop, TrialRun

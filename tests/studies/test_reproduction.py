@@ -24,13 +24,14 @@ from reproduction_data import (
 from sentences import refusal
 
 from distrib.base.errors import UserError
-from distrib.cli import reproduce
-from distrib.cli.reproduce import available, describe, main
+from distrib.cli.reproduce import main
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
+from distrib.reproduction import run as reproduction
 from distrib.reproduction.claims import CAUSES, FINDINGS, freezes, has_diverged
 from distrib.reproduction.evidence import Section, above, around, either, every, gather, holds, report_epochs
 from distrib.reproduction.page import headline, render_reproduction, to_markdown
+from distrib.reproduction.run import available, describe
 from distrib.studies.definition import Study, read_study
 from distrib.studies.record import Setting, StudyRecord
 from distrib.studies.scale import Scale
@@ -543,10 +544,10 @@ def test_each_study_is_read_once_and_without_what_no_section_shows(
         read.append((study.name, importance))
         return a_record(study, place, [])
 
-    monkeypatch.setattr(reproduce, "Stop", lambda: SimpleNamespace(reason=None))
-    monkeypatch.setattr(reproduce, "run_study", lambda *_, **__: tmp_path.mkdir(exist_ok=True) or 0)
-    monkeypatch.setattr(reproduce, "open_study", lambda *_: None)
-    monkeypatch.setattr(reproduce, "read_record", record)
+    monkeypatch.setattr(reproduction, "Stop", lambda: SimpleNamespace(reason=None))
+    monkeypatch.setattr(reproduction, "run_study", lambda *_, **__: tmp_path.mkdir(exist_ok=True) or 0)
+    monkeypatch.setattr(reproduction, "open_study", lambda *_: None)
+    monkeypatch.setattr(reproduction, "read_record", record)
     names = ["batch-size", "epochs", "split"]
     assert main(["--only", *names, "--folder", str(tmp_path), "--data.root", str(faces),
                  "--data.attributes", "Smiling"]) == 0  # fmt: skip
