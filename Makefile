@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 FACES := data/faces
 
-.PHONY: demo test test-slow lint types format lock
+# What the other targets make first; alone, it is the environment and nothing else.
+env: .venv/.installed
+
+.PHONY: env demo test test-slow lint types format lock
 
 # Newer than the lock file exactly when the environment holds what the lock file names.
 .venv/.installed: requirements.lock pyproject.toml
@@ -43,6 +46,7 @@ test-slow: .venv/.installed
 lint: .venv/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
 
 types: .venv/.installed
 	@$(BIN)/mypy

@@ -56,10 +56,11 @@ def train(arguments: list[str]) -> int:
     with requests.listening():  # first, because the imports below take seconds
         from distrib.ranks.launch import plan_launch, start
         from distrib.train import main as train_here
+        from distrib.training.check import check_start
 
         try:
             file, arguments = _take_launch(_with_config(arguments))
-            launch = plan_launch(arguments, file)
+            launch = plan_launch(arguments, file, check_start)
             # One rank needs no launcher, which would have a status, and a way with signals, of its own.
             return train_here(arguments, requests) if launch.ranks == 1 else start(launch, arguments, requests)
         except UserError as error:
@@ -75,7 +76,7 @@ def check(arguments: list[str]) -> int:
     """
     from distrib.config import load_config
     from distrib.ranks.machine import resolve
-    from distrib.train import check_start
+    from distrib.training.check import check_start
 
     here = "--here" in arguments
     try:

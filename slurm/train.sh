@@ -60,7 +60,7 @@ for program in srun scontrol squeue; do
 done
 for program in distrib accelerate; do
     command -v "$program" >/dev/null ||
-        refuse "$PWD has no .venv, and there is no other $program on $(hostname): say make .venv/.installed in $PWD"
+        refuse "$PWD has no .venv, and there is no other $program on $(hostname): say make env in $PWD"
 done
 max_restarts=${MAX_RESTARTS:-3} stage=${STAGE:-}
 whole MAX_RESTARTS "$max_restarts" 0

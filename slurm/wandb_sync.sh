@@ -24,7 +24,7 @@ while [[ ${1:-} == -* ]]; do
 done
 [ ! -x .venv/bin/wandb ] || PATH="$PWD/.venv/bin:$PATH"
 command -v wandb >/dev/null ||
-    refuse "$PWD has no .venv, and there is no other wandb on $(hostname): say make .venv/.installed in the repository"
+    refuse "$PWD has no .venv, and there is no other wandb on $(hostname): say make env in the repository"
 
 shopt -s nullglob
 [ $# -gt 0 ] || set -- runs/*/

@@ -21,6 +21,7 @@ from distrib.__main__ import train
 from distrib.base.errors import UserError
 from distrib.ranks.launch import Launch, plan_launch, read_launch, start
 from distrib.ranks.stopping import STOPPED, StopRequests
+from distrib.training.check import check_start
 
 ONE = "distributed_type: 'NO'\nnum_processes: 1\n"
 TWO = "distributed_type: MULTI_GPU\nnum_processes: 2\n"
@@ -170,10 +171,10 @@ def test_ranks_without_the_gpus_that_they_were_to_have_are_said(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     written.write_text(TWO)
     asked = [str(each) for each in settings(faces, tmp_path / "run", "--run.device", "auto")]
-    assert not plan_launch(asked, written).on_gpus
+    assert not plan_launch(asked, written, check_start).on_gpus
     assert "run.device auto found no GPU" in capsys.readouterr().err
     written.write_text(TWO + "gpu_ids: '-1'\n")
-    plan_launch(asked, written)
+    plan_launch(asked, written, check_start)
     assert "found no GPU" not in capsys.readouterr().err
 
 

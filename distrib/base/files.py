@@ -1,13 +1,18 @@
-"""Files and folders that a program writes for its user: refused before the work, and written whole or not at all."""
+"""Files and folders written whole or not at all, on the disk when that is said; and refused before the work."""
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distrib.base.errors import UserError, afterwards
 from distrib.base.paths import fitting_name, staged_beside
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_output(file: Path, option: str) -> None:
@@ -29,17 +34,40 @@ def check_output(file: Path, option: str) -> None:
 
 
 @contextmanager
+def staged(file: Path) -> Iterator[Path]:
+    """A path beside the file to write to: on the disk in the file's place at the end, or removed after an error.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path = staged_beside(file)
+    with afterwards(lambda: path.unlink(missing_ok=True)):
+        yield path
+        fsync(path)
+        path.replace(file)
+        fsync(file.parent)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text whole or not at all; bytes in it that are no text stand there as escapes.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with staged(file) as path:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
 def written_whole(file: Path, option: str) -> Iterator[Path]:
-    """A path beside the file to write to; it takes the file's place at the end, or is removed after an error.
+    """As `staged`, for a file that an option names.
 
     Raises:
         UserError: if it cannot be written.
     """
-    staged = staged_beside(file)
     try:
-        with afterwards(lambda: staged.unlink(missing_ok=True)):
-            yield staged
-            staged.replace(file)
+        with staged(file) as path:
+            yield path
     except OSError as error:
         raise UserError(f"{option} {file} cannot be written ({error.strerror or error}): name another place") from None
 
@@ -73,3 +101,69 @@ def folder_written_whole(folder: Path, option: str) -> Iterator[Path]:
         with suppress(OSError):  # they hold the folder now, or are as empty as they were made
             for parent in new:
                 parent.rmdir()
+
+
+def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Make or replace a folder so that at every moment the old one or the new one is there whole.
+
+    `write` fills a staged folder beside it, which is fsynced and renamed. Where there is an old one, it is moved to
+    `.NAME.old` for the instant between two renames; `recover_folder` puts it back after a crash in that instant.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    new, old = target.with_name(f".{target.name}.staged"), target.with_name(f".{target.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new.mkdir()
+        write(new)
+        for path in [*new.iterdir(), new]:
+            fsync(path)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+        fsync(target.parent)
+    except OSError as error:
+        with suppress(OSError):
+            recover_folder(target)
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{target} cannot be written ({reason}): see to the space and rights of {target.parent}, then go on with "
+            "--resume auto"
+        ) from None
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Undo what a crash cut off in the folder of checkpoints, so that nothing half-written is left."""
+    if folder.is_dir():
+        for leftover in folder.iterdir():
+            if match := re.fullmatch(r"\.(step-\d{8,})\.(staged|old)", leftover.name):
+                recover_folder(folder / match[1])
+
+
+def recover_folder(target: Path) -> None:
+    """Undo a `replace_folder` that a crash cut off."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for leftover in (old, target.with_name(f".{target.name}.staged")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def save_weights(weights: dict[str, "torch.Tensor"], file: Path) -> None:
+    """Weights as safetensors, which knows neither devices nor channels_last."""
+    import safetensors.torch
+
+    # `save_file` makes files that the owner alone may read, whatever the umask says.
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    file.write_bytes(safetensors.torch.save(tensors))
+
+
+def fsync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    with afterwards(lambda: os.close(descriptor)):
+        os.fsync(descriptor)

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
+from distrib.base.files import write_whole
 from distrib.base.json import to_json
-from distrib.base.words import nearest
-from distrib.config import Config, DataConfig, ExplainConfig
+from distrib.config import Config, DataConfig
 from distrib.data.decoders import make_decoder
 from distrib.data.plan import evaluation_batches
 from distrib.data.splits import Splits, digest, make_splits, splits_of_training
@@ -31,49 +31,12 @@ from distrib.explaining.jobs import SLOW
 from distrib.explaining.study import Finding, Job, Study
 from distrib.model.trained import TrainedModel, load
 from distrib.ranks.printing import warn
-from distrib.runs.folder import RunFolder, write_whole
+from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import read_metrics
 from distrib.runs.tracking import Rows, Tracker
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
 
 Say = Callable[[str], None]
-
-
-def check_options(config: Config, table: Table) -> None:
-    """Refuse what would only fail at the end of a training.
-
-    Args:
-        config: whose `explain` is checked.
-        table: with all of the data set's attributes.
-
-    Raises:
-        UserError: if a module or the group is not there, or the window does not fit the picture.
-    """
-    from distrib.explaining.grid import make_grid
-    from distrib.explaining.modules import check_modules
-
-    options = config.explain
-    check_modules(options.modules, options.filters)
-    window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
-    make_grid(config.data.image_size, window, stride)
-    if options.group != ExplainConfig().group and options.group not in table.attributes:
-        flaw = table.flaws.get(options.group)
-        hint = f" ({flaw.what})" if flaw else nearest(options.group, table.attributes)
-        raise UserError(
-            f"explain.group {options.group} is no attribute of {config.data.root}{hint}: choose one of "
-            f"{', '.join(table.attributes)}"
-        )
-
-
-def check_photograph(config: Config) -> None:
-    """Refuse a photograph that is not there.
-
-    Raises:
-        UserError: naming it.
-    """
-    photograph = config.explain.photograph
-    if photograph is not None and not photograph.is_file():
-        raise UserError(f"explain.photograph {photograph} is not a file: name a picture, or leave it out")
 
 
 def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:

@@ -10,7 +10,8 @@ from distrib.base.streams import standard_streams
 from distrib.config import Config, parse, read_yaml
 from distrib.data.splits import other_split, splits_of_training
 from distrib.data.table import Table
-from distrib.explaining.report import check_options, check_photograph, explain, make_study, read_data
+from distrib.explaining.options import check_options, check_photograph
+from distrib.explaining.report import explain, make_study, read_data
 from distrib.model.trained import TrainedModel, load
 from distrib.ranks.machine import fallbacks, resolve, use_all_cores
 from distrib.ranks.printing import warn

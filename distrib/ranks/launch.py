@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
@@ -203,7 +203,7 @@ class _Asked:
         return said
 
 
-def plan_launch(arguments: Sequence[str], file: Path | None = None) -> Launch:
+def plan_launch(arguments: Sequence[str], file: Path | None, check: Callable[[Config, int], object]) -> Launch:
     """The ranks that a training is to have, after all that can be checked before there are any.
 
     From here on this process, and what it starts, sees the GPUs that the ranks may see.
@@ -211,6 +211,7 @@ def plan_launch(arguments: Sequence[str], file: Path | None = None) -> Launch:
     Args:
         arguments: of the training.
         file: a configuration of accelerate's; None: the GPUs of this machine decide, or its cores.
+        check: refuses a training with so many ranks; one rank alone has nobody around it, and checks by itself.
 
     Raises:
         UserError: for whatever is wrong before the first step: it is said here once, without a launcher around it.
@@ -219,7 +220,6 @@ def plan_launch(arguments: Sequence[str], file: Path | None = None) -> Launch:
 
     from distrib.ranks.machine import cores, fallbacks, resolve
     from distrib.ranks.printing import warn
-    from distrib.train import check_start
 
     config, _ = load_config(arguments)
     launch = None if file is None else read_launch(file)
@@ -242,7 +242,8 @@ def plan_launch(arguments: Sequence[str], file: Path | None = None) -> Launch:
         if launch.source is not None:
             asked = f"{launch.source} says num_processes: {launch.ranks} and num_machines: {launch.machines}"
         raise UserError(f"{asked}, and this machine has {gpus} GPUs: ask for at most {gpus * launch.machines} ranks")
-    check_start(config, launch.ranks)
+    if launch.ranks > 1:
+        check(config, launch.ranks)
     if launch.ranks > 1 and not launch.on_gpus:  # from the ranks the GPUs are hidden, so that they cannot say it
         for note in fallbacks(asked_for, config):
             warn(note)

@@ -23,9 +23,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from distrib.base.errors import UserError, afterwards
+from distrib.base.errors import UserError
+from distrib.base.files import write_whole
 from distrib.base.json import finite
-from distrib.base.paths import staged_beside
 from distrib.base.words import DASH, number, percent, signed, whole, words
 from distrib.config import SCORES
 
@@ -323,13 +323,8 @@ def write_page(file: Path, page: str) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    staged = staged_beside(file)
     try:
-        with afterwards(lambda: staged.unlink(missing_ok=True)):
-            staged.write_text(
-                page, encoding="utf-8", errors="backslashreplace"
-            )  # names may have bytes that are no text
-            staged.replace(file)
+        write_whole(file, page)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}): choose another place, or make room") from None
 

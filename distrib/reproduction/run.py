@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from distrib.base.errors import UserError
+from distrib.base.files import write_whole
 from distrib.base.streams import standard_streams
 from distrib.config import Config
 from distrib.data.splits import make_splits
@@ -17,7 +18,6 @@ from distrib.ranks.stopping import STOPPED
 from distrib.reproduction.claims import FINDINGS, make_section
 from distrib.reproduction.evidence import Section, gather
 from distrib.reproduction.page import render_reproduction, to_markdown
-from distrib.runs.folder import write_whole
 from distrib.studies.definition import Study, read_study
 from distrib.studies.results import read_record
 from distrib.studies.run import read_with_options, run_study

@@ -37,12 +37,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
+from distrib.base.files import recover_folder, remove_leftovers, replace_folder, save_weights, write_whole
 from distrib.base.json import to_json
-from distrib.base.paths import staged_beside
 from distrib.config import SCORES
 from distrib.runs.metrics import METRICS as METRICS
 from distrib.scoring.metrics import Scores
-from distrib.training.checkpoint import fsync, recover_folder, remove_leftovers, replace_folder, save_weights
 
 if TYPE_CHECKING:
     import torch
@@ -323,19 +322,6 @@ def _append(file: Path, text: str) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         raise _cannot_write(file, error) from None
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all; it is on the disk when this returns.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    staged = staged_beside(file)
-    staged.write_text(text, encoding="utf-8")
-    fsync(staged)
-    staged.replace(file)
-    fsync(file.parent)
 
 
 def _write(file: Path, text: str) -> None:

@@ -26,8 +26,8 @@ from typing import Any, Literal
 import pydantic
 
 from distrib.base.errors import UNPRINTABLE, UserError, printable
+from distrib.base.files import write_whole
 from distrib.config import TrackingConfig
-from distrib.runs.folder import write_whole
 
 Mode = Literal["online", "offline", "disabled"]
 

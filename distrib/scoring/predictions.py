@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
+from distrib.base.files import staged
 from distrib.data.table import Table
 
 
@@ -74,10 +75,8 @@ def save_predictions(file: Path, predictions: Sequence[Predictions], made_from: 
             arrays[f"{each.split}/identity"] = each.identity_N
     splits = {each.split: {"attributes": each.attributes, "names": each.names} for each in predictions}
     arrays["index"] = np.array(json.dumps({"made_from": made_from, "splits": splits}))
-    staged = file.with_name(f".{file.name}.staged")
-    with staged.open("wb") as stream:
+    with staged(file) as path, path.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    staged.replace(file)
 
 
 def load_predictions(file: Path, made_from: str) -> dict[str, Predictions]:

@@ -32,7 +32,7 @@ from distrib.studies.results import read_record
 from distrib.studies.search import open_study, rehearse
 from distrib.studies.trial import Stop
 from distrib.studies.worker import Worker, best_yaml
-from distrib.train import check_start
+from distrib.training.check import check_start
 
 # How many workers that have died are replaced.
 REPLACED = 5

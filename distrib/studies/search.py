@@ -115,7 +115,7 @@ class TrialFile:
         RunFolder(run).trial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-class Judge:
+class TrialJudge:
     """Tells Optuna how a run does after each epoch, and the run whether to go on; on rank 0.
 
     Args:

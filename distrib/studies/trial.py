@@ -14,11 +14,12 @@ from pathlib import Path
 import optuna
 
 from distrib.base.errors import UserError, afterwards
+from distrib.base.files import write_whole
 from distrib.config import Config
 from distrib.ranks.ending import OUT_OF_MEMORY
 from distrib.ranks.memory import kernel_kills
 from distrib.ranks.stopping import STOPPED
-from distrib.runs.folder import RunFolder, write_whole
+from distrib.runs.folder import RunFolder
 from distrib.studies.definition import Study
 from distrib.studies.folder import Lock, StudyFolder
 from distrib.studies.methods import rung_step

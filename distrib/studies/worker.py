@@ -14,10 +14,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from distrib.base.errors import UserError, afterwards
+from distrib.base.files import write_whole
 from distrib.base.words import duration, plural
 from distrib.config import Config
 from distrib.ranks.stopping import STOPPED
-from distrib.runs.folder import write_whole
 from distrib.studies.definition import Study, to_yaml
 from distrib.studies.folder import Lock, StudyFolder
 from distrib.studies.page import render_study

@@ -5,7 +5,6 @@ Rank 0 writes them in the background: a step waits for a copy of the state, and 
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import reprlib
@@ -13,7 +12,6 @@ import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +21,8 @@ import safetensors.torch
 import torch
 from pydantic import Field, TypeAdapter
 
-from distrib.base.errors import UserError, afterwards, printable
+from distrib.base.errors import UserError, printable
+from distrib.base.files import replace_folder, save_weights
 from distrib.config import Config, read_yaml
 
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
@@ -120,7 +119,7 @@ def save_checkpoint(
 
     def write(staged: Path) -> None:
         save_weights(weights, staged / "model.safetensors")
-        torch.save(trainer, staged / "trainer.pt")
+        _save_trainer(trainer, staged / "trainer.pt")
         (staged / "config.yaml").write_text(config_yaml, encoding="utf-8")
         (staged / "model.json").write_text(model_json, encoding="utf-8")
         _write_manifest(staged)
@@ -392,70 +391,18 @@ def refuse_changes(checkpoint: Checkpoint, config: Config, data: str) -> None:
         )
 
 
-def save_weights(weights: dict[str, torch.Tensor], file: Path) -> None:
-    """Weights as safetensors, which knows neither devices nor channels_last."""
-    # `save_file` makes files that the owner alone may read, whatever the umask says.
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    file.write_bytes(safetensors.torch.save(tensors))
-
-
-def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Make or replace a folder so that at every moment the old one or the new one is there whole.
-
-    `write` fills a staged folder beside it, which is fsynced and renamed. Where there is an old one, it is moved to
-    `.NAME.old` for the instant between two renames; `recover_folder` puts it back after a crash in that instant.
+def _save_trainer(trainer: dict[str, Any], file: Path) -> None:
+    """What trainer.pt holds; of a full disk torch says no more than RuntimeError.
 
     Raises:
-        UserError: if it cannot be written.
+        OSError: if it cannot be written.
     """
-    staged, old = target.with_name(f".{target.name}.staged"), target.with_name(f".{target.name}.old")
-    for leftover in (staged, old):
-        shutil.rmtree(leftover, ignore_errors=True)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged.mkdir()
-        write(staged)
-        for path in [*staged.iterdir(), staged]:
-            fsync(path)
-        if target.exists():
-            target.rename(old)
-        staged.rename(target)
-        fsync(target.parent)
+        torch.save(trainer, file)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
-        with suppress(OSError):
-            recover_folder(target)
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{target} cannot be written ({reason}): see to the space and rights of {target.parent}, then go on with "
-            "--resume auto"
-        ) from None
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Undo what a crash cut off in the folder of checkpoints, so that nothing half-written is left."""
-    if folder.is_dir():
-        for leftover in folder.iterdir():
-            if match := re.fullmatch(r"\.(step-\d{8,})\.(staged|old)", leftover.name):
-                recover_folder(folder / match[1])
-
-
-def recover_folder(target: Path) -> None:
-    """Undo a `replace_folder` that a crash cut off."""
-    old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
-        old.rename(target)
-    for leftover in (old, target.with_name(f".{target.name}.staged")):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def fsync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    with afterwards(lambda: os.close(descriptor)):
-        os.fsync(descriptor)
+    except RuntimeError as error:
+        raise OSError(str(error).partition("\n")[0]) from None
 
 
 def _newest_first(folder: Path) -> list[Path]:

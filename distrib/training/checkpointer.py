@@ -11,9 +11,9 @@ from distrib.ranks.meeting import from_rank_0
 from distrib.ranks.printing import warn
 from distrib.ranks.watch import Watch
 from distrib.training.checkpoint import CheckpointWriter, Contents, Progress
-from distrib.training.job import Outcome, TrainingRun, describe
 from distrib.training.position import Position
 from distrib.training.state import TrainState
+from distrib.training.training_run import Outcome, TrainingRun, describe
 
 
 class Checkpointer:

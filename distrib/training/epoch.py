@@ -13,9 +13,9 @@ from distrib.runs.folder import METRICS
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Progress
-from distrib.training.job import TrainingRun, describe
 from distrib.training.state import TrainState
 from distrib.training.step import StepStats
+from distrib.training.training_run import TrainingRun, describe
 
 
 def look_back(

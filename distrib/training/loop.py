@@ -15,8 +15,8 @@ from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.epoch import end_epoch, look_back, report_non_finite
 from distrib.training.grouping import Grouping
-from distrib.training.job import Outcome, TrainingRun
 from distrib.training.state import TrainState
+from distrib.training.training_run import Outcome, TrainingRun
 
 
 def train(

@@ -13,10 +13,10 @@ from distrib.model.network import AttributeClassifier
 from distrib.ranks.stopping import Agreement
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.grouping import Grouping
-from distrib.training.job import TrainingRun
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from distrib.training.position import Position
 from distrib.training.step import StepStats, TrainStep
+from distrib.training.training_run import TrainingRun
 
 
 class TrainState:

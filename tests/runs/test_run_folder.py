@@ -16,11 +16,12 @@ import safetensors.torch
 import torch
 
 from distrib.base.errors import UserError
+from distrib.base.files import write_whole
 from distrib.base.json import finite
 from distrib.config import SCORES, Config, read_yaml
-from distrib.runs.folder import BY_ATTRIBUTE, METRICS, RunFolder, write_whole
+from distrib.runs.folder import BY_ATTRIBUTE, METRICS, RunFolder
 from distrib.scoring.metrics import Scores
-from distrib.train import choose
+from distrib.training.start import choose
 
 SCORES_OF_TWO = Scores(("Bald", "Smiling"), {name: np.array([0.25, 0.75]) for name in SCORES})
 LOGITS = np.linspace(-3, 3, 10, dtype=np.float32).reshape(5, 2)

@@ -15,7 +15,7 @@ from sentences import refusal
 
 from distrib.studies.definition import Study, read_study
 from distrib.studies.results import read_record
-from distrib.studies.search import Judge, TrialFile, rehearse, storage_url
+from distrib.studies.search import TrialFile, TrialJudge, rehearse, storage_url
 from distrib.studies.worker import Worker, best_yaml
 
 WORKERS, LEARNING_RATES = 3, 12
@@ -102,7 +102,7 @@ def test_a_run_asks_its_study_wherever_that_is_kept(kind: str, tmp_path: Path, r
     url = storage_url(study, tmp_path / "study")
     trial = TrialFile(url, study.name, taken.trial._trial_id, "val_loss", study.fields.pruner.model_dump())
     trial.write(tmp_path / "run")
-    judge = Judge(tmp_path / "run/trial.json")
+    judge = TrialJudge(tmp_path / "run/trial.json")
     assert judge({"epoch": 1, "val_loss": 0.5}) is False
     assert judge({"epoch": 2, "val_loss": 1.5}) is True
     assert taken.trial.study.trials[0].intermediate_values == {1: 0.5, 2: 1.5}

@@ -17,7 +17,7 @@ from distrib.runs.folder import METRICS
 from distrib.studies.definition import Study, read_study
 from distrib.studies.folder import Lock
 from distrib.studies.results import read_record
-from distrib.studies.search import Judge, TrialFile, storage_url
+from distrib.studies.search import TrialFile, TrialJudge, storage_url
 from distrib.studies.trial import SIGNALS, Stop
 from distrib.studies.worker import Taken, Worker
 
@@ -79,7 +79,7 @@ def judged(folder: Path, study: Study, curves: Sequence[Callable[[int], float]],
         url, pruner = storage_url(study, folder / "study"), study.fields.pruner.model_dump()
         run = folder / f"run-{taken.trial.number}"
         TrialFile(url, study.name, taken.trial._trial_id, "val_loss", pruner).write(run)
-        judge = Judge(run / "trial.json")
+        judge = TrialJudge(run / "trial.json")
         end = next((epoch for epoch in range(1, epochs + 1) if judge({"epoch": epoch, "val_loss": curve(epoch)})), 0)
         ends.append(end)
         worker.optuna.tell(taken.trial, None if end else curve(epochs), TrialState.PRUNED if end else None)

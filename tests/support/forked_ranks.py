@@ -10,7 +10,7 @@ from typing import Any
 from launching import clean_environment, free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["distrib.train"])
+_CONTEXT.set_forkserver_preload(["distrib.training.run"])
 
 
 def on_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, timeout: float = 300) -> list[Any]:

@@ -14,6 +14,7 @@ import torch
 
 import distrib.training.checkpoint
 from distrib.base.errors import UserError
+from distrib.base.files import recover_folder, replace_folder
 from distrib.config import Config, OptimConfig, read_yaml
 from distrib.training.checkpoint import (
     Checkpoint,
@@ -24,8 +25,6 @@ from distrib.training.checkpoint import (
     find_checkpoint,
     later_than,
     load_checkpoint,
-    recover_folder,
-    replace_folder,
     save_checkpoint,
     set_aside,
 )

@@ -18,6 +18,9 @@ from distrib.runs.folder import RunFolder
 from distrib.runs.tracking import Tracker
 from distrib.training.checkpoint import Progress
 
+# Says on rank 0, of an epoch's row of metrics.csv, whether the run is not worth going on with.
+Judge = Callable[[Mapping[str, float]], bool]
+
 
 def never(_: Mapping[str, float]) -> bool:
     """The judge of a run that nobody compares with others."""
@@ -37,7 +40,7 @@ class TrainingRun:
     splits: Splits
     folder: RunFolder
     tracker: Tracker
-    judge: Callable[[Mapping[str, float]], bool] = never
+    judge: Judge = never
 
     @cached_property
     def plan(self) -> Plan:

@@ -1,0 +1,203 @@
+"""A training from its preparation to its end: what surrounds the loop."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from accelerate import Accelerator
+
+from distrib.base.errors import UserError
+from distrib.base.streams import standard_streams
+from distrib.config import Config
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.ending import RankLost, stopped_status
+from distrib.ranks.meeting import from_rank_0, on_every_rank
+from distrib.ranks.printing import say
+from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
+from distrib.ranks.watch import Watch
+from distrib.runs.folder import RunFolder
+from distrib.runs.tracking import NullTracker, Tracker, open_tracker
+from distrib.training.checkpoint import (
+    Checkpoint,
+)
+from distrib.training.grouping import Grouping, group_batch
+from distrib.training.loop import finished, train
+from distrib.training.precision import Precision
+from distrib.training.start import first_model, introduce, open_folder, read_data, read_start, what_is_finished
+from distrib.training.training_run import Judge, Outcome, TrainingRun
+
+
+@standard_streams(goes_on=True)
+def run_training(
+    config: Config,
+    precision: Precision,
+    accelerator: Accelerator,
+    notes: list[str],
+    requests: StopRequests,
+    open_judge: Callable[[RunFolder], Judge],
+    make_report: Callable[[TrainingRun], str],
+) -> int:
+    """Prepare a run, train, and say where the results are; nothing is written before what can be checked is.
+
+    Args:
+        config: resolved, and with a run folder.
+        precision: as it was chosen.
+        accelerator: of this rank.
+        notes: warnings about how the configuration was resolved.
+        requests: to stop.
+        open_judge: gives the judge of the run in a folder; on rank 0.
+        make_report: makes the report of a run that has been trained, on rank 0, and returns a line on how that went.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: for all that the user can mend.
+        RankLost: if another rank has died or hangs.
+    """
+    table, splits = on_every_rank(accelerator, read_data, config)
+    assert config.run.folder is not None
+    folder = RunFolder(config.run.folder)
+    run = TrainingRun(config, accelerator, table, splits, folder, NullTracker())
+    try:
+        checkpoint = read_start(run)
+        outcome = None
+        if checkpoint is not None and finished(config, checkpoint.progress):
+            outcome = Outcome(checkpoint.progress)
+            say(what_is_finished(config, checkpoint))
+            if from_rank_0(accelerator, is_done, run, outcome):
+                accelerator.end_training()
+                return 0
+        grouping = from_rank_0(accelerator, group_batch, config, accelerator.num_processes, checkpoint)
+        net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
+        # One rank alone looks for the file, so that what is written down as the reason is the file.
+        with requests.deferred(folder.preempt if accelerator.is_main_process else None):
+            from_rank_0(accelerator, open_folder, config, folder, checkpoint)
+            if accelerator.is_main_process:
+                if outcome is None:
+                    introduce(run, origin, precision, notes, checkpoint, grouping)
+                run = replace(run, judge=open_judge(folder))
+            run = replace(run, tracker=open_tracker_on_rank_0(run, requests))
+            outcome = outcome or watched(run, net, checkpoint, grouping, requests)
+            if outcome.stopped_by is not None:
+                return leave_stopped(run, outcome)
+            if accelerator.is_main_process:
+                progress = outcome.progress
+                early = progress.epoch < config.train.epochs
+                fields = {"stopped_early": early, "pruned": progress.pruned}
+                folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, **fields)
+            del net
+            accelerator.free_memory()
+            accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
+        return conclude(run, outcome, requests, make_report) if accelerator.is_main_process else 0
+    except BaseException:
+        run.tracker.finish(exit_code=1)
+        raise
+    finally:
+        folder.unlock()
+
+
+def open_tracker_on_rank_0(run: TrainingRun, requests: StopRequests) -> Tracker:
+    """The tracker of a run; on the other ranks one that records nothing.
+
+    Raises:
+        UserError: on every rank, as `open_tracker` does on rank 0.
+    """
+    trackers: list[Tracker] = []
+
+    def open_here() -> None:
+        settings = run.config.model_dump(mode="json")
+        stop = partial(requests.ask, STOP_BUTTON)
+        trackers.append(open_tracker(run.config.tracking, run.folder.path, settings, stop))
+
+    from_rank_0(run.accelerator, open_here)
+    return trackers[0] if trackers else NullTracker()
+
+
+def watched(
+    run: TrainingRun,
+    net: AttributeClassifier,
+    checkpoint: Checkpoint | None,
+    grouping: Grouping,
+    requests: StopRequests,
+) -> Outcome:
+    """Train, with the ranks watching each other.
+
+    Raises:
+        UserError: as `train` does.
+        RankLost: if another rank has died or hangs.
+    """
+
+    def give_up(sentence: str) -> None:
+        if run.accelerator.is_main_process:
+            run.folder.event("lost", reason=sentence)
+
+    limits = run.config.run
+    try:
+        with Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
+            return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch)
+    except RankLost as lost:
+        with suppress(UserError):  # the disk may be full
+            give_up(str(lost))
+        raise
+    except UserError as error:
+        # A rank's own error is its own to write down. Of what may pass a job is started again, as after a crash.
+        if not error.may_pass and (run.accelerator.is_main_process or not error.on_all_ranks):
+            with suppress(UserError):
+                run.folder.event("error", reason=str(error))
+        raise
+
+
+def leave_stopped(run: TrainingRun, outcome: Outcome) -> int:
+    """Say how to go on after a stop, and leave together with the other ranks; returns the exit status."""
+    progress = outcome.progress
+    run.tracker.finish(exit_code=STOPPED)
+    say(
+        f"\nstopped by {outcome.stopped_by} in epoch {progress.epoch + 1}, {progress.step} steps into it, and saved; "
+        f"go on with --config {run.folder.path / 'config.yaml'} --resume auto"
+    )
+    # A launcher ends all ranks as soon as one has left with another status than 0.
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
+    return stopped_status()
+
+
+def conclude(
+    run: TrainingRun, outcome: Outcome, requests: StopRequests, make_report: Callable[[TrainingRun], str]
+) -> int:
+    """Make the report of a run that has been trained, and say where everything is; on rank 0, the others have left."""
+    config, folder, progress = run.config, run.folder, outcome.progress
+    report, status = "", 0
+    try:
+        if wants_report(config, outcome):
+            with requests.raised(folder.preempt):
+                report = make_report(run)
+    except Stopped as stop:
+        again = f"--config {folder.path / 'config.yaml'} --resume auto, or distrib explain {folder.path}"
+        report = f"report: stopped by {stop}; the model is safe, and this makes the report: {again}"
+        folder.event("stop", reason=str(stop), epoch=progress.epoch, step=progress.step)
+        folder.preempt.unlink(missing_ok=True)
+        status = stopped_status()
+    run.tracker.finish(status)
+    best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
+    if progress.pruned:
+        say(f"\npruned by its study after epoch {progress.epoch}; no report is made")
+    elif progress.epoch < config.train.epochs:
+        say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
+    say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
+    say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
+    if report:
+        say(report)
+    return status
+
+
+def wants_report(config: Config, outcome: Outcome) -> bool:
+    """Whether a report belongs to this run; not to a trial that its study has given up."""
+    return config.explain.after_training and not outcome.progress.pruned
+
+
+def is_done(run: TrainingRun, outcome: Outcome) -> bool:
+    """Whether a finished run has all that belongs to it; on rank 0, as a file may reach other machines later."""
+    report = not wants_report(run.config, outcome) or run.folder.has_report()
+    return report and bool(run.folder.events("end"))

@@ -1,0 +1,273 @@
+"""How a training begins: its data, its folder, the checkpoint that it resumes from or its first weights."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from distrib.base.errors import UserError
+from distrib.base.files import remove_leftovers
+from distrib.base.paths import fitting_name
+from distrib.config import Config
+from distrib.data.splits import Splits, make_splits
+from distrib.data.table import Table, read_table
+from distrib.explaining.options import check_options, check_photograph
+from distrib.model.network import AttributeClassifier
+from distrib.model.weights import Origin, make_model
+from distrib.ranks.environment import launch_id, launcher, restarts
+from distrib.ranks.machine import describe_machine
+from distrib.ranks.meeting import from_rank_0, on_every_rank
+from distrib.ranks.printing import say, warn
+from distrib.runs.folder import LEAVES_WITHIN, RunFolder
+from distrib.runs.wandb_settings import resolve_wandb
+from distrib.training.checkpoint import (
+    Checkpoint,
+    DamagedError,
+    Progress,
+    find_checkpoint,
+    later_than,
+    load_checkpoint,
+    refuse_changes,
+    set_aside,
+)
+from distrib.training.grouping import Grouping
+from distrib.training.loop import finished
+from distrib.training.precision import Precision
+from distrib.training.training_run import TrainingRun
+
+
+def read_data(config: Config) -> tuple[Table, Splits]:
+    """The table with the chosen attributes, and its splits.
+
+    Raises:
+        UserError: if the data set is not as the configuration says.
+    """
+    whole = read_table(config.data.root, config.data.missing)
+    if config.explain.after_training:
+        check_options(config, whole)
+        check_photograph(config)
+    table = whole.select(config.data.attributes)
+    splits = make_splits(table, config.data)
+    if len(splits.train) < config.train.batch_size:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} exceeds the training split of {len(splits.train)} images: "
+            "choose a smaller one"
+        )
+    return table, splits
+
+
+def name_folder(config: Config, name: str) -> Config:
+    """The configuration with a run folder in it; on rank 0.
+
+    Raises:
+        UserError: for what W&B refuses.
+    """
+    if config.run.folder is None:
+        launched_by = launcher()  # and not now, so that a restart by it comes to the same folder
+        began = time.localtime(time.time() if launched_by is None else launched_by.create_time())
+        launched = time.strftime("%Y%m%d-%H%M%S", began)
+        config = config.replace("run", folder=Path("runs") / fitting_name(name, f"-{launched}"))
+    resolve_wandb(config.tracking, config.run.folder)
+    return config
+
+
+def read_start(run: TrainingRun) -> Checkpoint | None:
+    """The checkpoint to resume from, on every rank; None for a new run.
+
+    Rank 0 chooses it, and what it has read and verified to do so is not read again.
+
+    Raises:
+        UserError: on every rank, as `find_start` does on rank 0 or `verify_start` on any.
+    """
+    chosen: list[Checkpoint] = []
+
+    def choose_here() -> Path | None:
+        checkpoint = find_start(run.config, run.folder)
+        if checkpoint is None:
+            return None
+        chosen.append(checkpoint)
+        return checkpoint.folder
+
+    path = from_rank_0(run.accelerator, choose_here)
+    if path is None:
+        return None
+    return on_every_rank(run.accelerator, verify_start, run, path, chosen[0] if chosen else None)
+
+
+def find_start(config: Config, folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint to go on from, None for a new run; locks a folder that is to be taken up; on rank 0.
+
+    Raises:
+        UserError: if the folder holds or is in use by another run, or no checkpoint is whole.
+    """
+    resume = config.run.resume
+    if restarts() > 0 and any(event.get("launch") == launch_id() for event in folder.events("start")):
+        resume = "auto"  # after this run's earlier self, which the launcher has started again
+    folder.check(resume)
+    if resume == "never":
+        return None
+    if folder.path.is_dir():
+        folder.lock(patience=LEAVES_WITHIN)
+        remove_leftovers(folder.checkpoints)
+    # A row of metrics.csv is written when the checkpoint of the row before is on the disk, or could not be written.
+    if not any(folder.checkpoints.glob("step-*")) and folder.epochs() > 1 + len(folder.events("checkpoint_failed")):
+        raise UserError(
+            f"{folder.path} has a run of {folder.epochs()} epochs and no checkpoint of it in {folder.checkpoints}: "
+            "put one back, or start anew in another run.folder"
+        )
+    return choose(folder, resume)
+
+
+def choose(folder: RunFolder, resume: str) -> Checkpoint | None:
+    """The checkpoint that --resume means in this folder; None for a new run.
+
+    Raises:
+        UserError: as `find_checkpoint` does.
+    """
+    if resume == "never":
+        return None
+    origin = folder.origin() if resume == "auto" else None
+    if origin is not None and not origin.exists():
+        raise UserError(
+            f"the run in {folder.path} began from {origin}, which is gone, and has no checkpoint of its own yet: put "
+            "it back, or start anew in another run.folder"
+        )
+    return find_checkpoint(folder.checkpoints, resume if origin is None else str(origin), warn)
+
+
+def what_is_finished(config: Config, checkpoint: Checkpoint) -> str:
+    """That there is nothing left to train after a checkpoint, and what would change that."""
+    if checkpoint.progress.pruned:
+        return f"{checkpoint.folder} is finished: its study gave it up after {checkpoint.progress.epoch} epochs"
+    more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
+    return f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on"
+
+
+def verify_start(run: TrainingRun, path: Path, checkpoint: Checkpoint | None) -> Checkpoint:
+    """The checkpoint that rank 0 has chosen.
+
+    Args:
+        run: that is to resume from it.
+        path: its folder.
+        checkpoint: the same as read and verified already; None: it is read here.
+
+    Raises:
+        UserError: if it is not whole on this machine, or is one of another training.
+    """
+    try:
+        checkpoint = checkpoint or load_checkpoint(path)
+    except DamagedError as damage:
+        raise UserError(
+            f"{path} is no whole checkpoint here ({damage}): put the run folder where all machines see it"
+        ) from None
+    refuse_changes(checkpoint, run.config, run.data)
+    refuse_finished(checkpoint, run.config, run.folder)
+    return checkpoint
+
+
+def refuse_finished(checkpoint: Checkpoint, config: Config, folder: RunFolder) -> None:
+    """Refuse a new run from a checkpoint elsewhere that would not train a step, and so have no best/ either.
+
+    Raises:
+        UserError: if it is one.
+    """
+    elsewhere = checkpoint.folder.parent.resolve() != folder.checkpoints.resolve()
+    if elsewhere and finished(config, checkpoint.progress):
+        raise UserError(f"{what_is_finished(config, checkpoint)}; nothing is left to train in {folder.path}")
+
+
+def first_model(
+    config: Config, attributes: Sequence[str], checkpoint: Checkpoint | None
+) -> tuple[AttributeClassifier, Origin]:
+    """The network, and where its weights come from.
+
+    Raises:
+        UserError: as `make_model` does.
+    """
+    if checkpoint is None:
+        return make_model(config.model, attributes, config.train.channels_last, config.train.seed)
+    progress = checkpoint.progress
+    net = AttributeClassifier(len(attributes), config.train.channels_last, config.model.frozen_statistics)
+    return net, Origin(f"goes on from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps")
+
+
+def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+    """Make the run folder, or take up an earlier run's; on rank 0.
+
+    Raises:
+        UserError: if it cannot be written, or is in use by another run.
+    """
+    folder.make()
+    folder.lock()
+    if checkpoint is None and any(folder.checkpoints.glob("step-*")):
+        raise UserError(
+            f"run.folder {folder.path} has just been taken by another run: choose another, or go on with it"
+        )
+    folder.open()
+    began = (launcher() or psutil.Process()).create_time()
+    if folder.preempt.exists() and folder.preempt.stat().st_mtime < began:
+        warn(f"{folder.preempt} is older than this run: it is removed")
+        folder.preempt.unlink()
+    progress = Progress() if checkpoint is None else checkpoint.progress
+    later = []
+    if checkpoint is not None and checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
+        later = later_than(checkpoint.folder)
+    folder.forget_after(progress.epoch)  # what came after the checkpoint will be trained again
+    # Before the checkpoints that it goes by are set aside: a kill in between changes nothing then.
+    if folder.recall_best(progress.best_epoch, bool(later)) and checkpoint is not None:
+        kept = f" and is kept as {folder.passed_over_best}" if later else ""
+        warn(f"{folder.best} is of an epoch later than {checkpoint.folder}{kept}: the next epoch takes its place")
+    for each in later:
+        aside = set_aside(each)
+        warn(f"{each} is passed over, and is kept as {aside}, which no run reads")
+    folder.write_config(config.to_yaml())
+
+
+def introduce(
+    run: TrainingRun,
+    origin: Origin,
+    precision: Precision,
+    notes: list[str],
+    checkpoint: Checkpoint | None,
+    grouping: Grouping,
+) -> None:
+    """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
+    config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
+    notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes]
+    sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
+    attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
+    machine = describe_machine(accelerator)
+    ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
+    say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
+    how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
+    say(f"machine: {ranks} on {machine['device']}, {how}")
+    say(f"model:   {config.model.name}, {origin.summary}")
+    for line in origin.lines():
+        say(f"         {line}")
+    for note in notes:
+        warn(note)
+    run.folder.event(
+        "start",
+        **machine,
+        precision=precision.name,
+        precision_seconds=precision.seconds or None,
+        decoder=config.data.decoder,
+        norm_size=grouping.norm_size,
+        accumulation=grouping.accumulation,
+        splits=sizes,
+        attributes=table.attributes,
+        weights=asdict(origin),
+        checkpoint=None if checkpoint is None else str(checkpoint.folder.resolve()),
+        freeze=config.model.freeze_in(1 if checkpoint is None else checkpoint.progress.epoch + 1),
+        warnings=notes,
+        launch=launch_id(),
+        restarts=restarts(),
+    )
+    if checkpoint is not None:
+        progress = checkpoint.progress
+        run.folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
+        if grouping.before is not None:
+            now, before = grouping.norm_size, grouping.before
+            run.folder.event("norm_size", before=before, now=now, epoch=progress.epoch, step=progress.step)
