@@ -1,0 +1,97 @@
+"""A program imports what it uses, when it uses it: what a fresh process of each has imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import ROOT, clean_environment, launch
+from random_model import write_model
+from small_run import settings
+
+# What takes long to import, of what distrib needs somewhere.
+HEAVY = {
+    "accelerate", "captum", "cv2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "optuna", "plotly", "pyarrow",
+    "scipy", "sklearn", "torch", "torchvision", "wandb",
+}  # fmt: skip
+# What only the report of a run or the page of a study needs.
+OF_PAGES = {"captum", "cv2", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "optuna", "plotly", "pyarrow"}
+PROBE = """
+import json, sys
+from distrib.__main__ import main
+try:
+    status = main()
+except SystemExit as stop:
+    status = stop.code or 0
+print(json.dumps([status, sorted(sys.modules)]), file=sys.stderr)
+"""
+
+
+def imported(*arguments: object) -> tuple[int, set[str]]:
+    """The exit status of a `distrib` command, and the packages that it has imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *map(str, arguments)],
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    status, modules = json.loads(done.stderr.splitlines()[-1])
+    return status, set(modules)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--help",),
+        ("explain", "--help"),
+        ("evaluate", "--help"),
+        ("compare", "--help"),
+        ("predict", "--help"),
+        ("export", "--help"),
+        ("sweep", "--help"),
+        ("reproduce", "--help"),
+        ("prepare", "--help"),
+        ("prepare", "faces", "--help"),
+        ("prepare", "split", "--help"),
+        pytest.param(("train", "--help"), marks=pytest.mark.xfail(reason="to be done in train.py", strict=True)),
+        pytest.param(("check", "--help"), marks=pytest.mark.xfail(reason="to be done in train.py", strict=True)),
+    ],
+    ids=" ".join,
+)
+def test_help_waits_for_no_library(arguments: tuple[str, ...]) -> None:
+    status, modules = imported(*arguments)
+    assert status == 0
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize(
+    "arguments", [("predict", "runs/celeba"), ("sweep", "--workers", 2), ("explain",), ("explain", "runs/x", "--only")]
+)
+def test_a_wrong_command_line_is_refused_before_any_library_is_imported(arguments: tuple[object, ...]) -> None:
+    status, modules = imported(*arguments)
+    assert status == 2
+    assert not modules & HEAVY
+
+
+def test_a_study_is_read_without_torch() -> None:
+    probe = "import sys, distrib.studies.definition; print(*{each.partition('.')[0] for each in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {*done.stdout.split()} & HEAVY
+
+
+def test_predict_imports_what_it_computes_with_alone(faces: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    photograph = next((faces / "img_align_celeba").iterdir())
+    status, modules = imported("predict", model, photograph)
+    assert status == 0
+    assert modules & HEAVY == {"torch", "torchvision", "cv2"}
+
+
+def test_a_training_imports_nothing_that_only_its_report_needs(faces: Path, tmp_path: Path) -> None:
+    run = settings(faces, tmp_path / "run", "--train.epochs", 1, "--explain.after-training", True)
+    done = launch(*run, script="tests/support/imported.py", IMPORTED=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    ranks = [set(json.loads((tmp_path / f"rank-{rank}.json").read_text())) for rank in (0, 1)]
+    assert "torch" in ranks[0] & ranks[1]
+    assert not ranks[0] & OF_PAGES
+    assert not ranks[1] & (OF_PAGES | {"scipy", "sklearn"})  # with which rank 0 scores
