@@ -51,9 +51,11 @@ def train(arguments: list[str]) -> int:
         The exit status of the ranks, as `distrib/train.py` says; 75 also where a signal came before there were any.
     """
     from distrib.ranks.stopping import StopRequests
+    from distrib.ranks.waiting import choose_waiting
 
     requests = StopRequests()
     with requests.listening():  # first, because the imports below take seconds
+        choose_waiting()  # torch, which they import, reads it then
         from distrib.ranks.launch import plan_launch, start
         from distrib.train import main as train_here
         from distrib.training.check import check_start

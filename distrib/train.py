@@ -14,9 +14,11 @@ if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from distrib.ranks.stopping import StopRequests
+    from distrib.ranks.waiting import choose_waiting
 
     REQUESTS = StopRequests()
     REQUESTS.listen()  # the imports below take seconds
+    choose_waiting()  # torch, which they import, reads it then
 
 from accelerate import Accelerator
 

@@ -20,6 +20,7 @@ from distrib.ranks.environment import launch_id, launcher, restarts
 from distrib.ranks.machine import describe_machine
 from distrib.ranks.meeting import from_rank_0, on_every_rank
 from distrib.ranks.printing import say, warn
+from distrib.ranks.waiting import waiting, waiting_line
 from distrib.runs.folder import LEAVES_WITHIN, RunFolder
 from distrib.runs.wandb_settings import resolve_wandb
 from distrib.training.checkpoint import (
@@ -243,6 +244,8 @@ def introduce(
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
     say(f"machine: {ranks} on {machine['device']}, {how}")
+    if (line := waiting_line()) is not None:
+        say(f"         {line}")
     say(f"model:   {config.model.name}, {origin.summary}")
     for line in origin.lines():
         say(f"         {line}")
@@ -251,6 +254,7 @@ def introduce(
     run.folder.event(
         "start",
         **machine,
+        openmp=waiting(),
         precision=precision.name,
         precision_seconds=precision.seconds or None,
         decoder=config.data.decoder,
