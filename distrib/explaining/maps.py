@@ -29,6 +29,7 @@ from distrib.model.network import AttributeClassifier
 from distrib.photographs.files import Photograph, shown
 from distrib.ranks.printing import warn
 from distrib.runs.terminal import time_left
+from distrib.scoring.evaluation import AUTOCAST
 
 # Pictures on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
 # over them are smooth, so they need fewer still.
@@ -36,8 +37,6 @@ HEIGHT, HEIGHT_OF_MANY, MANY = 160, 112, 10
 HEAT_HEIGHT = 48
 # Attributes in a figure.
 DRAWN = 8
-
-_PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def occlusion(study: Study) -> Finding:
@@ -262,7 +261,7 @@ def _occlude(study: Study, images_NHWC: torch.Tensor, job: str) -> OcclusionMaps
             window,
             stride,
             options.fill,
-            precision=_PRECISIONS[study.config.train.precision],
+            precision=AUTOCAST[study.config.train.precision],
             batch=64 if images_NHWC.device.type == "cpu" else 1024,
             report=report,
         )

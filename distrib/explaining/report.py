@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import numpy as np
 import safetensors
 import safetensors.torch
-import torch
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
@@ -23,7 +22,6 @@ from distrib.base.files import write_whole
 from distrib.base.json import to_json
 from distrib.config import Config, DataConfig
 from distrib.data.decoders import make_decoder
-from distrib.data.plan import evaluation_batches
 from distrib.data.splits import Splits, digest, make_splits, splits_of_training
 from distrib.data.table import SPLITS, Table, read_table
 from distrib.explaining.jobs import JOBS as JOBS
@@ -34,6 +32,7 @@ from distrib.ranks.printing import warn
 from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import read_metrics
 from distrib.runs.tracking import Rows, Tracker
+from distrib.scoring.evaluation import AUTOCAST, score_rows
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
 
 Say = Callable[[str], None]
@@ -236,7 +235,6 @@ class _Unavailable(dict[str, Predictions]):
         raise self._reason
 
 
-@torch.inference_mode()
 def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logits float32 [rows, attributes] in this one process, in the precision of the configuration.
 
@@ -245,19 +243,8 @@ def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.
     """
     size = min(256, config.train.batch_size)
     decoder = make_decoder(config.data, table, model.device, size)
-    with autocast(config, model.device):
-        parts = [
-            model.net(batch.images_BHWC).float().cpu().numpy()
-            for batch in decoder.batches(evaluation_batches(rows, size, 0, 1))
-        ]
-    return np.concatenate(parts)
-
-
-def autocast(config: Config, device: torch.device) -> Any:
-    """The context in which the network computes as it did in training."""
-    if config.train.precision == "no":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if config.train.precision == "bf16" else torch.float16)
+    precision = AUTOCAST[config.train.precision]
+    return score_rows(model.net, decoder, rows, len(model.attributes), size, model.device, precision)
 
 
 def _validation_logits(

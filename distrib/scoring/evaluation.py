@@ -4,6 +4,7 @@ Legend: N images, A attributes.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from distrib.data.decoders import Decoder
 from distrib.data.plan import evaluation_batches
 
+# What the network's operations compute in, by `train.precision`; None: float32.
+AUTOCAST: dict[str, torch.dtype | None] = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-@torch.inference_mode()
+
 def predict_logits(
     accelerator: Accelerator,
     model: torch.nn.Module,
@@ -28,7 +31,7 @@ def predict_logits(
 
     Args:
         accelerator: the ranks that share the work; all of them call this.
-        model: as `accelerator.prepare` returned it.
+        model: as `accelerator.prepare` returned it, with its autocast.
         decoder: of this rank.
         rows: int64 [N], rows of the table, each once.
         attributes: A.
@@ -37,11 +40,44 @@ def predict_logits(
     """
     # Without DDP around it: ranks may have different numbers of batches here.
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
-    net.eval()
     rank, ranks = accelerator.process_index, accelerator.num_processes
+    return score_rows(net, decoder, rows, attributes, batch_size, accelerator.device, None, rank, ranks, before_batch)
+
+
+@torch.inference_mode()
+def score_rows(
+    net: torch.nn.Module,
+    decoder: Decoder,
+    rows: NDArray[np.int64],
+    attributes: int,
+    batch_size: int,
+    device: torch.device,
+    precision: torch.dtype | None,
+    rank: int = 0,
+    ranks: int = 1,
+    before_batch: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """Logits float32 [N, A] of these rows, in their order: of a training's validation, `evaluate` and the report alike.
+
+    Args:
+        net: logits [B, A] of uint8 pictures [B, H, W, 3].
+        decoder: of this rank.
+        rows: int64 [N], rows of the table, each once.
+        attributes: A.
+        batch_size: pictures in a forward pass of one rank.
+        device: of the network.
+        precision: that autocast is told, one of `AUTOCAST`; None: as the network computes by itself.
+        rank: of this process.
+        ranks: that share the work; where there are several, all of them call this, and it needs their process group.
+        before_batch: called equally often on every rank, before each batch of the rank that has the most.
+
+    Raises:
+        UserError: if a picture cannot be read.
+    """
+    net.eval()
     # Each rank fills the rows that are its own and leaves zeros elsewhere, so the sum over ranks is exact; the last
     # column counts how often a row was filled.
-    filled = torch.zeros(len(rows), attributes + 1, device=accelerator.device)
+    filled = torch.zeros(len(rows), attributes + 1, device=device)
     mine = filled[rank::ranks]
     start = 0
     batches = decoder.batches(evaluation_batches(rows, batch_size, rank, ranks))
@@ -51,7 +87,8 @@ def predict_logits(
         batch = next(batches, None)
         if batch is None:
             continue
-        mine[start : start + len(batch), :attributes] = net(batch.images_BHWC).float()
+        with torch.autocast(device.type, precision) if precision else nullcontext():
+            mine[start : start + len(batch), :attributes] = net(batch.images_BHWC).float()
         mine[start : start + len(batch), attributes] += 1
         start += len(batch)
     assert next(batches, None) is None, "the rounds were too few"

@@ -10,8 +10,8 @@ import pytest
 from launching import launch, read_events
 from small_run import settings
 
+from distrib.ranks import waiting
 from distrib.ranks.waiting import BUSY, CHOICES, MEASURED, choose_waiting, cores_busy_elsewhere, waiting_line
-from distrib.training import waiting
 
 SPIN = "while True: pass"
 
