@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     # A script's own folder comes first on sys.path, where distrib/data and its like would hide other packages.
@@ -20,21 +21,20 @@ if __name__ == "__main__":
     REQUESTS.listen()  # the imports below take seconds
     choose_waiting()  # torch, which they import, reads it then
 
-from accelerate import Accelerator
-
 from distrib.base.errors import UserError
 from distrib.base.streams import standard_streams
 from distrib.config import Config, load_config
 from distrib.ranks.ending import run_program
 from distrib.ranks.machine import fallbacks, resolve, use_all_cores
-from distrib.ranks.meeting import check_ranks, from_rank_0, make_accelerator, meet
 from distrib.ranks.printing import say, warn
 from distrib.ranks.stopping import StopRequests
 from distrib.runs.folder import RunFolder
-from distrib.training.precision import Precision, choose_precision
-from distrib.training.run import run_training
-from distrib.training.start import name_folder
-from distrib.training.training_run import Judge, TrainingRun, never
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from distrib.training.precision import Precision
+    from distrib.training.training_run import Judge, TrainingRun
 
 
 @standard_streams()
@@ -52,8 +52,13 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None
     show_log()
     requests = requests or StopRequests()
 
-    def prepare() -> tuple[Config, Precision, Accelerator, list[str]]:
+    def prepare() -> "tuple[Config, Precision, Accelerator, list[str]]":
         asked, name = load_config(sys.argv[1:] if argv is None else argv)
+        # Whoever asks for help, or is wrong about an option, does not wait for these.
+        from distrib.ranks.meeting import check_ranks, from_rank_0, make_accelerator, meet
+        from distrib.training.precision import Precision, choose_precision
+        from distrib.training.start import name_folder
+
         check_ranks(asked)
         config = resolve(asked)
         ranks = meet(config)
@@ -64,10 +69,13 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None
             config = config.replace("train", precision=precision.name)
         return config, precision, make_accelerator(config), fallbacks(asked, config)
 
+    def work(ready: "tuple[Config, Precision, Accelerator, list[str]]") -> int:
+        from distrib.training.run import run_training
+
+        return run_training(*ready, requests, open_judge, make_report)
+
     with requests.listening():
-        return run_program(
-            prepare, lambda ready: run_training(*ready, requests, open_judge, make_report), "distrib: interrupted"
-        )
+        return run_program(prepare, work, "distrib: interrupted")
 
 
 def show_log() -> None:
@@ -80,11 +88,13 @@ def show_log() -> None:
         log.setLevel(logging.INFO)
 
 
-def open_judge(folder: RunFolder) -> Judge:
+def open_judge(folder: RunFolder) -> "Judge":
     """Who says after each epoch whether to go on: the study, where this run is a trial of one; on rank 0.
 
     A study that cannot be reached prunes nothing, and ends nothing.
     """
+    from distrib.training.training_run import never
+
     if not folder.trial.exists():
         return never
     from distrib.studies.search import TrialJudge
@@ -105,7 +115,7 @@ def open_judge(folder: RunFolder) -> Judge:
     return judged
 
 
-def make_report(run: TrainingRun) -> str:
+def make_report(run: "TrainingRun") -> str:
     """Make the report of a run that has been trained; whatever happens here, the trained model is safe.
 
     Returns:

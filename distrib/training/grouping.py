@@ -7,11 +7,13 @@ them, one after another, as its share of the batch holds: batch_size = norm_size
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from distrib.base.errors import UserError
 from distrib.config import Config, TrainConfig, read_yaml
-from distrib.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from distrib.training.checkpoint import Checkpoint
 
 # Below this many images the statistics of a group are noise: figure 1 of Wu and He, Group Normalization (ECCV 2018).
 SMALL = 16
@@ -63,7 +65,7 @@ def check_batch(train: TrainConfig, ranks: int) -> None:
         )
 
 
-def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Grouping:
+def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> Grouping:
     """How each step of a run cuts its batch up, on this number of ranks.
 
     What the run began with is kept. Where `train.norm_size` is auto and that cannot be, another size is taken, and a
@@ -126,7 +128,7 @@ def group_batch(config: Config, ranks: int, checkpoint: Checkpoint | None) -> Gr
     return Grouping(norm_size, found, micro_batch, synchronised, before, tuple(notes))
 
 
-def _past(checkpoint: Checkpoint) -> _Past:
+def _past(checkpoint: "Checkpoint") -> _Past:
     """What the run of a checkpoint has done; from model.json where the progress does not have it yet."""
     progress = checkpoint.progress
     asked = read_yaml(checkpoint.folder / "config.yaml").train

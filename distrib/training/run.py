@@ -18,13 +18,14 @@ from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, Sto
 from distrib.ranks.watch import Watch
 from distrib.runs.folder import RunFolder
 from distrib.runs.tracking import NullTracker, Tracker, open_tracker
+from distrib.training.check import read_data
 from distrib.training.checkpoint import (
     Checkpoint,
 )
 from distrib.training.grouping import Grouping, group_batch
 from distrib.training.loop import finished, train
 from distrib.training.precision import Precision
-from distrib.training.start import first_model, introduce, open_folder, read_data, read_start, what_is_finished
+from distrib.training.start import first_model, introduce, open_folder, read_start, what_is_finished
 from distrib.training.training_run import Judge, Outcome, TrainingRun
 
 

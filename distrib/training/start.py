@@ -11,9 +11,6 @@ from distrib.base.errors import UserError
 from distrib.base.files import remove_leftovers
 from distrib.base.paths import fitting_name
 from distrib.config import Config
-from distrib.data.splits import Splits, make_splits
-from distrib.data.table import Table, read_table
-from distrib.explaining.options import check_options, check_photograph
 from distrib.model.network import AttributeClassifier
 from distrib.model.weights import Origin, make_model
 from distrib.ranks.environment import launch_id, launcher, restarts
@@ -37,26 +34,6 @@ from distrib.training.grouping import Grouping
 from distrib.training.loop import finished
 from distrib.training.precision import Precision
 from distrib.training.training_run import TrainingRun
-
-
-def read_data(config: Config) -> tuple[Table, Splits]:
-    """The table with the chosen attributes, and its splits.
-
-    Raises:
-        UserError: if the data set is not as the configuration says.
-    """
-    whole = read_table(config.data.root, config.data.missing)
-    if config.explain.after_training:
-        check_options(config, whole)
-        check_photograph(config)
-    table = whole.select(config.data.attributes)
-    splits = make_splits(table, config.data)
-    if len(splits.train) < config.train.batch_size:
-        raise UserError(
-            f"train.batch_size {config.train.batch_size} exceeds the training split of {len(splits.train)} images: "
-            "choose a smaller one"
-        )
-    return table, splits
 
 
 def name_folder(config: Config, name: str) -> Config:
