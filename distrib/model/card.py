@@ -7,18 +7,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
-
-import yaml
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from distrib.config import SCORES
 from distrib.model.trained import Description
 from distrib.scoring.scorecard import TITLES
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
 DataKind = Literal["celeba", "synthetic", "own"]
 
 CELEBA = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-LICENCES: dict[DataKind, dict[str, str]] = {
+LICENCES: dict[DataKind, dict[str, Any]] = {
     "celeba": {"license": "other", "license_name": "celeba-non-commercial-research", "license_link": CELEBA},
     "synthetic": {"license": "mit"},
     "own": {"license": "unknown"},
@@ -26,84 +27,8 @@ LICENCES: dict[DataKind, dict[str, str]] = {
 DATA_NAMES: dict[DataKind, str] = {
     "celeba": "CelebA", "synthetic": "synthetic faces of distrib", "own": "a data set of its own",
 }  # fmt: skip
-DATA: dict[DataKind, str] = {
-    "celeba": f"""\
-Trained on pictures in the folder layout of [CelebA]({CELEBA}) (Liu, Luo, Wang & Tang, Deep Learning Face Attributes in
-the Wild, ICCV 2015).
-
-**Licence of the data: non-commercial research only.** CelebA's agreement forbids commercial use of the pictures and of
-what is derived from them, and their redistribution. Treat these weights as bound by it: no commercial use.""",
-    "synthetic": """\
-Trained on faces drawn by `distrib prepare faces`: no picture of a person is among them, and no licence binds them.
-The model has learnt to read these drawings and knows nothing of photographs.""",
-    "own": """\
-Trained on a data set that distrib does not know. **Its licence binds these weights too:** find it out before you use
-them or pass them on.""",
-}
-LIMITS: dict[DataKind, tuple[str, ...]] = {
-    "celeba": (
-        "**The labels are disputable.** Two annotators who labelled anew agreed on at least 95 % of the pictures for "
-        "only 12 of the 40 attributes, and no better than by chance for some (high cheekbones, pointed nose, oval "
-        "face); a person photographed twice is often labelled differently (Wu et al., Consistency and Accuracy of "
-        "CelebA Attribute Values, CVPR Workshops 2023). The scores measure agreement with these labels, not truth.",
-        "**Groups differ.** The pictures are of celebrities: young, light-skinned and made-up faces prevail, and many "
-        "attributes go along with gender and age in the labels, which a model picks up. Look at the scores within "
-        "groups (`distrib explain` makes them) before relying on any of them.",
-        "**Male, Young, Attractive and their like are an annotator's impression**, not what a person is.",
-    ),
-    "synthetic": (
-        "**Drawings only.** On a photograph the probabilities mean nothing.",
-        "**The scores are too good to compare.** A drawing's attributes are easier to tell than a person's.",
-    ),
-    "own": (
-        "**The labels' agreement is not known here.** The scores measure agreement with the labels, not truth.",
-        "**Groups may differ.** Look at the scores within groups (`distrib explain` makes them) before relying on any.",
-    ),
-}
-
-# Runs in the model's folder, beside a picture face.jpg.
-WITH_DISTRIB = """\
-import distrib
-import numpy as np
-from PIL import Image
-
-model = distrib.load(".")  # this folder
-picture = np.array(Image.open("face.jpg").convert("RGB"))
-logits = model.logits(model.fit(picture)[None])
-probabilities, present = model.probabilities(logits)[0], model.decisions(logits)[0]
-for row in zip(model.attributes, probabilities, present):
-    print(*row)
-"""
-WITH_TORCHVISION = """\
-import json
-
-import torch
-from PIL import Image
-from safetensors.torch import load_file
-from torchvision.models import resnet18
-from torchvision.transforms.v2 import functional as F
-
-about = json.load(open("model.json"))
-net = resnet18(num_classes=len(about["attributes"]))
-net.load_state_dict(load_file("model.safetensors"))
-net.eval()
-
-picture = F.pil_to_tensor(Image.open("face.jpg").convert("RGB"))
-{crop}picture = F.resize(picture, about["image_size"], antialias=True)
-mean, std = (torch.tensor(about[key]).view(3, 1, 1) for key in ("mean", "std"))
-with torch.inference_mode():
-    logits = net(((picture - mean) / std)[None])[0]
-probabilities = torch.sigmoid(logits / torch.tensor(about["temperature"]))
-present = probabilities >= torch.tensor(about["thresholds"])
-for row in zip(about["attributes"], probabilities.tolist(), present.tolist()):
-    print(*row)
-"""
-CROP = """\
-height, width = picture.shape[1:]
-side = min(height, width)
-top, left = (height - side) // 2, (width - side) // 2
-picture = picture[:, top : top + side, left : left + side]
-"""
+# Beside the words it has the snippets to load a model by, which run in its folder, beside a picture face.jpg.
+TEMPLATE = Path(__file__).parent / "templates/card.md.j2"
 
 
 def data_kind(root: Path) -> DataKind:
@@ -127,94 +52,58 @@ def model_card(description: Description) -> str:
         Markdown with YAML front matter. What comes from the data (attribute names, paths, versions) shows as it is,
         whatever characters it has.
     """
+    from huggingface_hub import ModelCard  # by rank 0 alone, when there is a model to describe
+
     kind: DataKind = description.training.get("data_kind", "own")
     names = description.attributes
-    what = f"{len(names)} face attributes" if len(names) > 1 else f"the face attribute {_code(names[0])}"
     height, width = description.image_size
-    part = "the largest centred square of a picture" if description.crop == "square" else "the whole picture"
-    snippet = WITH_TORCHVISION.format(crop=CROP if description.crop == "square" else "")
-    limits = "\n".join(f"- {each}" for each in LIMITS[kind])
-    return f"""\
----
-{yaml.safe_dump(_front_matter(description, kind), sort_keys=False, allow_unicode=True)}---
-
-# {_text(description.architecture)} for {what}
-
-torchvision's {_text(description.architecture)} with a logit for each attribute, trained by distrib. It takes RGB
-pictures of {height} x {width} pixels (height x width): {part}, resized.
-
-| file | what it is |
-|---|---|
-| `model.safetensors` | the weights, by torchvision's names |
-| `model.json` | attributes, input size, normalisation, temperature, thresholds, scores, provenance |
-
-## Scores
-
-Of the validation split ({_number(description.validation.get("images"), 0)} images, epoch {description.epoch}),
-deciding at sigmoid(logit) >= 1/2. The epoch, the thresholds and the temperatures were chosen on this same split, so
-expect a little less elsewhere: `distrib evaluate . --data.root … --split test` scores the test split.
-
-{_scores(description)}
-
-Temperature and threshold give the calibrated decision: an attribute is present if
-sigmoid(logit / temperature) >= threshold.
-
-## Data
-
-{DATA[kind]}
-
-## Training
-
-{_training(description)}
-
-## Intended use
-
-Research and teaching on face attributes: comparing training methods, explanations and calibration.
-
-**Not for decisions about people.** Do not use it to identify, rank, hire, admit, insure, watch or diagnose anyone, or
-to infer anyone's gender, age, origin or health.
-
-## Limits
-
-{limits}
-- **Aligned faces only.** The model expects one face, upright, eyes level and of CelebA's size and place in the picture;
-  `distrib predict` aligns a photograph so, and elsewhere the probabilities mean little.
-- **An answer for every picture.** It was never shown a picture without a face, and gives probabilities for one as well.
-
-## How to load it
-
-With distrib:
-
-```python
-{WITH_DISTRIB}```
-
-With plain torchvision:
-
-```python
-{snippet}```
-"""
+    card = ModelCard.from_template(
+        _metadata(description, kind),
+        str(TEMPLATE),
+        architecture=_text(description.architecture),
+        what=f"{len(names)} face attributes" if len(names) > 1 else f"the face attribute {_code(names[0])}",
+        height=height,
+        width=width,
+        crop=description.crop,
+        images=_number(description.validation.get("images"), 0),
+        epoch=description.epoch,
+        scores=_scores(description),
+        kind=kind,
+        facts=_training(description),
+    )
+    return f"{card}\n"
 
 
-def _front_matter(description: Description, kind: DataKind) -> dict[str, Any]:
-    scores = {name: value for name, value in description.validation.items() if name in SCORES and _defined(value)}
-    result = {
-        "task": {"type": "image-classification", "name": "face attributes"},
-        "dataset": {"type": kind, "name": DATA_NAMES[kind], "split": "validation"},
-        "metrics": [
-            {"type": name, "name": f"{TITLES[name]}, mean over attributes", "value": round(value, 6)}
-            for name, value in scores.items()
-        ],
-    }
-    return {
+def _metadata(description: Description, kind: DataKind) -> "ModelCardData":
+    """What model hubs read."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="face attributes",
+            dataset_type=kind,
+            dataset_name=DATA_NAMES[kind],
+            dataset_split="validation",
+            metric_type=name,
+            metric_name=f"{TITLES[name]}, mean over attributes",
+            metric_value=round(value, 6),
+        )
+        for name, value in description.validation.items()
+        if name in SCORES and _defined(value)
+    ]
+    return ModelCardData(
         **LICENCES[kind],
-        "library_name": "distrib",
-        "pipeline_tag": "image-classification",
-        "tags": ["face-attributes", description.architecture, "multi-label"],
-        "model-index": [{"name": f"{description.architecture}-face-attributes", "results": [result]}],
-    }
+        library_name="distrib",
+        pipeline_tag="image-classification",
+        tags=["face-attributes", description.architecture, "multi-label"],
+        model_name=f"{description.architecture}-face-attributes" if results else None,
+        eval_results=results or None,
+    )
 
 
-def _scores(description: Description) -> str:
+def _scores(description: Description) -> list[list[str]]:
+    """The rows of a table, the first two of them its header."""
     columns = [name for name in SCORES if name in description.validation]
     header = ["attribute", *(TITLES[name] for name in columns), "temperature", "threshold"]
     means = ["**mean**", *(_number(description.validation[name]) for name in columns), "", ""]
@@ -223,11 +112,11 @@ def _scores(description: Description) -> str:
         values = description.validation_by_attribute.get(name, {})
         settings = (description.temperature[i], description.thresholds[i])
         rows.append([_code(name), *(_number(values.get(column)) for column in columns), *map(_number, settings)])
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], means, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [header, ["---", *["---:"] * (len(header) - 1)], means, *rows]
 
 
-def _training(description: Description) -> str:
+def _training(description: Description) -> dict[str, str]:
+    """What is recorded of the training, as Markdown."""
     known = description.training
     images, versions = known.get("images"), known.get("versions")
     facts = {
@@ -248,10 +137,7 @@ def _training(description: Description) -> str:
         "date": known.get("date"),
         "versions": versions and ", ".join(f"{package} {version}" for package, version in versions.items()),
     }
-    rows = [f"| {name} | {_text(value)} |" for name, value in facts.items() if value is not None]
-    if not rows:
-        return "Nothing is recorded of it."
-    return "\n".join(["| | |", "|---|---|", *rows, "", "`model.json` has the whole configuration."])
+    return {name: _text(value) for name, value in facts.items() if value is not None}
 
 
 def _at(tree: Any, *path: str) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
 from random_model import write_model
@@ -89,6 +90,29 @@ def test_the_licence_is_that_of_the_data(kind: str | None, licence: str, said: s
 def test_the_front_matter_has_the_defined_scores() -> None:
     (model,) = front_matter(model_card(description()))["model-index"]
     assert [(each["type"], each["value"]) for each in model["results"][0]["metrics"]] == [("accuracy", 0.9125)]
+
+
+def test_the_folder_is_a_model_of_the_hub(tmp_path: Path) -> None:
+    """huggingface_hub reads the card of best/ and finds nothing wrong with its metadata; without a network."""
+    folder = write_model(tmp_path / "best")
+    (folder / "README.md").write_text(model_card(description()), encoding="utf-8")
+    card = ModelCard.load(folder / "README.md")
+    (result,) = card.data.eval_results
+    assert (result.task_type, result.dataset_name, result.dataset_split) == (
+        "image-classification",
+        "CelebA",
+        "validation",
+    )
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.9125)
+    assert (card.data.pipeline_tag, card.data.license) == ("image-classification", "other")
+    assert card.data.model_name == "resnet18-face-attributes"
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_model_without_a_defined_score_has_a_card(tmp_path: Path) -> None:
+    card = model_card(description(validation={"images": 3, "roc_auc": float("nan")}))
+    assert "model-index" not in front_matter(card)
+    assert ["<strong>mean</strong>", "-", "", ""] in table_rows(html(card))
 
 
 def test_the_kind_of_data_is_seen(faces: Path, tmp_path: Path) -> None:
