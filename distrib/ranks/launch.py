@@ -216,12 +216,12 @@ def plan_launch(arguments: Sequence[str], file: Path | None, check: Callable[[Co
     Raises:
         UserError: for whatever is wrong before the first step: it is said here once, without a launcher around it.
     """
-    import torch
-
     from distrib.ranks.machine import cores, fallbacks, resolve
     from distrib.ranks.printing import warn
 
     config, _ = load_config(arguments)
+    import torch  # for which --help does not wait
+
     launch = None if file is None else read_launch(file)
     if launch is not None:
         _refuse_conflicts(launch, config)

@@ -60,7 +60,7 @@ def test_it_is_one_file_that_describes_itself(folder: Path, model: TrainedModel,
 def test_no_path_of_this_machine_is_in_the_file(exported: Export) -> None:
     data = exported.file.read_bytes()
     assert str(Path(torch.__file__).parent).encode() not in data
-    assert b"distrib/prediction" not in data
+    assert b"distrib/model" not in data
 
 
 def test_the_check_and_the_clock_are_reported(exported: Export) -> None:
