@@ -23,7 +23,7 @@ from distrib.base.streams import standard_streams
 from distrib.config import DataConfig
 
 if TYPE_CHECKING:
-    from distrib.data.separation import Proof, Report
+    from distrib.data.separation import OnProgress, Proof
 
 # What a data set's readers call by its key in the configuration is an option here.
 OPTION_OF = {"root": "--root", "split": "--by", "split_fractions": "--fractions", "split_seed": "--seed",
@@ -144,7 +144,7 @@ def _summary(proof: "Proof") -> str:
 
 
 @contextmanager
-def _progress() -> "Iterator[Report]":
+def _progress() -> "Iterator[OnProgress]":
     """How far each part of the work is: a bar on a terminal; elsewhere a line for each tenth, for logs."""
     console = Console(stderr=True)
     if not console.is_terminal:

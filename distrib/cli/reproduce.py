@@ -14,7 +14,7 @@ import tyro
 from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath
 from distrib.base.streams import standard_streams
-from distrib.reproduction.claims import FINDINGS
+from distrib.reproduction.claims import CLAIMS
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ReproduceOptions:
     Takes the options of `distrib train` too, such as --data.root. The same command again goes on where it was.
     """
 
-    only: tuple[str, ...] = field(default=tuple(FINDINGS))
+    only: tuple[str, ...] = field(default=tuple(CLAIMS))
     """Findings to reproduce, by the names of their studies in configs/report/."""
     scale: float = 1.0
     """Share of the report's images, above 0 and up to 1; epochs and the side of the pictures shrink by its fourth

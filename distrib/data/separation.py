@@ -30,7 +30,7 @@ _CHUNK = 100  # images between two reports
 
 T = TypeVar("T")
 # What is being done, to how many images since the last call, and of how many.
-Report = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def separate(
     out: Path,
     files: Literal["link", "copy"],
     workers: int,
-    report: Report = lambda *_: None,
+    report: OnProgress = lambda *_: None,
 ) -> tuple[Proof, list[str]]:
     """Write a data set into the folders train, valid and test of a new one, all or nothing.
 
@@ -208,7 +208,7 @@ def _try_link(folder: Path, out: Path) -> None:
     link.unlink()
 
 
-def _read(table: Table, workers: int, report: Report) -> list[str]:
+def _read(table: Table, workers: int, report: OnProgress) -> list[str]:
     """SHA-256 of the N images, all of which are whole pictures."""
     store = FolderStore(table)
 
@@ -252,7 +252,7 @@ def _part(table: Table, config: DataConfig, joined: Joined) -> NDArray[np.int8]:
 
 
 def _place(
-    table: Table, folder: Path, places: Sequence[str], files: Literal["link", "copy"], workers: int, report: Report
+    table: Table, folder: Path, places: Sequence[str], files: Literal["link", "copy"], workers: int, report: OnProgress
 ) -> None:
     """Link or copy the N images to these places in the folder."""
     source, files_of = table.folder.resolve(), table.files or table.names
@@ -280,7 +280,7 @@ def _write_table(file: Path, table: Table, places: Sequence[str], part: NDArray[
             writer.writerow([place, *values, *rest])
 
 
-def _prove(folder: Path, config: DataConfig, sums: dict[str, str], workers: int, report: Report) -> Proof:
+def _prove(folder: Path, config: DataConfig, sums: dict[str, str], workers: int, report: OnProgress) -> Proof:
     """What the files in a folder say of its splits.
 
     Args:
@@ -351,7 +351,7 @@ def _sum_line(entry: tuple[str, str]) -> str:
     return ("\\" if escaped != name else "") + f"{digest}  {escaped}\n"
 
 
-def _for_each(work: Callable[[int], T], count: int, workers: int, name: str, report: Report) -> list[T]:
+def _for_each(work: Callable[[int], T], count: int, workers: int, name: str, report: OnProgress) -> list[T]:
     """What `work` makes of each row, in order; in threads, since reading, decoding and hashing let others run."""
 
     def do(rows: range) -> list[T]:

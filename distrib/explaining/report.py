@@ -31,7 +31,7 @@ from distrib.model.trained import TrainedModel, load
 from distrib.ranks.printing import warn
 from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import read_metrics
-from distrib.runs.tracking import Rows, Tracker
+from distrib.runs.tracking import TableRows, Tracker
 from distrib.scoring.evaluation import AUTOCAST, score_rows
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
 
@@ -105,7 +105,7 @@ def attempt(name: str, study: Study) -> tuple[Finding | None, str | None]:
 
 def keep(
     report: Path, name: str, finding: Finding | None, error: str | None, seconds: float
-) -> tuple[dict[str, Path], dict[str, Rows]]:
+) -> tuple[dict[str, Path], dict[str, TableRows]]:
     """Write what a job found to the report's folder; returns its figures and tables for W&B."""
     file = report / "data" / f"{name}.json"
     for earlier in _read(file).get("files", []):

@@ -108,7 +108,7 @@ class Prediction:
             except OSError as error:
                 sentence = f"--out {options.out} cannot be made ({error.strerror}): name another folder"
                 raise UserError(sentence) from None
-        self._report: Report = (JsonReport if options.json else CsvReport if options.csv else TextReport)(
+        self._report: Output = (JsonOutput if options.json else CsvOutput if options.csv else TextOutput)(
             [model.attributes[i] for i in self._told]
         )
         self._waiting: list[Sight] = []
@@ -248,7 +248,7 @@ def warn(sentence: str) -> None:
     print(f"distrib: warning: {sentence}", file=sys.stderr, flush=True)
 
 
-class Report:
+class Output:
     """Says what was found, on standard output."""
 
     def __init__(self, attributes: Sequence[str]) -> None:
@@ -264,7 +264,7 @@ class Report:
         """Nothing follows."""
 
 
-class JsonReport(Report):
+class JsonOutput(Output):
     """A list of objects."""
 
     def __init__(self, attributes: Sequence[str]) -> None:
@@ -282,7 +282,7 @@ class JsonReport(Report):
         print(to_json(self._rows, ascii_only=(sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")))
 
 
-class CsvReport(Report):
+class CsvOutput(Output):
     """A row for each face, at once."""
 
     PLACE = ("left", "top", "width", "height", "left_eye_x", "left_eye_y", "right_eye_x", "right_eye_y")
@@ -303,7 +303,7 @@ class CsvReport(Report):
         sys.stdout.flush()
 
 
-class TextReport(Report):
+class TextOutput(Output):
     """For people: a line for each face and one attribute; for several, those present first, the surest first."""
 
     def __init__(self, attributes: Sequence[str]) -> None:

@@ -80,7 +80,7 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Network:
+class Candidate:
     """A place in a file that holds a ResNet18, or something like it.
 
     Attributes:
@@ -109,7 +109,7 @@ class Found:
         why: what a person should know of the choice; empty where there was none.
     """
 
-    network: Network
+    network: Candidate
     why: str = ""
 
 
@@ -159,7 +159,7 @@ def find_network(file: str, loaded: Any, wanted: Mapping[str, torch.Tensor]) -> 
     return _choose(file, networks, fitting)
 
 
-def _choose(file: str, networks: Sequence[Network], fitting: Sequence[Network]) -> Found:
+def _choose(file: str, networks: Sequence[Candidate], fitting: Sequence[Candidate]) -> Found:
     """The one that is meant of those networks in a file that fit."""
     averaged = [network for network in fitting if network.averaged]
     plain = [network for network in fitting if not network.averaged]
@@ -408,7 +408,7 @@ def _mappings(
 
 def _networks(
     path: tuple[str, ...], mapping: Mapping[Any, Any], wanted: Mapping[str, torch.Tensor]
-) -> Iterator[Network]:
+) -> Iterator[Candidate]:
     """What in a mapping has names like a ResNet's, after one prefix each."""
     names = [name for name in mapping if isinstance(name, str)]
     prefixes = [
@@ -427,7 +427,9 @@ def _networks(
         yield _network(path, prefix, found, wanted)
 
 
-def _network(path: tuple[str, ...], prefix: str, found: dict[str, Any], wanted: Mapping[str, torch.Tensor]) -> Network:
+def _network(
+    path: tuple[str, ...], prefix: str, found: dict[str, Any], wanted: Mapping[str, torch.Tensor]
+) -> Candidate:
     under = _under(path)
     after = f"in the names that begin with {_short(prefix)}" if prefix else ""
     head = {name: value for name, value in found.items() if _is_of_head(name, value)}
@@ -440,7 +442,7 @@ def _network(path: tuple[str, ...], prefix: str, found: dict[str, Any], wanted: 
     if set(head) == {"fc.weight", "fc.bias"} and all(_flaw(value) is None for value in head.values()):
         weights |= head
     where = ", ".join(part for part in (under, after) if part)
-    return Network(where, weights, tuple(head), problem, _says_averaged(*path, prefix))
+    return Candidate(where, weights, tuple(head), problem, _says_averaged(*path, prefix))
 
 
 def _under(path: tuple[str, ...]) -> str:
@@ -452,7 +454,7 @@ def _says_averaged(*names: str) -> bool:
     return bool(words & AVERAGED)
 
 
-def _completed(network: Network, plain: Network, wanted: Mapping[str, torch.Tensor]) -> Network:
+def _completed(network: Candidate, plain: Candidate, wanted: Mapping[str, torch.Tensor]) -> Candidate:
     """Averages of the parameters alone with the plain network's statistics; what lacks anything else as it is."""
     if not network.averaged or not network.problem:
         return network
@@ -483,8 +485,8 @@ def _nameless_averages(
 
 
 def _paired(
-    path: tuple[str, ...], tensors: Sequence[torch.Tensor], plain: Network, wanted: Mapping[str, torch.Tensor]
-) -> Network:
+    path: tuple[str, ...], tensors: Sequence[torch.Tensor], plain: Candidate, wanted: Mapping[str, torch.Tensor]
+) -> Candidate:
     """Averages without names, by those of the plain network's parameters in their order, if all shapes are theirs.
 
     What comes behind the backbone is a head, of any shapes.
@@ -493,7 +495,7 @@ def _paired(
     if _shapes(tensors) != _shapes(plain.weights[name] for name in names):
         names = [name for name in names if not name.startswith("fc.")]
     problem = f"is a list of {len(tensors)} tensors without names, and not of those parameters in their order"
-    unnamed = Network(_under(path), {}, (), problem, averaged=True)
+    unnamed = Candidate(_under(path), {}, (), problem, averaged=True)
     if _shapes(tensors[: len(names)]) != _shapes(plain.weights[name] for name in names):
         return unnamed
     weights = dict(zip(names, tensors, strict=False))
@@ -554,7 +556,7 @@ def _architecture(names: Mapping[str, Any]) -> str | None:
     return ARCHITECTURES.get((count, "layer1.0.conv3.weight" in names))  # type: ignore[arg-type]
 
 
-def _same(one: Network, other: Network) -> bool:
+def _same(one: Candidate, other: Candidate) -> bool:
     body = [
         {name: value for name, value in each.weights.items() if not name.endswith(COUNTER)} for each in (one, other)
     ]
@@ -563,7 +565,7 @@ def _same(one: Network, other: Network) -> bool:
     )
 
 
-def _refuse_content(file: str, loaded: Any, networks: Sequence[Network]) -> NoReturn:
+def _refuse_content(file: str, loaded: Any, networks: Sequence[Candidate]) -> NoReturn:
     """Say what a file holds in place of a ResNet18."""
     if networks:
         nearest = max(networks, key=lambda network: len(network.weights))

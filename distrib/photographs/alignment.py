@@ -48,7 +48,7 @@ ZOOM = 2  # that the eyes are looked at with
 
 
 @dataclass(frozen=True)
-class Face:
+class DetectedFace:
     """A face in a photograph.
 
     Attributes:
@@ -80,7 +80,7 @@ class AlignedFace:
     pixels: NDArray[np.uint8]
     transform: Array
     by: Literal["eyes", "face", "size"]
-    face: Face | None
+    face: DetectedFace | None
 
 
 def align(pixels_HWC: NDArray[np.uint8]) -> list[AlignedFace]:
@@ -104,7 +104,7 @@ def align(pixels_HWC: NDArray[np.uint8]) -> list[AlignedFace]:
     ]
 
 
-def find_faces(pixels_HWC: NDArray[np.uint8]) -> list[Face]:
+def find_faces(pixels_HWC: NDArray[np.uint8]) -> list[DetectedFace]:
     """The faces of a photograph, from left to right.
 
     A face is what shows two eyes, or, where it is upright, what the face cascade is sure of. Faces of less than about a
@@ -158,11 +158,11 @@ class _Candidate(NamedTuple):
     def overlaps(self, other: "_Candidate") -> bool:
         return math.dist(self.middle, other.middle) < max(self.width, other.width) / 2
 
-    def face(self) -> Face:
+    def face(self) -> DetectedFace:
         left, top = (self.middle - self.width / 2).round().astype(int).tolist()
         left_eye, right_eye = (None, None) if self.eyes is None else ((x, y) for x, y in self.eyes.round(1).tolist())
         box = (left, top, round(self.width), round(self.width))
-        return Face(box, left_eye, right_eye, self.score, self.transform)
+        return DetectedFace(box, left_eye, right_eye, self.score, self.transform)
 
 
 def _add(found: list[_Candidate], candidate: _Candidate) -> None:

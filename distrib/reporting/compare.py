@@ -31,7 +31,7 @@ SECTIONS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """What a run folder says about itself.
 
     Attributes:
@@ -114,7 +114,7 @@ def render_comparison(runs: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def read_run(folder: Path, label: str) -> Run:
+def read_run(folder: Path, label: str) -> ComparedRun:
     """Read what a run folder says about itself.
 
     Args:
@@ -143,7 +143,7 @@ def read_run(folder: Path, label: str) -> Run:
             attributes.setdefault(each["name"], {})["test"] = each["test"]
     intervals = scores["means"].get("interval", {}) if scores is not None else {}
     test_images = scores.get("test_images") if scores is not None else None
-    return Run(folder, label, columns, rows, best, config, means, intervals, attributes, test_images)
+    return ComparedRun(folder, label, columns, rows, best, config, means, intervals, attributes, test_images)
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
@@ -240,7 +240,7 @@ def _read_scores(file: Path) -> dict[str, Any] | None:
     return data
 
 
-def _attributes(runs: Sequence[Run], splits: Sequence[str]) -> list[dict[str, Any]]:
+def _attributes(runs: Sequence[ComparedRun], splits: Sequence[str]) -> list[dict[str, Any]]:
     """For each attribute its values: split -> score -> one for each run, None where it has none."""
     names = dict.fromkeys(name for run in runs for name in run.attributes)
     return [
@@ -257,7 +257,7 @@ def _attributes(runs: Sequence[Run], splits: Sequence[str]) -> list[dict[str, An
     ]
 
 
-def _mean_rows(runs: Sequence[Run], split: str) -> list[dict[str, Any]]:
+def _mean_rows(runs: Sequence[ComparedRun], split: str) -> list[dict[str, Any]]:
     """For each score its means, which of the runs has the best one, and the differences from the first run."""
     rows = []
     for score in SCORES:
@@ -286,7 +286,7 @@ def difference(value: float | None, first: float | None) -> float | None:
     return value - first if known(value) and known(first) else None
 
 
-def _headline(runs: Sequence[Run]) -> str:
+def _headline(runs: Sequence[ComparedRun]) -> str:
     split = "test" if all("test" in run.means for run in runs) else "valid"
     scored = [(run.means[split].get(LEADING), run) for run in runs]
     ranked = sorted(((value, run) for value, run in scored if known(value)), key=lambda each: -each[0])
@@ -299,7 +299,7 @@ def _headline(runs: Sequence[Run]) -> str:
     return f"{winner.label} has the highest {where}: {best:.3f}, which is {best - second:.3f} above {runner_up.label}"
 
 
-def _notes(runs: Sequence[Run]) -> list[str]:
+def _notes(runs: Sequence[ComparedRun]) -> list[str]:
     """What a reader must know before comparing."""
     notes = []
     if any(set(run.attributes) != set(runs[0].attributes) for run in runs):
@@ -319,7 +319,7 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str | None]]]:
+def _differences(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str | None]]]:
     """The settings that are not the same in all runs, each with its values."""
     keys = dict.fromkeys(key for run in runs for key in run.config if key not in PLACES)
     rows = [(key, [run.config.get(key) for run in runs]) for key in keys]

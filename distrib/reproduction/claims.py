@@ -14,12 +14,12 @@ from distrib.base.words import duration
 from distrib.config import Config
 from distrib.reproduction.evidence import (
     DASH,
+    Claim,
+    ClaimSection,
     Evidence,
-    Finding,
     Holds,
     Measured,
-    Section,
-    Table,
+    ShownTable,
     Verdict,
     above,
     around,
@@ -60,7 +60,7 @@ CAUSES = {
 }
 
 
-def batch_size(evidence: Evidence, section: Section) -> Verdict:
+def batch_size(evidence: Evidence, section: ClaimSection) -> Verdict:
     """Tables 1-3."""
     measured = {size: evidence.of(size) for size in (16, 32, 64)}
     rows: dict[str, Measured] = {}
@@ -95,7 +95,7 @@ def batch_size(evidence: Evidence, section: Section) -> Verdict:
     return Verdict(holds(marginal, *ahead.values()), sentence)
 
 
-def learning_rate(evidence: Evidence, section: Section) -> Verdict:
+def learning_rate(evidence: Evidence, section: ClaimSection) -> Verdict:
     """The remarks on learning rates."""
     rates = (0.01, 0.001, 0.0003)
     measured = {rate: evidence.of(rate) for rate in rates}
@@ -142,7 +142,7 @@ def has_diverged(trial: TrialRecord) -> bool:
     return trial.state == "failed" and any(words in trial.reason for words in DIVERGED)
 
 
-def epochs(evidence: Evidence, section: Section) -> Verdict:
+def epochs(evidence: Evidence, section: ClaimSection) -> Verdict:
     """The remarks on epochs and the robust fit."""
     longest = evidence.of(20)
     if not longest.runs:
@@ -172,7 +172,7 @@ def epochs(evidence: Evidence, section: Section) -> Verdict:
     return Verdict(holds(third_or_fourth, rises, falls), sentence)
 
 
-def subset(evidence: Evidence, section: Section) -> Verdict:
+def subset(evidence: Evidence, section: ClaimSection) -> Verdict:
     """Table 5."""
     part, whole = evidence.of(80000), evidence.of(None)
     report = report_epochs(evidence.numbers, "5")
@@ -196,7 +196,7 @@ def subset(evidence: Evidence, section: Section) -> Verdict:
     )
 
 
-def frozen_backbone(evidence: Evidence, section: Section) -> Verdict:
+def frozen_backbone(evidence: Evidence, section: ClaimSection) -> Verdict:
     """Figure 6: which candidates are as absurd as what the report saw, and which are not."""
     trained, candidates = evidence.of("trained"), {label: evidence.of(label) for label in CAUSES}
     measured = {label: each for label, each in {"trained": trained, **candidates}.items() if each.runs}
@@ -204,7 +204,7 @@ def frozen_backbone(evidence: Evidence, section: Section) -> Verdict:
                         [around(each.kept("val_recall")) for each in measured.values()])  # fmt: skip
     missing = [str(label) for label in evidence.values if label not in measured]
     empty = [[label, "not measured", *[DASH] * (len(table.header) - 2)] for label in missing]
-    section.tables.append(Table(table.caption, table.header, [*table.rows, *empty]))
+    section.tables.append(ShownTable(table.caption, table.header, [*table.rows, *empty]))
     for label, each in measured.items():
         section.charts += learning_curves(label, [], each)
     section.notes.append(
@@ -267,7 +267,7 @@ def refusal(base: Config) -> str:
     raise AssertionError("a configuration that trains nothing was taken")
 
 
-def optimizers(evidence: Evidence, section: Section) -> Verdict:
+def optimizers(evidence: Evidence, section: ClaimSection) -> Verdict:
     """Adam against SGD."""
     measured = {str(value): evidence.of(value) for value in evidence.values}
     section.tables.append(kept_table(measured))
@@ -287,7 +287,7 @@ def optimizers(evidence: Evidence, section: Section) -> Verdict:
     )
 
 
-def optuna(evidence: Evidence, section: Section) -> Verdict:
+def optuna(evidence: Evidence, section: ClaimSection) -> Verdict:
     """Table 4."""
     with (evidence.numbers / "table-4.csv").open(newline="", encoding="utf-8") as file:
         report = [[f"{row['trial']}, report", row["learning_rate"], row["batch_size"], row["value"], row["time"], ""]
@@ -299,7 +299,9 @@ def optuna(evidence: Evidence, section: Section) -> Verdict:
         for trial in trials
     ]  # fmt: skip
     section.tables.append(
-        Table("Table 4", ("trial", "learning rate", "batch size", "accuracy", "time", "state"), [*report, *rows])
+        ShownTable(
+            "ShownTable 4", ("trial", "learning rate", "batch size", "accuracy", "time", "state"), [*report, *rows]
+        )
     )
     values = {trial.number: trial.values[0] for trial in evidence.record.of_state("finished") if trial.values}
     if len(values) < 2:
@@ -314,7 +316,7 @@ def optuna(evidence: Evidence, section: Section) -> Verdict:
     )
 
 
-def split(evidence: Evidence, section: Section) -> Verdict:
+def split(evidence: Evidence, section: ClaimSection) -> Verdict:
     """The leak-free separation."""
     identity, image = evidence.of("identity"), evidence.of("image")
     section.tables.append(
@@ -332,7 +334,7 @@ def split(evidence: Evidence, section: Section) -> Verdict:
     )
 
 
-def visualisations(evidence: Evidence, section: Section) -> Verdict:
+def visualisations(evidence: Evidence, section: ClaimSection) -> Verdict:
     """Figures 4, 5 and 7-17."""
     folder = evidence.record.folder
     pages = [f"{run}/report/index.html" for trial in evidence.record.of_state("finished") for run in trial.runs]
@@ -352,59 +354,59 @@ def visualisations(evidence: Evidence, section: Section) -> Verdict:
     )
 
 
-FINDINGS: dict[str, Finding] = {
-    "batch-size": Finding(
+CLAIMS: dict[str, Claim] = {
+    "batch-size": Claim(
         "Batch size",
         "Tables 1-3, Figures 1-3",
         "64 is slightly ahead in accuracy and F1, and the differences between 16, 32 and 64 are marginal.",
         batch_size,
     ),
-    "learning-rate": Finding(
+    "learning-rate": Claim(
         "Learning rate",
         "the text on learning rates",
         "0.01 is unstable, 0.001 stable; smaller ones are slightly better and much slower.",
         learning_rate,
     ),
-    "epochs": Finding(
+    "epochs": Claim(
         "Epochs and the robust fit",
         "the text on 10, 15 and 20 epochs",
         "The validation loss rises after the 3rd or 4th epoch while the training loss keeps falling; the weights of "
         "that epoch are kept.",
         epochs,
     ),
-    "subset": Finding(
+    "subset": Claim(
         "A subset of 80,000 images",
         "Table 5",
         "Ten epochs on 80,000 images, 84.71 % accurate after the 4th. Whether all images come to more is not said "
         "there, and is asked here.",
         subset,
     ),
-    "frozen-backbone": Finding(
+    "frozen-backbone": Claim(
         "A frozen backbone",
         "Figure 6",
         'With all layers before the last frozen, training gives "absurd values".',
         frozen_backbone,
     ),
-    "optimizers": Finding(
+    "optimizers": Claim(
         "Optimisers",
         "the text on optimisers",
         "Adam is the choice; SGD with momentum was dismissed without a measurement.",
         optimizers,
     ),
-    "optuna": Finding(
+    "optuna": Claim(
         "The Optuna search",
         "Table 4",
         "Of two trials the one with a learning rate of 0.0021 and batches of 16 has the higher value (0.8271).",
         optuna,
     ),
-    "split": Finding(
+    "split": Claim(
         "The leak-free split",
         "the text on the separation of the data",
         "Training, validation and test are to have no person in common. How much a random split by image, which leaks, "
         "would flatter the scores is not said there, and is asked here.",
         split,
     ),
-    "visualisations": Finding(
+    "visualisations": Claim(
         "The visualisations",
         "Figures 4, 5 and 7-17",
         "ROC curve, confusion matrix, activation maps and filters of conv1 and layer1-4, an occlusion heat map.",
@@ -413,10 +415,10 @@ FINDINGS: dict[str, Finding] = {
 }  # fmt: skip
 
 
-def make_section(evidence: Evidence) -> Section:
+def make_section(evidence: Evidence) -> ClaimSection:
     """The section of a study, with links to its page and table."""
     name = evidence.study.name
-    section = Section(name, FINDINGS[name])
+    section = ClaimSection(name, CLAIMS[name])
     section.verdict = section.finding.judge(evidence, section)
     folder = f"studies/{evidence.record.folder.name}"
     section.links |= {"the study": f"{folder}/study/index.html", "its trials": f"{folder}/study.csv"}

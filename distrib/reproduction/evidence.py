@@ -18,7 +18,7 @@ from distrib.studies.definition import Study
 from distrib.studies.record import Setting, StudyRecord, TrialRecord
 
 if TYPE_CHECKING:
-    from distrib.studies.results import Rows
+    from distrib.studies.results import MetricRows
 
 Holds = Literal["holds", "does not hold", "undecided", "no claim"]
 # The columns of the report's tables, as metrics.csv has them; accuracy in per cent there.
@@ -35,7 +35,7 @@ SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
-class Table:
+class ShownTable:
     """A table as it is shown.
 
     Attributes:
@@ -93,7 +93,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Claim:
     """What the report found.
 
     Attributes:
@@ -106,11 +106,11 @@ class Finding:
     title: str
     source: str
     claim: str
-    judge: "Callable[[Evidence, Section], Verdict]"
+    judge: "Callable[[Evidence, ClaimSection], Verdict]"
 
 
 @dataclass
-class Section:
+class ClaimSection:
     """A finding of the report, and what was measured.
 
     Attributes:
@@ -124,9 +124,9 @@ class Section:
     """
 
     id: str
-    finding: Finding
+    finding: Claim
     verdict: Verdict = Verdict("undecided", "")
-    tables: list[Table] = field(default_factory=list)
+    tables: list[ShownTable] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Measured:
     """
 
     label: str
-    runs: "Sequence[Rows]"
+    runs: "Sequence[MetricRows]"
 
     @property
     def epochs(self) -> int:
@@ -221,7 +221,7 @@ def gather(study: Study, record: StudyRecord, numbers: Path) -> Evidence:
     return Evidence(study, record, {key: Measured(str(key), rows) for key, rows in found.items()}, numbers)
 
 
-def report_epochs(numbers: Path, table: str) -> "Rows":
+def report_epochs(numbers: Path, table: str) -> "MetricRows":
     """The rows of one of the report's tables by our column names; accuracy as a share."""
     with (numbers / "tables-1-2-3-5.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["table"] == table]
@@ -293,7 +293,7 @@ def points(value: float) -> str:
     return f"{100 * value:.2f} points"
 
 
-def epoch_table(caption: str, report: "Rows", measured: Measured) -> Table:
+def epoch_table(caption: str, report: "MetricRows", measured: Measured) -> ShownTable:
     """The report's table with the measured value beside each of its own."""
     rows = []
     for epoch in range(1, max(len(report), measured.epochs) + 1):
@@ -303,25 +303,25 @@ def epoch_table(caption: str, report: "Rows", measured: Measured) -> Table:
             row.append(around(measured.at(column, epoch)))
         rows.append(row)
     header = ["epoch", *(cell for name in HEADINGS for cell in (f"{name}, report", "measured"))]
-    return Table(caption, header, rows)
+    return ShownTable(caption, header, rows)
 
 
-def kept_table(rows: Mapping[str, Measured], caption: str = "At the epoch of the lowest validation loss") -> Table:
+def kept_table(rows: Mapping[str, Measured], caption: str = "At the epoch of the lowest validation loss") -> ShownTable:
     """What trainings came to at the epoch that was kept, those that there are."""
-    return Table(caption, ("", *HEADINGS, "epochs kept"), [
+    return ShownTable(caption, ("", *HEADINGS, "epochs kept"), [
         [label, *(around(each.kept(column)) for column in COLUMNS),
          ", ".join(f"{epoch:.0f}" for epoch in each.kept("epoch"))]
         for label, each in rows.items() if each.runs
     ])  # fmt: skip
 
 
-def with_column(table: Table, heading: str, cells: Sequence[str]) -> Table:
+def with_column(table: ShownTable, heading: str, cells: Sequence[str]) -> ShownTable:
     """A table with one more column, a cell a row."""
     rows = [[*row, cell] for row, cell in zip(table.rows, cells, strict=True)]
-    return Table(table.caption, [*table.header, heading], rows)
+    return ShownTable(table.caption, [*table.header, heading], rows)
 
 
-def learning_curves(what: str, report: "Rows", measured: Measured) -> list[Chart]:
+def learning_curves(what: str, report: "MetricRows", measured: Measured) -> list[Chart]:
     """Loss and scores of a training, as the report's figures have them, with the report's own as dashed lines."""
     charts = []
     for title, columns in CHARTS.items():

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from distrib.reporting.page import compose, render, write_page
-from distrib.reproduction.evidence import Section, Table
+from distrib.reproduction.evidence import ClaimSection, ShownTable
 
 # How a verdict is marked beside its words.
 MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?", "no claim": "·"}
 
 
-def render_reproduction(sections: Sequence[Section], notes: Sequence[str], file: Path) -> None:
+def render_reproduction(sections: Sequence[ClaimSection], notes: Sequence[str], file: Path) -> None:
     """Write the page.
 
     Args:
@@ -46,7 +46,7 @@ def render_reproduction(sections: Sequence[Section], notes: Sequence[str], file:
     write_page(file, compose("reproduction.html.j2", "reproduction.js", numbers, context))
 
 
-def to_markdown(sections: Sequence[Section], notes: Sequence[str]) -> str:
+def to_markdown(sections: Sequence[ClaimSection], notes: Sequence[str]) -> str:
     """The same as Markdown, as it can be put into documentation: with no links to what is beside the page."""
     lines = ["# The report reproduced", "", headline(sections) + ".", ""]
     for note in notes:
@@ -70,7 +70,7 @@ def to_markdown(sections: Sequence[Section], notes: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def headline(sections: Sequence[Section]) -> str:
+def headline(sections: Sequence[ClaimSection]) -> str:
     """How many of the report's conclusions hold."""
     claims = [section.verdict.holds for section in sections if section.verdict.holds != "no claim"]
     if not claims:
@@ -84,7 +84,7 @@ def headline(sections: Sequence[Section]) -> str:
     )
 
 
-def _markdown_table(table: Table) -> list[str]:
+def _markdown_table(table: ShownTable) -> list[str]:
     rows = [f"| {' | '.join(map(_escaped, row))} |" for row in (table.header, *table.rows)]
     return [f"*{_escaped(table.caption)}*", "", rows[0], "|" + "---|" * len(table.header), *rows[1:]]
 

@@ -15,8 +15,8 @@ from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.ranks.machine import resolve
 from distrib.ranks.stopping import STOPPED
-from distrib.reproduction.claims import FINDINGS, make_section
-from distrib.reproduction.evidence import Section, gather
+from distrib.reproduction.claims import CLAIMS, make_section
+from distrib.reproduction.evidence import ClaimSection, gather
 from distrib.reproduction.page import render_reproduction, to_markdown
 from distrib.studies.definition import Study, read_study
 from distrib.studies.results import read_record
@@ -37,7 +37,7 @@ def reproduce(
     """Run the studies one after the other, and write the page after each; returns the exit status of `distrib sweep`.
 
     Args:
-        only: names in `FINDINGS`.
+        only: names in `CLAIMS`.
         share: of the report's images, above 0 and up to 1.
         folder: where the studies, the page and the Markdown go.
         arguments: options of the configuration, for all studies.
@@ -48,14 +48,14 @@ def reproduce(
         UserError: for all that the user can mend; what one study's trials come to is a result, and no error.
     """
     if not only:
-        raise UserError(f"--only names no finding: choose from {', '.join(FINDINGS)}")
-    unknown = [name for name in only if name not in FINDINGS]
+        raise UserError(f"--only names no finding: choose from {', '.join(CLAIMS)}")
+    unknown = [name for name in only if name not in CLAIMS]
     if unknown:
-        raise UserError(f"--only names {unknown[0]}, which is none of the findings: choose from {', '.join(FINDINGS)}")
+        raise UserError(f"--only names {unknown[0]}, which is none of the findings: choose from {', '.join(CLAIMS)}")
     if not 0 < share <= 1:
         raise UserError(f"--scale is {share}: expected a share of the report's images, above 0 and up to 1")
     here = report_folder()
-    files = [here / f"{name}.yaml" for name in FINDINGS if name in only]
+    files = [here / f"{name}.yaml" for name in CLAIMS if name in only]
     studies = [read_with_options(file, arguments) for file in files]
     base = resolve(studies[0].base)
     table = read_table(base.data.root, base.data.missing).select(base.data.attributes)
@@ -65,7 +65,7 @@ def reproduce(
     stop = Stop()
     for note in notes:
         print(note)
-    began, sections = time.monotonic(), list[Section]()
+    began, sections = time.monotonic(), list[ClaimSection]()
     for number, study in enumerate(studies, 1):
         print(f"\n--- {number} of {len(studies)}: {study.name}", flush=True)
         status = run_study(study, folder / "studies" / study.name, workers, stop, retry_failed)
@@ -159,14 +159,14 @@ def readable(value: int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def section_of(study: Study, folder: Path, numbers: Path) -> Section:
+def section_of(study: Study, folder: Path, numbers: Path) -> ClaimSection:
     """What a study that has been run says of the report."""
     place = folder / "studies" / study.name
     record = read_record(study, open_study(study, place), place, importance=False)
     return make_section(gather(study, record, numbers))
 
 
-def write(folder: Path, sections: Sequence[Section], notes: Sequence[str]) -> None:
+def write(folder: Path, sections: Sequence[ClaimSection], notes: Sequence[str]) -> None:
     """The Markdown and the page.
 
     Raises:

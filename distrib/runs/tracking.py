@@ -66,8 +66,8 @@ ONLINE_ALONE = {
     "launch": False,
 }
 
-Job = Callable[["Run"], None]
-Rows = tuple[list[str], list[list[Any]]]  # columns and rows
+Task = Callable[["Run"], None]
+TableRows = tuple[list[str], list[list[Any]]]  # columns and rows
 
 _log = logging.getLogger("distrib")
 
@@ -84,7 +84,7 @@ class Tracker:
     def best(self, folder: Path, summary: Mapping[str, float]) -> None:
         """Note that `folder` holds the best weights so far; `summary` (epoch, roc_auc, ...) is shown as best/..."""
 
-    def media(self, figures: Mapping[str, Path], tables: Mapping[str, Rows], step: int) -> None:
+    def media(self, figures: Mapping[str, Path], tables: Mapping[str, TableRows], step: int) -> None:
         """Record pictures (name -> PNG file) and tables (name -> columns and rows) as report/NAME and tables/NAME."""
 
     def page(self, file: Path, step: int) -> None:
@@ -168,7 +168,7 @@ class WandbTracker(Tracker):
         self._settings = dict(settings)
         self._stop = stop
         self._stopped_before = any(stop.get("reason") == STOP_BUTTON for stop in RunFolder(folder).events("stop"))
-        self._jobs: queue.Queue[Job] = queue.Queue(BACKLOG)
+        self._jobs: queue.Queue[Task] = queue.Queue(BACKLOG)
         self._counter = -1
         self._best: Path | None = None
         self._accepting = True
@@ -192,7 +192,7 @@ class WandbTracker(Tracker):
         named = {f"best/{key}": value for key, value in summary.items()}
         self._put(lambda run: run.summary.update(named))
 
-    def media(self, figures: Mapping[str, Path], tables: Mapping[str, Rows], step: int) -> None:
+    def media(self, figures: Mapping[str, Path], tables: Mapping[str, TableRows], step: int) -> None:
         figures, tables = dict(figures), dict(tables)
 
         def log(run: "Run") -> None:
@@ -232,7 +232,7 @@ class WandbTracker(Tracker):
         give_back(self._variables)
         self._variables = {}
 
-    def _put(self, job: Job) -> None:
+    def _put(self, job: Task) -> None:
         if not self._accepting:
             return
         try:
@@ -244,7 +244,7 @@ class WandbTracker(Tracker):
     def _work(self, mode: Mode) -> None:
         """Do the jobs in their order. A job that fails is done again after going offline."""
         attempts: tuple[Mode, ...] = (mode, "offline")
-        job: Job | None = None
+        job: Task | None = None
         run: Run | None = None
         reasons: list[str] = []
         for attempt in attempts:

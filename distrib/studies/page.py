@@ -168,7 +168,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunLink:
     """A run of a trial, and where it lies as seen from the page.
 
     Attributes:
@@ -343,11 +343,11 @@ def _field(trials: Sequence[TrialRecord], scale: Axis | Goal) -> dict[str, Any]:
     return {"label": scale.label, "choices": choices, "lacking": any(scale.place(trial) is None for trial in trials)}
 
 
-def _run(folder: Path, name: str, file: Path) -> Run:
+def _run(folder: Path, name: str, file: Path) -> RunLink:
     """A run, with links to what there is of it."""
     seen = quote(Path(os.path.relpath(folder, file.parent)).as_posix())
     report = f"{seen}/report/index.html" if (folder / "report" / "index.html").is_file() else None
-    return Run(name, report, f"{seen}/" if folder.is_dir() else None)
+    return RunLink(name, report, f"{seen}/" if folder.is_dir() else None)
 
 
 def _headline(

@@ -20,7 +20,7 @@ from distrib.studies.definition import Study
 from distrib.studies.methods import rung_step
 from distrib.studies.record import Objective, State, StudyRecord, TrialRecord
 
-Rows = list[dict[str, float]]
+MetricRows = list[dict[str, float]]
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -73,7 +73,7 @@ def read_result(folder: Path, objectives: Sequence[Objective]) -> RunResult | No
     return RunResult(values, len(rows), seconds, images, bool(ends[-1].get("pruned")))
 
 
-def read_rows(run: Path) -> Rows:
+def read_rows(run: Path) -> MetricRows:
     """The rows of a run's metrics.csv, an epoch each.
 
     Raises:

@@ -8,7 +8,7 @@ from playwright.sync_api import FloatRect, Locator, Page
 from reproduction_data import everything, finding, turning
 from test_page_in_browser import CONTRAST
 
-from distrib.reproduction.evidence import Section
+from distrib.reproduction.evidence import ClaimSection
 from distrib.reproduction.page import render_reproduction
 
 Open = Callable[..., Page]
@@ -17,11 +17,13 @@ NOTES = ["This is a small version of the report: 6 epochs where it had 15, <b>an
 
 
 @pytest.fixture
-def sections(tmp_path: Path) -> list[Section]:
+def sections(tmp_path: Path) -> list[ClaimSection]:
     return everything(tmp_path / "reproduction")
 
 
-def opened(sections: list[Section], folder: Path, open_page: Open, width: int = DESKTOP, **options: object) -> Page:
+def opened(
+    sections: list[ClaimSection], folder: Path, open_page: Open, width: int = DESKTOP, **options: object
+) -> Page:
     file = folder / "page.html"
     render_reproduction(sections, NOTES, file)
     return open_page(file, width, **options)
@@ -36,7 +38,7 @@ def box_of(found: Locator) -> FloatRect:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 def test_it_opens_without_an_error_fits_and_can_be_read(
-    width: int, scheme: str, sections: list[Section], tmp_path: Path, open_page: Open
+    width: int, scheme: str, sections: list[ClaimSection], tmp_path: Path, open_page: Open
 ) -> None:
     page = opened(sections, tmp_path, open_page, width, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -58,7 +60,7 @@ def test_it_opens_without_an_error_fits_and_can_be_read(
 
 
 def test_the_reports_lines_are_dashed_and_the_values_are_read_off(
-    sections: list[Section], tmp_path: Path, open_page: Open
+    sections: list[ClaimSection], tmp_path: Path, open_page: Open
 ) -> None:
     page = opened(sections, tmp_path, open_page)
     figure = page.locator("#batch-size figure").nth(1)
@@ -91,13 +93,13 @@ def test_nothing_measured_is_a_page_too(tmp_path: Path, open_page: Open) -> None
     assert page.locator("#learning-rate").is_visible()
 
 
-def test_without_scripts_the_tables_are_there(sections: list[Section], tmp_path: Path, open_page: Open) -> None:
+def test_without_scripts_the_tables_are_there(sections: list[ClaimSection], tmp_path: Path, open_page: Open) -> None:
     page = opened(sections, tmp_path, open_page, java_script_enabled=False)
     assert page.locator("#batch-size table:visible").count() == 4
     assert page.locator("figure:visible").count() == 0
 
 
-def test_print_fits_the_paper(sections: list[Section], tmp_path: Path, open_page: Open) -> None:
+def test_print_fits_the_paper(sections: list[ClaimSection], tmp_path: Path, open_page: Open) -> None:
     page = opened(sections, tmp_path, open_page, 720)
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -28,8 +28,8 @@ from distrib.cli.reproduce import main
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.reproduction import run as reproduction
-from distrib.reproduction.claims import CAUSES, FINDINGS, freezes, has_diverged
-from distrib.reproduction.evidence import Section, above, around, either, every, gather, holds, report_epochs
+from distrib.reproduction.claims import CAUSES, CLAIMS, freezes, has_diverged
+from distrib.reproduction.evidence import ClaimSection, above, around, either, every, gather, holds, report_epochs
 from distrib.reproduction.page import headline, render_reproduction, to_markdown
 from distrib.reproduction.run import available, describe
 from distrib.studies.definition import Study, read_study
@@ -41,7 +41,7 @@ SIZES = (16, 32, 64)
 NOT_FINITE = "the loss or its gradient was not finite in step 3 (epoch 1); no weight has moved since"
 
 
-def verdict(section: Section) -> str:
+def verdict(section: ClaimSection) -> str:
     return section.verdict.holds
 
 
@@ -70,14 +70,14 @@ def test_claims_are_put_together() -> None:
     assert [either(*each) for each in ([False, True, None], [False, None], [False, False])] == [True, None, False]
 
 
-@pytest.mark.parametrize("name", FINDINGS)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_every_finding_stands_where_nothing_was_finished(name: str, tmp_path: Path) -> None:
     section = finding(tmp_path, name, {})
     assert section.id == name
     assert "Too few runs" in section.verdict.sentence
 
 
-@pytest.mark.parametrize("name", [name for name in FINDINGS if name not in ("optuna", "visualisations")])
+@pytest.mark.parametrize("name", [name for name in CLAIMS if name not in ("optuna", "visualisations")])
 def test_every_finding_stands_where_all_trained_for_one_epoch_or_one_seed(name: str, tmp_path: Path) -> None:
     values = read_study(REPORT / f"{name}.yaml").parameters[0].choices or ()
     short = finding(tmp_path / "a", name, dict.fromkeys(values, turning(0.9)), epochs=1)
@@ -88,10 +88,10 @@ def test_every_finding_stands_where_all_trained_for_one_epoch_or_one_seed(name: 
         assert to_markdown([section], [])
 
 
-@pytest.mark.parametrize("name", FINDINGS)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_the_header_of_a_finding_cannot_be_changed(name: str) -> None:
     with pytest.raises(AttributeError):
-        FINDINGS[name].claim = ""  # type: ignore[misc]
+        CLAIMS[name].claim = ""  # type: ignore[misc]
 
 
 def test_a_value_that_a_study_has_no_more_is_not_passed_over(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_trial_that_was_made_again_is_not_lost(tmp_path: Path) -> None:
 # --- the findings
 
 
-def batches(folder: Path, *curves: Curve) -> Section:
+def batches(folder: Path, *curves: Curve) -> ClaimSection:
     return finding(folder, "batch-size", dict(zip(SIZES, curves, strict=True)))
 
 
@@ -424,7 +424,7 @@ def differences(
 
 
 def test_nothing_is_said_of_all_of_celeba() -> None:
-    assert differences(*FINDINGS) == []
+    assert differences(*CLAIMS) == []
 
 
 @pytest.mark.parametrize(
@@ -529,9 +529,9 @@ def test_the_markdown_links_to_nothing_outside_itself(tmp_path: Path) -> None:
     text = to_markdown(everything(tmp_path), [])
     headings = {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
     links = [part.partition(")")[0] for part in text.split("](")[1:]]
-    assert len(links) == len(headings) == len(FINDINGS)
+    assert len(links) == len(headings) == len(CLAIMS)
     assert all(link.startswith("#") for link in links)
-    for name in FINDINGS:
+    for name in CLAIMS:
         assert f"Study: `configs/report/{name}.yaml`" in text
 
 

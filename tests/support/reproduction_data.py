@@ -8,7 +8,7 @@ from pathlib import Path
 from launching import ROOT
 
 from distrib.reproduction.claims import make_section
-from distrib.reproduction.evidence import Section, gather
+from distrib.reproduction.evidence import ClaimSection, gather
 from distrib.runs.folder import METRICS
 from distrib.studies.definition import Study, read_study
 from distrib.studies.record import Setting, StudyRecord, TrialRecord
@@ -30,7 +30,7 @@ def finding(
     seeds: int = 3,
     lost: Sequence[tuple[Setting, str]] = (),
     scale: Scale | None = None,
-) -> Section:
+) -> ClaimSection:
     """A section of trainings that are made up.
 
     Args:
@@ -95,7 +95,7 @@ def spread_out(accuracy: float, f1: float | None = None) -> Curve:
     }
 
 
-def everything(folder: Path) -> list[Section]:
+def everything(folder: Path) -> list[ClaimSection]:
     """All findings, with something of every kind to show."""
     found = {
         "batch-size": {16: turning(0.84), 32: turning(0.841), 64: turning(0.846, 0.72)},
