@@ -160,12 +160,13 @@ def test_a_help_on_a_full_disk_is_a_sentence() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
 def test_every_program_explains_itself_on_any_terminal(environment: dict[str, str]) -> None:
-    programs = ["train", "explain", "evaluate", "compare", "predict", "export", "sweep", "reproduce", "prepare"]
+    beside = ["explain", "compare", "predict", "export", "sweep", "reproduce", "prepare"]
+    programs = ["distrib.train", "distrib.evaluate", *(f"distrib.cli.{name}" for name in beside)]
     work = f"""
     from importlib import import_module
     for name in {programs}:
         try:
-            import_module("distrib." + name).main(["--help"])
+            import_module(name).main(["--help"])
         except SystemExit as end:
             print(name, "ends with", end.code)
     """.strip()
