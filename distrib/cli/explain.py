@@ -14,8 +14,8 @@ from distrib.base.paths import expanded_path
 from distrib.base.streams import standard_streams
 from distrib.base.words import nearest
 from distrib.config import Config, parse
-from distrib.explaining.jobs import JOBS
 from distrib.ranks.environment import rank
+from distrib.reporting.panels import PANELS
 
 
 @standard_streams()
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run, only, options = _arguments(sys.argv[1:] if argv is None else list(argv))
         from distrib.explaining.run import explain_run  # takes seconds, for which no --help and no refusal waits
 
-        return explain_run(run, only or tuple(JOBS), options)
+        return explain_run(run, only or tuple(PANELS), options)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status
@@ -49,16 +49,16 @@ def _arguments(argv: list[str]) -> tuple[Path, tuple[str, ...], list[str]]:
         else:
             (only if taking else rest).append(argument)
     if taking and not only:
-        raise UserError(f"--only needs the names of jobs: {', '.join(JOBS)}")
+        raise UserError(f"--only needs the names of jobs: {', '.join(PANELS)}")
     for name in only:
-        if name not in JOBS:
+        if name not in PANELS:
             raise UserError(
-                f"--only {name}: there is no such job{nearest(name, list(JOBS))}: choose of {', '.join(JOBS)}"
+                f"--only {name}: there is no such job{nearest(name, list(PANELS))}: choose of {', '.join(PANELS)}"
             )
     if rest and rest[0] not in ("-h", "--help") and not rest[0].startswith("-"):
         return expanded_path(rest[0]), tuple(only), rest[1:]
     if "-h" in rest or "--help" in rest:
         print(__doc__)
-        print(f"jobs: {', '.join(JOBS)}\n\nOptions, with the run's own settings as defaults:\n")
+        print(f"jobs: {', '.join(PANELS)}\n\nOptions, with the run's own settings as defaults:\n")
         parse(["--help"], Config(), "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
     raise UserError("name the run first: distrib explain runs/NAME")

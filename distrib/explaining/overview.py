@@ -8,23 +8,21 @@ from typing import Any
 import numpy as np
 
 from distrib.base.words import duration, words
-from distrib.explaining.study import Study
+from distrib.explaining.study import Finding, Study, read_finding
 from distrib.reporting.page import score_name
+from distrib.reporting.panels import PANELS, SUMMARY
 from distrib.runs.metrics import read_metrics
 
 # Scores that a card shows: label, name in the scores job, and what stands beside it.
 _CHANCE = "a guess"
 
 
-def overview(study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the page says first.
-
-    Args:
-        study: of the run.
-        results: job -> what report/data/JOB.json holds of it.
-    """
+def overview(study: Study) -> Finding:
+    """What the page says first; it sums up what the other jobs have left."""
+    found = {name: read_finding(study.folder / "report", name) for name in PANELS if name != SUMMARY}
+    results = {name: result for name, result in found.items() if "job" in result}
     scores = results.get("scores", {}).get("data") or {}
-    return {
+    data = {
         "name": study.folder.resolve().name,
         "headline": _headline(study, scores),
         "facts": [list(fact) for fact in _facts(study)],
@@ -36,6 +34,7 @@ def overview(study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str
             {"job": job, "error": result["error"], "seconds": result["seconds"]} for job, result in results.items()
         ],
     }
+    return Finding(data)
 
 
 def _headline(study: Study, scores: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import shutil
 import time
 import traceback
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import safetensors
@@ -24,11 +23,10 @@ from distrib.config import Config, DataConfig
 from distrib.data.decoders import make_decoder
 from distrib.data.splits import Splits, digest, make_splits, splits_of_training
 from distrib.data.table import SPLITS, Table, read_table
-from distrib.explaining.jobs import JOBS as JOBS
-from distrib.explaining.jobs import SLOW
-from distrib.explaining.study import Finding, Job, Study
+from distrib.explaining.study import Finding, Job, Study, read_finding
 from distrib.model.trained import TrainedModel, load
 from distrib.ranks.printing import warn
+from distrib.reporting.panels import PANELS, SUMMARY
 from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import read_metrics
 from distrib.runs.tracking import TableRows, Tracker
@@ -45,23 +43,24 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
 
     Args:
         study: of the run.
-        jobs: names in `JOBS`.
+        jobs: names in `PANELS`; that of the summary is done in any case, at the end.
         tracker: of the run; it gets figures and tables.
         say: where progress goes, a line at a time.
 
     Returns:
-        The sentence of each job, and of each part of the page, that failed.
+        The sentence of each job that failed.
     """
     from distrib.reporting.page import render_report
 
     report, events = study.folder / "report", RunFolder(study.folder)
     _prepare(report, study)
+    jobs = (*(name for name in jobs if name != SUMMARY), SUMMARY)
     began, failed, step = time.monotonic(), {}, _last_step(study.folder)
     for number, name in enumerate(jobs, start=1):
-        if name in SLOW and number > 1:
-            to_come = jobs[number - 1 :]
-            compose(study, report)
-            with suppress(UserError):  # a page that cannot be written costs no job; the last one says so
+        if PANELS[name].slow and number > 1:
+            to_come = jobs[number - 1 : -1]
+            with suppress(UserError, OSError):  # a page that cannot be written costs no job; the last one says so
+                keep(report, SUMMARY, *attempt(SUMMARY, study), 0.0)
                 page = render_report(study.folder, to_come)
                 say(f"report:  {page} can be opened; still to come: {', '.join(to_come)}")
         started = time.monotonic()
@@ -77,9 +76,6 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
         tracker.media(*media, step)
         events.event("explain", job=name, seconds=round(seconds, 3), error=error)
         say(f"report:  {number:>2}/{len(jobs)} {name:<17} {seconds:6.1f} s{f'  failed: {error}' if error else ''}")
-    parts = compose(study, report)
-    for name, error in parts.items():
-        say(f"report:  the page has no {name}: {error}")
     page = render_report(study.folder)
     tracker.page(page, step)
     events.event("report", page=str(page), seconds=round(time.monotonic() - began, 3), failed=sorted(failed))
@@ -89,13 +85,14 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
             f"report:  {len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); make them again with: distrib "
             f"explain {study.folder} --only {' '.join(failed)}"
         )
-    return failed | parts
+    return failed
 
 
 def attempt(name: str, study: Study) -> tuple[Finding | None, str | None]:
     """What a job finds, or the sentence with which it failed; a bug's traceback goes to the terminal's error stream."""
     try:
-        job: Job = getattr(import_module(f"distrib.explaining.{JOBS[name]}"), name)
+        # Imported when it runs, so that one that cannot be imported costs the others nothing.
+        job: Job = getattr(import_module(f"distrib.explaining.{PANELS[name].module}"), name)
         return job(study), None
     except UserError as error:
         return None, str(error)
@@ -108,7 +105,7 @@ def keep(
 ) -> tuple[dict[str, Path], dict[str, TableRows]]:
     """Write what a job found to the report's folder; returns its figures and tables for W&B."""
     file = report / "data" / f"{name}.json"
-    for earlier in _read(file).get("files", []):
+    for earlier in read_finding(report, name).get("files", []):
         (report / earlier).unlink(missing_ok=True)  # the page must not show them beside something newer
     paths, files = {}, []
     if finding is not None:
@@ -124,34 +121,6 @@ def keep(
     data = None if finding is None else finding.data
     write_whole(file, to_json({"job": name, "seconds": seconds, "error": error, "files": files, "data": data}))
     return paths, {} if finding is None else finding.tables
-
-
-def compose(study: Study, report: Path) -> dict[str, str]:
-    """Write what the page needs beside the jobs' own findings; returns the sentence of each part that failed.
-
-    The parts: "overview", the head of the page, and "operating", the counts at every threshold.
-    """
-
-    def head() -> dict[str, Any]:
-        from distrib.explaining.overview import overview
-
-        found = {name: _read(report / "data" / f"{name}.json") for name in JOBS}
-        return overview(study, {name: result for name, result in found.items() if result})
-
-    def counts() -> dict[str, Any]:
-        from distrib.explaining.scores import operating_points
-
-        return operating_points(study.predictions["test"], study.model)
-
-    failed = {}
-    for name, make in (("overview", head), ("operating", counts)):
-        file = report / "data" / f"{name}.json"
-        try:
-            write_whole(file, to_json(make()))
-        except Exception as error:
-            failed[name] = str(error) if isinstance(error, UserError) else _sentence(error)
-            file.unlink(missing_ok=True)
-    return failed
 
 
 def make_study(run: Path, config: Config, model: TrainedModel | None = None, whole: Table | None = None) -> Study:
@@ -282,15 +251,6 @@ def _sentence(error: Exception) -> str:
     """An error that nobody foresaw, in one line; its traceback goes to the terminal's error stream."""
     traceback.print_exception(error)
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What a job left, {} where there is nothing to read."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _last_step(run: Path) -> int:

@@ -25,7 +25,7 @@ def explain_run(run: Path, jobs: Sequence[str], options: Sequence[str]) -> int:
 
     Args:
         run: folder of the run.
-        jobs: names in `JOBS`.
+        jobs: names in `PANELS`.
         options: of the configuration, such as `--explain.fill blur`.
 
     Raises:

@@ -195,6 +195,11 @@ def confusion(study: Study) -> Finding:
     )
 
 
+def operating(study: Study) -> Finding:
+    """The counts of the test pictures at every threshold."""
+    return Finding(operating_points(study.predictions["test"], study.model))
+
+
 def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str, Any]:
     """How many pictures each threshold takes for present, exactly, for the page's slider.
 

@@ -5,6 +5,7 @@ Legend: N images, B pictures, H height, W width, A attributes.
 
 import base64
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,15 @@ class Finding:
 
 
 Job = Callable[[Study], Finding]
+
+
+def read_finding(report: Path, job: str) -> dict[str, Any]:
+    """What a job left in the report's folder, {"job", "seconds", "error", "files", "data"}; {} where there is none."""
+    try:
+        found = json.loads((report / "data" / f"{job}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def data_uri_jpeg(pixels_HWC: NDArray[np.uint8], quality: int = 85) -> str:

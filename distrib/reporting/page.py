@@ -28,6 +28,7 @@ from distrib.base.files import write_whole
 from distrib.base.json import finite
 from distrib.base.words import DASH, number, percent, signed, whole, words
 from distrib.config import SCORES
+from distrib.reporting.panels import OPENING, PANELS, SECTIONS, Section
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A page that is larger shows fewer of each attribute's mistakes, and says so.
@@ -58,55 +59,6 @@ SCORE_MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Part:
-    """One section of the page.
-
-    Attributes:
-        id: its anchor and the name of its template.
-        title: its heading.
-        jobs: whose files in report/data it is made of.
-    """
-
-    id: str
-    title: str
-    jobs: tuple[str, ...]
-
-    @property
-    def only(self) -> tuple[str, ...]:
-        """What `distrib explain` must be given to make no more than this section."""
-        jobs = tuple(job for job in self.jobs if job not in ALWAYS_MADE)
-        return ("--only", *jobs) if jobs else ()
-
-
-# `distrib explain` writes these whatever --only says.
-ALWAYS_MADE = ("overview", "operating")
-OPENING = Part("opening", "", ("overview",))
-PARTS = (
-    Part("learnt", "How it learnt", ("curves",)),
-    Part("scores", "What it scores", ("scores",)),
-    Part("decide", "Decide", ("operating", "roc", "precision_recall", "confusion")),
-    Part("sure", "How sure it is", ("calibration",)),
-    Part("fair", "Fair to whom", ("fairness",)),
-    Part("together", "What goes together", ("correlation",)),
-    Part("looks", "Where it looks", ("occlusion", "gradcam", "truth")),
-    Part("errs", "Where it errs", ("mistakes", "labels")),
-    Part("inside", "Inside", ("activations", "filters")),
-    Part("photograph", "One photograph", ("photograph",)),
-    Part("made", "How it was made", ("overview",)),
-)
-# Whose numbers the page's script moves.
-MOVING = ("curves", "scores", "operating", "calibration", "fairness", "correlation")
-JOB_NAMES = {
-    "overview": "The overview", "curves": "Learning curves", "scores": "Scores", "operating": "Operating points",
-    "roc": "ROC curves", "precision_recall": "Precision-recall curves", "confusion": "Confusion matrices",
-    "calibration": "Calibration", "fairness": "Scores within groups", "correlation": "Correlations",
-    "occlusion": "Occlusion maps", "gradcam": "Grad-CAM maps", "truth": "The check against the truth",
-    "mistakes": "Mistakes", "labels": "Likely wrong labels", "activations": "Activation maps", "filters": "Filters",
-    "photograph": "The photograph",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Job:
     """What a job left behind.
 
@@ -127,7 +79,7 @@ class Job:
     @property
     def title(self) -> str:
         """What it makes."""
-        return JOB_NAMES[self.name]
+        return PANELS[self.name].title
 
 
 @dataclass(frozen=True)
@@ -189,7 +141,7 @@ def render_report(folder: Path, to_come: Collection[str] = ()) -> Path:
         raise UserError(
             f"{folder} has no report/data to make a page of: make it with `distrib explain {shlex.quote(str(folder))}`"
         )
-    jobs = {name: read_job(folder, name) for name in JOB_NAMES}
+    jobs = {name: read_job(folder, name) for name in PANELS}
     for name in to_come:
         if jobs[name].data is None:
             jobs[name] = replace(jobs[name], to_come=True)
@@ -204,12 +156,12 @@ def render_report(folder: Path, to_come: Collection[str] = ()) -> Path:
 
 def read_job(folder: Path, name: str) -> Job:
     """What a job left in RUN/report/data, or why there is nothing."""
-    command = f"distrib explain {shlex.quote(str(folder))}"
-    remedy = command if name in ALWAYS_MADE else f"{command} --only {name}"
+    remedy = f"distrib explain {shlex.quote(str(folder))} --only {name}"
     file = folder / "report" / "data" / f"{name}.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        error, data = (None, content) if name in ALWAYS_MADE else (content["error"], content["data"])
+        # Reports of earlier versions have their overview and operating points as they are.
+        error, data = (content["error"], content["data"]) if "job" in content else (None, content)
         if error is None and not isinstance(data, dict):
             raise TypeError(f"expected an object, and found {type(data).__name__}")
     except FileNotFoundError:
@@ -240,10 +192,14 @@ def report_html(folder: Path, jobs: Mapping[str, Job], mistakes: int) -> str:
         "mistakes_shown": mistakes,
         "command": f"distrib explain {shlex.quote(str(folder))}",
     }
-    parts = [_render_part(part, context) for part in PARTS]
+    parts = [_render_part(section, context) for section in SECTIONS]
     # The script gets the numbers it moves, not the pictures, and nothing of a section that could not be made.
-    made = {job for part, rendered in zip(PARTS, parts, strict=True) if rendered["made"] for job in part.jobs}
-    numbers = {name: jobs[name].data for name in MOVING if name in made and jobs[name].data is not None}
+    made = {name for section, part in zip(SECTIONS, parts, strict=True) if part["made"] for name in section.panels}
+    numbers = {
+        name: jobs[name].data
+        for name, panel in PANELS.items()
+        if panel.moves and name in made and jobs[name].data is not None
+    }
     return compose(
         "report.html.j2",
         "report.js",
@@ -258,16 +214,16 @@ def report_html(folder: Path, jobs: Mapping[str, Job], mistakes: int) -> str:
     )
 
 
-def _render_part(part: Part, context: Mapping[str, Any]) -> dict[str, Any]:
+def _render_part(section: Section, context: Mapping[str, Any]) -> dict[str, Any]:
     """A section's anchor, title and HTML, and whether it could be made; if not, the HTML says why."""
     try:
-        html, made = render(f"parts/{part.id}.html.j2", context), True
+        html, made = render(f"parts/{section.id}.html.j2", context), True
     except Exception as error:
         # The data may be of an older version or half edited; whatever is wrong with them is this section's alone.
         problem = f"its data are not as expected ({type(error).__name__}: {error})"
-        remedy = " ".join([context["command"], *part.only])
+        remedy = " ".join([context["command"], "--only", *section.panels])
         html, made = render("parts/broken.html.j2", {"problem": problem, "remedy": remedy}), False
-    return {"id": part.id, "title": part.title, "html": html, "made": made}
+    return {"id": section.id, "title": section.title, "html": html, "made": made}
 
 
 def _attributes(jobs: Mapping[str, Job]) -> list[str]:

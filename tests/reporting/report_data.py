@@ -71,16 +71,13 @@ def write_run(
 def write_job(folder: Path, job: str, data: Any, error: str | None = None) -> None:
     """Write a job's file as `distrib explain` does, or that of a failed one."""
     content = {"job": job, "seconds": 1.25, "error": error, "data": data}
-    if job in ("operating", "overview"):
-        content = data
     text = json.dumps(_without_nan(content))
     (folder / "report" / "data" / f"{job}.json").write_text(text, encoding="utf-8")
 
 
 def read_job(folder: Path, job: str) -> Any:
     """What `write_job` wrote, the data alone."""
-    content = json.loads((folder / "report" / "data" / f"{job}.json").read_text(encoding="utf-8"))
-    return content if job in ("operating", "overview") else content["data"]
+    return json.loads((folder / "report" / "data" / f"{job}.json").read_text(encoding="utf-8"))["data"]
 
 
 JOBS = (

@@ -14,7 +14,8 @@ from PIL import Image
 from report_data import EVIL_ATTRIBUTE, EVIL_FILE, JOBS, read_job, write_job, write_run
 from sentences import refusal
 
-from distrib.reporting.page import JOB_NAMES, LARGEST_BYTES, PARTS, render_report
+from distrib.reporting.page import LARGEST_BYTES, TEMPLATES, render_report
+from distrib.reporting.panels import PANELS, SECTIONS
 
 # Elements that have no end.
 VOID = {"meta", "link", "input", "img", "br"}
@@ -75,7 +76,7 @@ def test_one_file_that_asks_for_nothing(large_run: Path) -> None:
 
 def test_every_section_is_there_and_none_is_missing(run: Path) -> None:
     page = parsed(run)
-    assert [a["id"] for tag, a in page.elements if tag == "section"] == [part.id for part in PARTS]
+    assert [a["id"] for tag, a in page.elements if tag == "section"] == [section.id for section in SECTIONS]
     assert not [a for _, a in page.elements if "absent" in (a.get("class") or "").split()]
     overview = read_job(run, "overview")
     assert overview["headline"] in page.text
@@ -116,11 +117,29 @@ def test_a_job_that_is_missing_is_named_with_its_remedy(job: str, copy: Path) ->
     (copy / "report" / "data" / f"{job}.json").unlink()
     render_report(copy)
     page = parsed(copy)
-    assert JOB_NAMES[job] in page.text
-    remedy = f"distrib explain {copy}" + ("" if job in ("overview", "operating") else f" --only {job}")
-    assert f"not made yet. Make {'them' if JOB_NAMES[job].endswith('s') else 'it'} with {remedy}" in page.text
+    title = PANELS[job].title
+    assert title in page.text
+    remedy = f"distrib explain {copy} --only {job}"
+    assert f"not made yet. Make {'them' if title.endswith('s') else 'it'} with {remedy}" in page.text
     sections = [a["id"] for tag, a in page.elements if tag == "section"]
-    assert sections == [part.id for part in PARTS]
+    assert sections == [section.id for section in SECTIONS]
+
+
+def test_a_section_shows_what_is_registered_for_it_and_everything_is_shown() -> None:
+    assert set(JOBS) == set(PANELS)
+    shown = {name for section in SECTIONS for name in section.panels}
+    assert shown == set(PANELS)
+    for section in SECTIONS:
+        template = (TEMPLATES / "parts" / f"{section.id}.html.j2").read_text()
+        assert set(re.findall(r"jobs\.(\w+)", template)) == set(section.panels)
+
+
+@pytest.mark.parametrize("job", ["overview", "operating"])
+def test_the_report_of_an_earlier_version_is_read(job: str, copy: Path) -> None:
+    """These two were kept without what the jobs' files say beside their data."""
+    (copy / "report" / "data" / f"{job}.json").write_text(json.dumps(read_job(copy, job)))
+    render_report(copy)
+    assert not [a for _, a in parsed(copy).elements if a.get("class") == "absent"]
 
 
 def test_a_job_that_failed_says_why_and_leaves_the_others(copy: Path) -> None:
@@ -179,13 +198,13 @@ def test_an_overview_of_another_shape_costs_the_opening_alone(copy: Path) -> Non
     render_report(copy)
     page = parsed(copy)
     assert page.text.count("its data are not as expected") == 2  # the opening, and how it was made
-    assert [a["id"] for tag, a in page.elements if tag == "section"] == [part.id for part in PARTS]
+    assert [a["id"] for tag, a in page.elements if tag == "section"] == [section.id for section in SECTIONS]
 
 
 def test_nothing_but_the_folder_is_needed(tmp_path: Path) -> None:
     (tmp_path / "report" / "data").mkdir(parents=True)
     page = Parsed(render_report(tmp_path).read_text(encoding="utf-8"))
-    assert len([a for _, a in page.elements if a.get("class") == "absent"]) >= len(PARTS)
+    assert len([a for _, a in page.elements if a.get("class") == "absent"]) >= len(SECTIONS)
 
 
 def test_undefined_values_are_dashes(copy: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 from report_data import EVIL_ATTRIBUTE, EVIL_FILE, JOBS, read_job, write_job, write_run
 
-from distrib.reporting.page import PARTS, render_report
+from distrib.reporting.page import render_report
+from distrib.reporting.panels import SECTIONS
 
 Open = Callable[..., Page]
 DASH = "–"  # noqa: RUF001
@@ -49,8 +50,8 @@ def as_numbers(column: list[str]) -> list[float | None]:
 def test_it_opens_without_an_error_and_fits(large_run: Path, open_page: Open, width: int, scheme: str) -> None:
     page = open_page(index(large_run), width, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    for part in PARTS:
-        assert page.locator(f"#{part.id} > h2").is_visible()
+    for section in SECTIONS:
+        assert page.locator(f"#{section.id} > h2").is_visible()
     assert page.locator(".absent").count() == 0
     assert page.locator("#curves svg").count() == page.locator("#curves .plot").count() > 0
 
