@@ -126,10 +126,10 @@ def make_report(run: "TrainingRun") -> str:
     say("")
     again = f"distrib explain {run.folder.path}"
     try:
-        from distrib.explaining.report import explain, make_study
+        from distrib.explaining.report import explain, open_run
         from distrib.reporting.panels import PANELS
 
-        failed = explain(make_study(run.folder.path, run.config), tuple(PANELS), run.tracker, say)
+        failed = explain(open_run(run.folder.path, run.config), tuple(PANELS), run.tracker, say)
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()

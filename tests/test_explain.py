@@ -19,7 +19,7 @@ from distrib.data.annotations import read_attributes
 from distrib.data.splits import digest, make_splits
 from distrib.data.table import read_table
 from distrib.explaining import maps
-from distrib.explaining.study import Finding, Study
+from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.model.trained import load
 from distrib.reporting.panels import PANELS, SUMMARY
 
@@ -92,7 +92,7 @@ def test_the_page_can_be_opened_before_the_slow_parts_are_done(
     shutil.rmtree(run / "report")
     opened: dict[str, str] = {}
 
-    def slow(study: Study, job: str) -> Finding:
+    def slow(study: FinishedRun, job: str) -> Finding:
         opened[job] = (study.folder / "report/index.html").read_text()
         return Finding({"absent": "none"} if job == "truth" else {"attributes": []})
 

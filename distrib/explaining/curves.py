@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from distrib.explaining import figures
-from distrib.explaining.study import Finding, Study
+from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.runs.metrics import read_metrics
 
 # The panels of the figure, each with the columns of metrics.csv that it shows.
@@ -18,14 +18,14 @@ PANELS = {
 }
 
 
-def curves(study: Study) -> Finding:
+def curves(run: FinishedRun) -> Finding:
     """Training and validation loss, and the report's scores, against the epoch.
 
     Raises:
         UserError: if the run has no metrics.csv.
     """
-    columns, rows = read_metrics(study.folder)
-    best, chosen = study.model.description.epoch, study.config.checkpoint.best_score
+    columns, rows = read_metrics(run.folder)
+    best, chosen = run.model.description.epoch, run.config.checkpoint.best_score
     data = {"columns": columns, "rows": rows, "best_epoch": best, "best_score": chosen}
     return Finding(data, {"curves": _figure(columns, rows, best)}, {"epochs": (columns, [list(row) for row in rows])})
 

@@ -25,8 +25,8 @@ from torch import nn
 
 from distrib.base.words import words
 from distrib.explaining.figures import new
+from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg, data_uri_png
 from distrib.explaining.modules import convolution, module
-from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png
 from distrib.model.network import AttributeClassifier
 
 # A mosaic shows at most so many channels or filters.
@@ -81,7 +81,7 @@ def filters_of(net: AttributeClassifier, name: str) -> torch.Tensor:
     return convolution(net.net, name).weight.detach().to("cpu", torch.float32, copy=True)
 
 
-def activations(study: Study) -> Finding:
+def activations(run: FinishedRun) -> Finding:
     """Job: the activation maps of the modules in `explain.modules`, of one test picture.
 
     It is the one whose first attribute the model decides rightly with the greatest confidence.
@@ -89,9 +89,9 @@ def activations(study: Study) -> Finding:
     Raises:
         UserError: if there is no such module, or the picture cannot be read.
     """
-    place, about = _surest(study)
-    test = study.predictions["test"]
-    images_BHWC = study.pictures(test.rows[[place]])
+    place, about = _surest(run)
+    test = run.predictions["test"]
+    images_BHWC = run.pictures(test.rows[[place]])
     found: dict[str, Any] = {
         "picture": data_uri_jpeg(images_BHWC[0].cpu().numpy()),
         "file": test.names[place],
@@ -100,7 +100,7 @@ def activations(study: Study) -> Finding:
     }
     figures = {}
     colours = _colours("viridis")
-    for name, maps_BCHW in activation_maps(_classifier(study), images_BHWC, study.config.explain.modules).items():
+    for name, maps_BCHW in activation_maps(_classifier(run), images_BHWC, run.config.explain.modules).items():
         maps_CHW = maps_BCHW[0]
         channels, height, width = maps_CHW.shape
         shown = _strongest(maps_CHW.abs().mean(dim=(1, 2)))
@@ -122,7 +122,7 @@ def activations(study: Study) -> Finding:
     return Finding(found, figures)
 
 
-def filters(study: Study) -> Finding:
+def filters(run: FinishedRun) -> Finding:
     """Job: the filters of the convolutions in `explain.filters`.
 
     Filters on three channels are shown as colours. A filter on more is shown by its strongest kernel, the one on the
@@ -133,8 +133,8 @@ def filters(study: Study) -> Finding:
     """
     found: list[dict[str, Any]] = []
     figures = {}
-    for name in study.config.explain.filters:
-        weights_OIhw = filters_of(_classifier(study), name)
+    for name in run.config.explain.filters:
+        weights_OIhw = filters_of(_classifier(run), name)
         shown = _strongest(weights_OIhw.flatten(1).norm(dim=1))
         which = _which(len(weights_OIhw), "filters", "the largest norm")
         module: dict[str, Any] = {"name": name, "shape": list(weights_OIhw.shape), "shown": shown.tolist()}
@@ -175,15 +175,15 @@ def mosaic(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return grid.reshape(rows * (height + 1), columns * (width + 1), *channels)[:-1, :-1]
 
 
-def _classifier(study: Study) -> AttributeClassifier:
-    net = study.model.net
+def _classifier(run: FinishedRun) -> AttributeClassifier:
+    net = run.model.net
     assert isinstance(net, AttributeClassifier), "a run's best model is one of torch's"
     return net
 
 
-def _surest(study: Study) -> tuple[int, str]:
+def _surest(run: FinishedRun) -> tuple[int, str]:
     """The place in the test split of the right decision on the first attribute that is surest, and a caption of it."""
-    test, model = study.predictions["test"], study.model
+    test, model = run.predictions["test"], run.model
     probability_N = model.probabilities(test.logits_NA)[:, 0]
     present_N = model.decisions(test.logits_NA)[:, 0]
     right_N = present_N == test.targets_NA[:, 0]

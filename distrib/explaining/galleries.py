@@ -13,7 +13,7 @@ from PIL import Image
 
 from distrib.base.words import words
 from distrib.explaining.figures import label, new
-from distrib.explaining.study import Finding, Study, data_uri_jpeg
+from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg
 from distrib.scoring.predictions import Predictions
 
 # Cards on the page: mistakes of either kind of one attribute, mistakes of all attributes, suspect labels.
@@ -33,17 +33,17 @@ METHOD = (
 _Place = tuple[int, int]  # image and attribute
 
 
-def mistakes(study: Study) -> Finding:
+def mistakes(run: FinishedRun) -> Finding:
     """The test pictures on which the model is surest of the wrong thing, for each attribute and over all.
 
     Present means a calibrated probability of at least 1/2 here, and the surest is the farthest from it.
     """
-    test = study.predictions["test"]
-    probabilities = study.model.probabilities(test.logits_NA)
+    test = run.predictions["test"]
+    probabilities = run.model.probabilities(test.logits_NA)
     truth = test.targets_NA.astype(bool)
     present = probabilities >= 0.5
     doubt = -np.abs(probabilities - 0.5)
-    gallery = _Gallery(study, [test], probabilities)
+    gallery = _Gallery(run, [test], probabilities)
     rows = []
     for i, name in enumerate(test.attributes):
         this = np.arange(len(test.attributes)) == i
@@ -58,14 +58,14 @@ def mistakes(study: Study) -> Finding:
     )
 
 
-def labels(study: Study) -> Finding:
+def labels(run: FinishedRun) -> Finding:
     """The labels that are most likely wrong, among the pictures that the model was not trained on."""
-    parts = [study.predictions[split] for split in study.scored]
-    probabilities = study.model.probabilities(np.concatenate([each.logits_NA for each in parts]))
+    parts = [run.predictions[split] for split in run.scored]
+    probabilities = run.model.probabilities(np.concatenate([each.logits_NA for each in parts]))
     targets = np.concatenate([each.targets_NA for each in parts])
     suspect = suspects(probabilities, targets)
     places = _least(self_confidence(probabilities, targets), suspect)
-    gallery = _Gallery(study, parts, probabilities)
+    gallery = _Gallery(run, parts, probabilities)
     data = {
         "method": METHOD,
         "suspects": gallery.cards(places[:SUSPECTS], named=True, quality=True),
@@ -117,8 +117,8 @@ def _least(values_NA: NDArray[np.float64], of_NA: NDArray[np.bool_]) -> list[_Pl
 class _Gallery:
     """Shows places: pictures with what their labels and the model say of an attribute."""
 
-    def __init__(self, study: Study, parts: Sequence[Predictions], probabilities_NA: NDArray[np.float64]) -> None:
-        self._study = study
+    def __init__(self, run: FinishedRun, parts: Sequence[Predictions], probabilities_NA: NDArray[np.float64]) -> None:
+        self._run = run
         self._attributes = parts[0].attributes
         self._rows = np.concatenate([each.rows for each in parts])
         self._names = [name for each in parts for name in each.names]
@@ -184,7 +184,7 @@ class _Gallery:
 
     def _pixels(self, n: int) -> NDArray[np.uint8]:
         """The picture as the model sees it, but no higher than the cards are: uint8 [H, W, 3]."""
-        picture = Image.fromarray(self._study.picture(int(self._rows[n])))
+        picture = Image.fromarray(self._run.picture(int(self._rows[n])))
         picture.thumbnail((4 * self._height, self._height), Image.Resampling.LANCZOS)
         return np.asarray(picture)
 

@@ -20,9 +20,9 @@ from distrib.base.words import words
 from distrib.data.images import decode
 from distrib.data.store import FolderStore
 from distrib.explaining import figures
+from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg, data_uri_png
 from distrib.explaining.gradcam import LAYER, at_pixels, grad_cam
 from distrib.explaining.occlusion import OcclusionMaps, heat, occlusion_maps
-from distrib.explaining.study import Finding, Study, data_uri_jpeg, data_uri_png
 from distrib.explaining.truth import Boxes, in_input, judge, read_boxes
 from distrib.faces import VISIBLE
 from distrib.model.network import AttributeClassifier
@@ -39,16 +39,16 @@ HEAT_HEIGHT = 48
 DRAWN = 8
 
 
-def occlusion(study: Study) -> Finding:
+def occlusion(run: FinishedRun) -> Finding:
     """Occlusion maps of the test pictures that the model is surest of and right about, for every attribute."""
     began = time.monotonic()
-    gallery = _Gallery(study)
-    maps = _occlude(study, gallery.pictures_NHWC, "occlusion")
+    gallery = _Gallery(run)
+    maps = _occlude(run, gallery.pictures_NHWC, "occlusion")
     data = {
         "window": list(maps.grid.window),
         "stride": list(maps.grid.stride),
-        "fill": study.config.explain.fill,
-        "precision": study.config.train.precision,
+        "fill": run.config.explain.fill,
+        "precision": run.config.train.precision,
         "seconds": time.monotonic() - began,
     }
 
@@ -58,11 +58,11 @@ def occlusion(study: Study) -> Finding:
     return gallery.finding("occlusion", "Occlusion: red speaks for the attribute, blue against it", data, cells)
 
 
-def gradcam(study: Study) -> Finding:
+def gradcam(run: FinishedRun) -> Finding:
     """Grad-CAM maps of the same pictures: what speaks for the decision."""
     began = time.monotonic()
-    gallery = _Gallery(study)
-    maps_NAHW = at_pixels(grad_cam(_network(study), gallery.pictures_NHWC), study.model.description.image_size)
+    gallery = _Gallery(run)
+    maps_NAHW = at_pixels(grad_cam(_network(run), gallery.pictures_NHWC), run.model.description.image_size)
     data = {"layer": LAYER, "seconds": time.monotonic() - began}
 
     def cells(place: int, attribute: int) -> torch.Tensor:
@@ -74,21 +74,21 @@ def gradcam(study: Study) -> Finding:
     )
 
 
-def photograph(study: Study) -> Finding:
+def photograph(run: FinishedRun) -> Finding:
     """One picture: what the model says of it without occlusion, how sure it is, and what that rests on."""
-    model, named = study.model, study.config.explain.photograph
+    model, named = run.model, run.config.explain.photograph
     labels: list[int | None] = [None] * len(model.attributes)
     if named is not None:
         file = shown(named)
-        image_HWC, aligned, note = _aligned(study, Photograph(file, named).read(warn))
+        image_HWC, aligned, note = _aligned(run, Photograph(file, named).read(warn))
     else:
-        first = int(study.splits.test[0])
-        file, labels = study.table.names[first], study.table.targets[first].tolist()
-        image_HWC, aligned, note = study.picture(first), False, "It is the first picture of the test split."
+        first = int(run.splits.test[0])
+        file, labels = run.table.names[first], run.table.targets[first].tolist()
+        image_HWC, aligned, note = run.picture(first), False, "It is the first picture of the test split."
     images_NHWC = torch.from_numpy(image_HWC)[None].to(model.device)
     logits_NA = model.logits(images_NHWC)
     probabilities, present = model.probabilities(logits_NA)[0], model.decisions(logits_NA)[0]
-    maps = _occlude(study, images_NHWC, "photograph")
+    maps = _occlude(run, images_NHWC, "photograph")
     sheet = _Sheet("What the model says of the photograph: red speaks for the attribute, blue against it", columns=4)
     drawn = _evenly(len(model.attributes), 2 * DRAWN)
     rows: list[dict[str, Any]] = []
@@ -110,24 +110,24 @@ def photograph(study: Study) -> Finding:
     return Finding(data, {"photograph": sheet.figure()}, {"photograph": (columns, table)})
 
 
-def truth(study: Study) -> Finding:
+def truth(run: FinishedRun) -> Finding:
     """On drawn faces: whether the maps point where an attribute is drawn, for each that can be seen."""
-    file = study.config.data.root / "boxes.csv"
+    file = run.config.data.root / "boxes.csv"
     if not file.exists():
         return Finding({"absent": "This data set does not say where its attributes are; drawn faces do (boxes.csv)."})
-    visible = [i for i, name in enumerate(study.model.attributes) if name in VISIBLE]
+    visible = [i for i, name in enumerate(run.model.attributes) if name in VISIBLE]
     if not visible:
         return Finding({"absent": "The model has learnt no attribute whose place is in boxes.csv."})
-    test = study.predictions["test"]
-    chosen = _evenly(len(test.rows), study.config.explain.truth_images)
-    parts = _parts_in_input(study, read_boxes(file), test.rows[chosen])
-    images_NHWC = study.pictures(test.rows[chosen])
-    maps, cams_NAyx = _occlude(study, images_NHWC, "truth"), grad_cam(_network(study), images_NHWC)
-    present_NA = study.model.decisions(test.logits_NA[chosen])
+    test = run.predictions["test"]
+    chosen = _evenly(len(test.rows), run.config.explain.truth_images)
+    parts = _parts_in_input(run, read_boxes(file), test.rows[chosen])
+    images_NHWC = run.pictures(test.rows[chosen])
+    maps, cams_NAyx = _occlude(run, images_NHWC, "truth"), grad_cam(_network(run), images_NHWC)
+    present_NA = run.model.decisions(test.logits_NA[chosen])
     right_NA = present_NA == test.targets_NA[chosen].astype(bool)
     rows: list[dict[str, Any]] = []
     for i in visible:
-        name = study.model.attributes[i]
+        name = run.model.attributes[i]
         boxes = [np.array([each[part] for part in VISIBLE[name] if part in each]).reshape(-1, 4) for each in parts]
         maps_NHW = {
             "occlusion": maps.grid.at_pixels(maps.drops_BAyx[:, i]),
@@ -166,8 +166,8 @@ class _Gallery:
         present_NA: bool, what the model says of these pictures.
     """
 
-    def __init__(self, study: Study) -> None:
-        test, model, each = study.predictions["test"], study.model, study.config.explain.images
+    def __init__(self, run: FinishedRun) -> None:
+        test, model, each = run.predictions["test"], run.model, run.config.explain.images
         probabilities_NA, present_NA = model.probabilities(test.logits_NA), model.decisions(test.logits_NA)
         right_NA = present_NA == test.targets_NA.astype(bool)
         surest = [
@@ -181,7 +181,7 @@ class _Gallery:
         self._files = [test.names[n] for n in chosen]
         self._targets_NA, self._probabilities_NA = test.targets_NA[chosen], probabilities_NA[chosen]
         self.present_NA = present_NA[chosen]
-        self.pictures_NHWC = study.pictures(test.rows[chosen])
+        self.pictures_NHWC = run.pictures(test.rows[chosen])
 
     def finding(
         self, name: str, title: str, data: dict[str, Any], cells: Callable[[int, int], torch.Tensor]
@@ -250,26 +250,26 @@ class _Sheet:
         return figure
 
 
-def _occlude(study: Study, images_NHWC: torch.Tensor, job: str) -> OcclusionMaps:
-    """Occlusion maps by the options of the study, in the precision of its training; a terminal shows the time left."""
-    options = study.config.explain
+def _occlude(run: FinishedRun, images_NHWC: torch.Tensor, job: str) -> OcclusionMaps:
+    """Occlusion maps by the options of the run, in the precision of its training; a terminal shows the time left."""
+    options = run.config.explain
     window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
     with time_left(f"report:  {job}", len(images_NHWC)) as report:
         return occlusion_maps(
-            study.model.net,
+            run.model.net,
             images_NHWC,
             window,
             stride,
             options.fill,
-            precision=AUTOCAST[study.config.train.precision],
+            precision=AUTOCAST[run.config.train.precision],
             batch=64 if images_NHWC.device.type == "cpu" else 1024,
             report=report,
         )
 
 
-def _network(study: Study) -> AttributeClassifier:
-    assert isinstance(study.model.net, AttributeClassifier), "a run's own model is a torch model"
-    return study.model.net
+def _network(run: FinishedRun) -> AttributeClassifier:
+    assert isinstance(run.model.net, AttributeClassifier), "a run's own model is a torch model"
+    return run.model.net
 
 
 def _surest(
@@ -281,24 +281,24 @@ def _surest(
     return [*present[: (count + 1) // 2].tolist(), *absent[: count // 2].tolist()]
 
 
-def _aligned(study: Study, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool, str]:
+def _aligned(run: FinishedRun, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool, str]:
     """The largest face of a photograph as the model takes it, whether one was found, and a sentence on that."""
     from distrib.photographs.alignment import align  # OpenCV, which takes a while and which no other job needs
 
     faces = align(pixels_HWC)
     if not faces:
-        return study.model.fit(pixels_HWC), False, "No face was found in it, so the model was given all of it."
+        return run.model.fit(pixels_HWC), False, "No face was found in it, so the model was given all of it."
     largest = max(faces, key=lambda each: 0 if each.face is None else each.face.box[2] * each.face.box[3])
     note = f"The largest of its {len(faces)} faces." if len(faces) > 1 else ""
-    return study.model.fit(largest.pixels), largest.face is not None, note
+    return run.model.fit(largest.pixels), largest.face is not None, note
 
 
-def _parts_in_input(study: Study, boxes: Boxes, rows: NDArray[np.int64]) -> list[dict[str, NDArray[np.float64]]]:
+def _parts_in_input(run: FinishedRun, boxes: Boxes, rows: NDArray[np.int64]) -> list[dict[str, NDArray[np.float64]]]:
     """Part -> box, in pixels of the network's input, of the pictures of some rows."""
-    store, description = FolderStore(study.table), study.model.description
+    store, description = FolderStore(run.table), run.model.description
     found = []
     for row in rows.tolist():
-        of_picture = boxes.get(study.table.names[row], {})
+        of_picture = boxes.get(run.table.names[row], {})
         corners = np.array(list(of_picture.values())).reshape(-1, 4)
         moved = in_input(corners, decode(store.read(row)).shape[:2], description.crop, description.image_size)
         found.append(dict(zip(of_picture, moved, strict=True)))

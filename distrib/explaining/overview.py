@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distrib.base.words import duration, words
-from distrib.explaining.study import Finding, Study, read_finding
+from distrib.explaining.finished_run import Finding, FinishedRun, read_finding
 from distrib.reporting.page import score_name
 from distrib.reporting.panels import PANELS, SUMMARY
 from distrib.runs.metrics import read_metrics
@@ -17,18 +17,18 @@ from distrib.runs.metrics import read_metrics
 _CHANCE = "a guess"
 
 
-def overview(study: Study) -> Finding:
+def overview(run: FinishedRun) -> Finding:
     """What the page says first; it sums up what the other jobs have left."""
-    found = {name: read_finding(study.folder / "report", name) for name in PANELS if name != SUMMARY}
+    found = {name: read_finding(run.folder / "report", name) for name in PANELS if name != SUMMARY}
     results = {name: result for name, result in found.items() if "job" in result}
     scores = results.get("scores", {}).get("data") or {}
     data = {
-        "name": study.folder.resolve().name,
-        "headline": _headline(study, scores),
-        "facts": [list(fact) for fact in _facts(study)],
-        "notes": _start(study.folder).get("warnings", []),
-        "config": (study.folder / "config.yaml").read_text(encoding="utf-8"),
-        "best_epoch": study.model.description.epoch,
+        "name": run.folder.resolve().name,
+        "headline": _headline(run, scores),
+        "facts": [list(fact) for fact in _facts(run)],
+        "notes": _start(run.folder).get("warnings", []),
+        "config": (run.folder / "config.yaml").read_text(encoding="utf-8"),
+        "best_epoch": run.model.description.epoch,
         "cards": _cards(scores, results.get("calibration", {}).get("data") or {}),
         "jobs": [
             {"job": job, "error": result["error"], "seconds": result["seconds"]} for job, result in results.items()
@@ -37,29 +37,29 @@ def overview(study: Study) -> Finding:
     return Finding(data)
 
 
-def _headline(study: Study, scores: Mapping[str, Any]) -> str:
-    attributes = study.model.attributes
+def _headline(run: FinishedRun, scores: Mapping[str, Any]) -> str:
+    attributes = run.model.attributes
     what = words(attributes[0]) if len(attributes) == 1 else f"{len(attributes)} attributes"
     sentence = f"A ResNet18 that tells {what} of a face"
     if auc := scores.get("means", {}).get("test", {}).get("roc_auc"):
         mean = "mean " if len(attributes) > 1 else ""
-        where = f"pictures{_of_strangers(study)} it has never seen"
-        if not study.on_data_of_training:
-            where = f"the test pictures of {study.config.data.root.resolve().name}"
+        where = f"pictures{_of_strangers(run)} it has never seen"
+        if not run.on_data_of_training:
+            where = f"the test pictures of {run.config.data.root.resolve().name}"
         return f"{sentence}, at a {mean}ROC AUC of {auc:.3f} on {where}"
     return sentence
 
 
-def _of_strangers(study: Study) -> str:
+def _of_strangers(run: FinishedRun) -> str:
     """ " of people", if nobody in the test split is in the training split too."""
-    who = study.table.identity
-    strangers = who is not None and not np.isin(who[study.splits.test], who[study.splits.train]).any()
+    who = run.table.identity
+    strangers = who is not None and not np.isin(who[run.splits.test], who[run.splits.train]).any()
     return " of people" if strangers else ""
 
 
-def _facts(study: Study) -> list[tuple[str, str]]:
-    config, start, description = study.config, _start(study.folder), study.model.description
-    columns, rows = read_metrics(study.folder)
+def _facts(run: FinishedRun) -> list[tuple[str, str]]:
+    config, start, description = run.config, _start(run.folder), run.model.description
+    columns, rows = read_metrics(run.folder)
     seconds = sum(row[columns.index("seconds")] for row in rows)
     speeds = sorted(row[columns.index("images_per_second")] for row in rows)
     sizes = description.training.get("images", {})
@@ -68,9 +68,9 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     height, width = description.image_size
     here, elsewhere = config.data.model_dump(), trained.get("data", {})
     data, scored = here, ""
-    if not study.on_data_of_training:
+    if not run.on_data_of_training:
         data = here | elsewhere
-        here_are = ", ".join(f"{len(getattr(study.splits, split)):,} {split}" for split in study.scored)
+        here_are = ", ".join(f"{len(getattr(run.splits, split)):,} {split}" for split in run.scored)
         scored = f"{here['root']}, split {here['split']}: {here_are}"
     facts = [
         ("Data", f"{data['root']}, split {data['split']}: " + ", ".join(f"{n:,} {s}" for s, n in sizes.items())),
@@ -143,10 +143,10 @@ def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[di
     return cards
 
 
-def _start(run: Path) -> dict[str, Any]:
+def _start(folder: Path) -> dict[str, Any]:
     """The last start event of the run, {} where there is none."""
     try:
-        lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     events = [json.loads(line) for line in lines if '"event": "start"' in line]

@@ -23,7 +23,7 @@ from distrib.config import Config, DataConfig
 from distrib.data.decoders import make_decoder
 from distrib.data.splits import Splits, digest, make_splits, splits_of_training
 from distrib.data.table import SPLITS, Table, read_table
-from distrib.explaining.study import Finding, Job, Study, read_finding
+from distrib.explaining.finished_run import Analysis, Finding, FinishedRun, read_finding
 from distrib.model.trained import TrainedModel, load
 from distrib.ranks.printing import warn
 from distrib.reporting.panels import PANELS, SUMMARY
@@ -36,13 +36,13 @@ from distrib.scoring.predictions import Predictions, load_predictions, save_pred
 Say = Callable[[str], None]
 
 
-def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:
+def explain(run: FinishedRun, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:
     """Do the jobs, each for itself, and make the page; it can be opened before the slow ones are done.
 
     A job that fails is reported (here, in events.jsonl, on the page) and costs the others nothing.
 
     Args:
-        study: of the run.
+        run: of the run.
         jobs: names in `PANELS`; that of the summary is done in any case, at the end.
         tracker: of the run; it gets figures and tables.
         say: where progress goes, a line at a time.
@@ -52,19 +52,19 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
     """
     from distrib.reporting.page import render_report
 
-    report, events = study.folder / "report", RunFolder(study.folder)
-    _prepare(report, study)
+    report, events = run.folder / "report", RunFolder(run.folder)
+    _prepare(report, run)
     jobs = (*(name for name in jobs if name != SUMMARY), SUMMARY)
-    began, failed, step = time.monotonic(), {}, _last_step(study.folder)
+    began, failed, step = time.monotonic(), {}, _last_step(run.folder)
     for number, name in enumerate(jobs, start=1):
         if PANELS[name].slow and number > 1:
             to_come = jobs[number - 1 : -1]
             with suppress(UserError, OSError):  # a page that cannot be written costs no job; the last one says so
-                keep(report, SUMMARY, *attempt(SUMMARY, study), 0.0)
-                page = render_report(study.folder, to_come)
+                keep(report, SUMMARY, *attempt(SUMMARY, run), 0.0)
+                page = render_report(run.folder, to_come)
                 say(f"report:  {page} can be opened; still to come: {', '.join(to_come)}")
         started = time.monotonic()
-        finding, error = attempt(name, study)
+        finding, error = attempt(name, run)
         seconds = time.monotonic() - started
         try:
             media = keep(report, name, finding, error, seconds)
@@ -76,24 +76,24 @@ def explain(study: Study, jobs: Sequence[str], tracker: Tracker, say: Say) -> di
         tracker.media(*media, step)
         events.event("explain", job=name, seconds=round(seconds, 3), error=error)
         say(f"report:  {number:>2}/{len(jobs)} {name:<17} {seconds:6.1f} s{f'  failed: {error}' if error else ''}")
-    page = render_report(study.folder)
+    page = render_report(run.folder)
     tracker.page(page, step)
     events.event("report", page=str(page), seconds=round(time.monotonic() - began, 3), failed=sorted(failed))
     say(f"report:  {page}")
     if failed:
         say(
             f"report:  {len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); make them again with: distrib "
-            f"explain {study.folder} --only {' '.join(failed)}"
+            f"explain {run.folder} --only {' '.join(failed)}"
         )
     return failed
 
 
-def attempt(name: str, study: Study) -> tuple[Finding | None, str | None]:
+def attempt(name: str, run: FinishedRun) -> tuple[Finding | None, str | None]:
     """What a job finds, or the sentence with which it failed; a bug's traceback goes to the terminal's error stream."""
     try:
         # Imported when it runs, so that one that cannot be imported costs the others nothing.
-        job: Job = getattr(import_module(f"distrib.explaining.{PANELS[name].module}"), name)
-        return job(study), None
+        job: Analysis = getattr(import_module(f"distrib.explaining.{PANELS[name].module}"), name)
+        return job(run), None
     except UserError as error:
         return None, str(error)
     except Exception as error:  # whatever it is, it costs this job alone
@@ -123,7 +123,9 @@ def keep(
     return paths, {} if finding is None else finding.tables
 
 
-def make_study(run: Path, config: Config, model: TrainedModel | None = None, whole: Table | None = None) -> Study:
+def open_run(
+    folder: Path, config: Config, model: TrainedModel | None = None, whole: Table | None = None
+) -> FinishedRun:
     """A finished run with its best model, and that model's predictions for validation and test.
 
     If a picture of the test split cannot be read, the jobs that need the predictions fail with that sentence, and the
@@ -132,7 +134,7 @@ def make_study(run: Path, config: Config, model: TrainedModel | None = None, who
     The data set may be another one than that of the training; of this one, a test split is all that is asked for.
 
     Args:
-        run: folder of the run.
+        folder: of the run.
         config: resolved for this machine.
         model: of the run; None: it is read.
         whole: the table with all attributes, as `read_data` reads it; None: it is read.
@@ -140,7 +142,7 @@ def make_study(run: Path, config: Config, model: TrainedModel | None = None, who
     Raises:
         UserError: if the run has no model, or its data set is not here.
     """
-    model = (model or load(run)).to(config.run.device)
+    model = (model or load(folder)).to(config.run.device)
     description = model.description
     config = config.replace("data", image_size=description.image_size, crop=description.crop)
     whole = read_data(config.data) if whole is None else whole
@@ -148,12 +150,12 @@ def make_study(run: Path, config: Config, model: TrainedModel | None = None, who
     splits = splits_of_training(table, config.data, description.training.get("data"))
     splits = splits or make_splits(table, config.data, needs=("test",))
     try:
-        predictions = _predictions(run, model, config, table, splits)
+        predictions = _predictions(folder, model, config, table, splits)
     except UserError as error:
         predictions = _Unavailable(error)
     except Exception as error:  # such as a GPU without room for the pictures
         predictions = _Unavailable(UserError(f"the pictures could not be scored ({_sentence(error)})"))
-    return Study(run, config, whole, table, splits, model, predictions)
+    return FinishedRun(folder, config, whole, table, splits, model, predictions)
 
 
 def read_data(config: DataConfig) -> Table:
@@ -166,15 +168,15 @@ def read_data(config: DataConfig) -> Table:
 
 
 def _predictions(
-    run: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
+    folder: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
 ) -> dict[str, Predictions]:
     """Those kept by an earlier report, where model, pictures and precision are the same; else made, and kept.
 
     Raises:
         UserError: if a picture cannot be read, or the run folder cannot be written.
     """
-    file = run / "report/predictions.npz"
-    with (run / "best/model.safetensors").open("rb") as weights:
+    file = folder / "report/predictions.npz"
+    with (folder / "best/model.safetensors").open("rb") as weights:
         model_is = hashlib.file_digest(weights, "sha256").hexdigest()
     made_from = f"{model_is} {digest(table, splits.valid, splits.test)} {config.train.precision}"
     try:
@@ -183,7 +185,7 @@ def _predictions(
         pass  # there are none of these
     predictions = [Predictions.of("test", table, splits.test, predict(model, config, table, splits.test))]
     if len(splits.valid):
-        logits = _validation_logits(run, model, config, table, splits)
+        logits = _validation_logits(folder, model, config, table, splits)
         predictions.append(Predictions.of("valid", table, splits.valid, logits))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -217,11 +219,13 @@ def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.
 
 
 def _validation_logits(
-    run: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
+    folder: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
 ) -> NDArray[np.float32]:
     """Those that were scored in training, where this is the same validation split; else anew."""
     try:
-        logits: NDArray[np.float32] = safetensors.torch.load_file(run / "best/validation.safetensors")["logits"].numpy()
+        logits: NDArray[np.float32] = safetensors.torch.load_file(folder / "best/validation.safetensors")[
+            "logits"
+        ].numpy()
     except (OSError, KeyError, safetensors.SafetensorError):
         return predict(model, config, table, splits.valid)
     known = model.description.training.get("data") == digest(table, splits.train, splits.valid)
@@ -231,15 +235,15 @@ def _validation_logits(
     return predict(model, config, table, splits.valid)
 
 
-def _prepare(report: Path, study: Study) -> None:
+def _prepare(report: Path, run: FinishedRun) -> None:
     """Make the folders of a report; what an earlier one left is removed, for a report is of one model and data."""
-    with (study.folder / "best/model.safetensors").open("rb") as weights:
+    with (run.folder / "best/model.safetensors").open("rb") as weights:
         model = hashlib.file_digest(weights, "sha256").hexdigest()
-    made_from = f"{model} {digest(study.table, study.splits.valid, study.splits.test)}"
+    made_from = f"{model} {digest(run.table, run.splits.valid, run.splits.test)}"
     known = report / "data/model.txt"
     # Earlier reports name their model alone, and are of the run's own data.
     earlier = known.read_text(encoding="utf-8") if known.exists() else ""
-    if earlier != made_from and not (earlier == model and study.on_data_of_training):
+    if earlier != made_from and not (earlier == model and run.on_data_of_training):
         for folder in ("data", "figures", "tables"):
             shutil.rmtree(report / folder, ignore_errors=True)
     for folder in ("data", "figures", "tables"):
@@ -253,10 +257,10 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def _last_step(run: Path) -> int:
+def _last_step(folder: Path) -> int:
     """Where the training ended: W&B drops what comes earlier than what it has."""
     try:
-        columns, rows = read_metrics(run)
+        columns, rows = read_metrics(folder)
     except UserError:
         return 0
     return int(rows[-1][columns.index("step")])

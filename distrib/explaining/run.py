@@ -11,7 +11,7 @@ from distrib.config import Config, parse, read_yaml
 from distrib.data.splits import other_split, splits_of_training
 from distrib.data.table import Table
 from distrib.explaining.options import check_options, check_photograph
-from distrib.explaining.report import explain, make_study, read_data
+from distrib.explaining.report import explain, open_run, read_data
 from distrib.model.trained import TrainedModel, load
 from distrib.ranks.machine import fallbacks, resolve, use_all_cores
 from distrib.ranks.printing import warn
@@ -20,18 +20,18 @@ from distrib.runs.folder import RunFolder
 from distrib.runs.tracking import interrupt, open_tracker
 
 
-def explain_run(run: Path, jobs: Sequence[str], options: Sequence[str]) -> int:
+def explain_run(folder: Path, jobs: Sequence[str], options: Sequence[str]) -> int:
     """Make the report; returns the exit status: 0, 1 if a job failed, or 130 after Ctrl-C.
 
     Args:
-        run: folder of the run.
+        folder: of the run.
         jobs: names in `PANELS`.
         options: of the configuration, such as `--explain.fill blur`.
 
     Raises:
         UserError: for what the user can mend.
     """
-    asked, model, whole, notes = _config(run, options)
+    asked, model, whole, notes = _config(folder, options)
     config = resolve(asked, like=model.description.precision)
     if config.run.device == "cpu":
         use_all_cores(local_ranks=1)
@@ -40,15 +40,15 @@ def explain_run(run: Path, jobs: Sequence[str], options: Sequence[str]) -> int:
     check_options(config, whole)
     if any(option.startswith("--explain.photograph") for option in options):
         check_photograph(config)  # one that training was given may be left on another machine: its job says so
-    study = make_study(run, config, model, whole)
-    tracker = open_tracker(config.tracking, run, config.model_dump(mode="json"), lambda: _stop(run))
+    run = open_run(folder, config, model, whole)
+    tracker = open_tracker(config.tracking, folder, config.model_dump(mode="json"), lambda: _stop(folder))
     try:
         with standard_streams(goes_on=True):
-            failed = explain(study, jobs, tracker, print)
+            failed = explain(run, jobs, tracker, print)
         tracker.finish()
     except KeyboardInterrupt:
         tracker.finish(exit_code=1)
-        print(f"distrib: interrupted; what is missing is made by: distrib explain {run}", file=sys.stderr)
+        print(f"distrib: interrupted; what is missing is made by: distrib explain {folder}", file=sys.stderr)
         return 130
     except BaseException:
         tracker.finish(exit_code=1)
@@ -56,31 +56,31 @@ def explain_run(run: Path, jobs: Sequence[str], options: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _stop(run: Path) -> None:
+def _stop(folder: Path) -> None:
     """What W&B's Stop button does here; where that is written down, the next report does not obey it once more."""
     with suppress(UserError):  # the disk may be full
-        RunFolder(run).event("stop", reason=STOP_BUTTON)
+        RunFolder(folder).event("stop", reason=STOP_BUTTON)
     print(f"\ndistrib: {STOP_BUTTON}", file=sys.stderr, flush=True)
     interrupt()
 
 
-def _config(run: Path, options: Sequence[str]) -> tuple[Config, TrainedModel, Table, list[str]]:
+def _config(folder: Path, options: Sequence[str]) -> tuple[Config, TrainedModel, Table, list[str]]:
     """The run's configuration, with what depends on the machine to be decided anew, and the options over it; its
     model; the table with all of the data set's attributes; and notes.
 
     A random split of the training means nothing for another data set: that one comes with its own.
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is no run: it has no config.yaml; name the folder that training has made")
-    of_run = read_yaml(run / "config.yaml")
-    of_run = of_run.replace("run", folder=run, device="auto", ranks=None).replace("data", decoder="auto")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is no run: it has no config.yaml; name the folder that training has made")
+    of_run = read_yaml(folder / "config.yaml")
+    of_run = of_run.replace("run", folder=folder, device="auto", ranks=None).replace("data", decoder="auto")
     if of_run.train.precision != "no":
         of_run = of_run.replace("train", precision="auto")
 
     def with_options(config: Config) -> Config:
         return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
 
-    config, model = with_options(of_run), load(run)
+    config, model = with_options(of_run), load(folder)
     if config.data.root == of_run.data.root or of_run.data.split == "official":
         return config, model, read_data(config.data), []
     drawn, config = config, with_options(of_run.replace("data", split="official"))

@@ -32,7 +32,7 @@ from distrib.explaining.figures import (
     new,
     rows_of_attributes,
 )
-from distrib.explaining.study import Finding, Study
+from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.model.trained import TrainedModel
 from distrib.scoring.bootstrap import Interval, Intervals, bootstrap
 from distrib.scoring.calibration import expected_calibration_error, negative_log_likelihood, reliability, sigmoid
@@ -56,21 +56,21 @@ T = TypeVar("T")
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def scores(study: Study) -> Finding:
+def scores(run: FinishedRun) -> Finding:
     """Every score of every attribute on validation and test, at 1/2 and at the tuned threshold, beside the baseline.
 
     Of a data set without validation pictures, on test alone.
     """
-    parts = [study.predictions[split] for split in study.scored]
+    parts = [run.predictions[split] for split in run.scored]
     names = parts[0].attributes
     plain = [score(names, each.logits_NA, each.targets_NA) for each in parts]
-    tuned = [score_decisions(each.attributes, study.model.decisions(each.logits_NA), each.targets_NA) for each in parts]
+    tuned = [score_decisions(each.attributes, run.model.decisions(each.logits_NA), each.targets_NA) for each in parts]
     baseline = [majority_accuracy(each.targets_NA) for each in parts]
     positives = [each.targets_NA.sum(axis=0, dtype=np.int64) for each in parts]
-    intervals = _intervals(study)
+    intervals = _intervals(run)
 
     def by_split(values: Iterable[T]) -> dict[str, T]:
-        return dict(zip(study.scored, values, strict=True))
+        return dict(zip(run.scored, values, strict=True))
 
     rows = [
         {
@@ -79,7 +79,7 @@ def scores(study: Study) -> Finding:
             "images": by_split(len(each) for each in parts),
             "baseline_accuracy": by_split(float(each[i]) for each in baseline),
             **by_split(each.by_attribute()[name] for each in plain),
-            "threshold": study.model.description.thresholds[i],
+            "threshold": run.model.description.thresholds[i],
             "tuned": by_split(_of_decisions(each.by_attribute()[name]) for each in tuned),
             "interval": _reported(intervals.by_attribute[i]),
         }
@@ -92,7 +92,7 @@ def scores(study: Study) -> Finding:
         "interval": _reported(intervals.mean),
     }
     data = {
-        "splits": list(study.scored),
+        "splits": list(run.scored),
         "test_images": hashlib.sha256("\n".join(parts[-1].names).encode()).hexdigest(),
         "attributes": rows,
         "means": means,
@@ -100,14 +100,14 @@ def scores(study: Study) -> Finding:
         "resamples": intervals.resamples,
     }
     figure = _scores_figure(names, plain[-1], tuned[-1], baseline[-1], intervals)
-    return Finding(data, {"scores": figure}, {"scores": _scores_table(rows, study.scored)})
+    return Finding(data, {"scores": figure}, {"scores": _scores_table(rows, run.scored)})
 
 
-def roc(study: Study) -> Finding:
+def roc(run: FinishedRun) -> Finding:
     """The ROC curve of each attribute and the area under it."""
-    test = study.predictions["test"]
+    test = run.predictions["test"]
     areas = score(test.attributes, test.logits_NA, test.targets_NA).values["roc_auc"]
-    intervals = [each["roc_auc"] for each in _intervals(study).by_attribute]
+    intervals = [each["roc_auc"] for each in _intervals(run).by_attribute]
     curves: dict[int, _Curve] = {}
     for i in np.flatnonzero(np.isfinite(areas)).tolist():
         false_positive_rate, true_positive_rate, _ = roc_curve(test.targets_NA[:, i], test.logits_NA[:, i])
@@ -115,7 +115,7 @@ def roc(study: Study) -> Finding:
     means = [np.interp(_GRID, *curve) for curve in curves.values()]
     marks = [
         (tally["fp"] / (tally["fp"] + tally["tn"]), tally["tp"] / (tally["tp"] + tally["fn"]))
-        for tally in _tallies_of_one(study.model, test)
+        for tally in _tallies_of_one(run.model, test)
     ]
     figure, curve_axes, row_axes = _curve_figure(
         test.attributes, curves, means, areas, intervals, marks, "area", "lower right"
@@ -131,12 +131,12 @@ def roc(study: Study) -> Finding:
     return Finding({"attributes": found}, {"roc": figure})
 
 
-def precision_recall(study: Study) -> Finding:
+def precision_recall(run: FinishedRun) -> Finding:
     """The precision-recall curve of each attribute and the average precision."""
-    test = study.predictions["test"]
+    test = run.predictions["test"]
     averages = score(test.attributes, test.logits_NA, test.targets_NA).values["average_precision"]
     prevalence = test.targets_NA.mean(axis=0)
-    intervals = [each["average_precision"] for each in _intervals(study).by_attribute]
+    intervals = [each["average_precision"] for each in _intervals(run).by_attribute]
     curves: dict[int, _Curve] = {}
     for i in np.flatnonzero(np.isfinite(averages)).tolist():
         precision, recall, _ = precision_recall_curve(
@@ -147,7 +147,7 @@ def precision_recall(study: Study) -> Finding:
     means = [precision[np.searchsorted(recall, _GRID)] for recall, precision in curves.values()]
     marks = [
         (tally["tp"] / (tally["tp"] + tally["fn"]), tally["tp"] / (tally["tp"] + tally["fp"]))
-        for tally in _tallies_of_one(study.model, test)
+        for tally in _tallies_of_one(run.model, test)
         if tally["tp"]
     ]
     figure, curve_axes, row_axes = _curve_figure(
@@ -171,11 +171,11 @@ def precision_recall(study: Study) -> Finding:
     return Finding({"attributes": found}, {"precision_recall": figure})
 
 
-def confusion(study: Study) -> Finding:
+def confusion(run: FinishedRun) -> Finding:
     """The confusion matrix of each attribute, at 1/2 and at the tuned threshold."""
-    test = study.predictions["test"]
-    at_half, tuned = _tallies(study.model, test)
-    thresholds = study.model.description.thresholds
+    test = run.predictions["test"]
+    at_half, tuned = _tallies(run.model, test)
+    thresholds = run.model.description.thresholds
     found = {
         name: {"at_half": at_half[i], "tuned": tuned[i], "threshold": thresholds[i]}
         for i, name in enumerate(test.attributes)
@@ -195,9 +195,9 @@ def confusion(study: Study) -> Finding:
     )
 
 
-def operating(study: Study) -> Finding:
+def operating(run: FinishedRun) -> Finding:
     """The counts of the test pictures at every threshold."""
-    return Finding(operating_points(study.predictions["test"], study.model))
+    return Finding(operating_points(run.predictions["test"], run.model))
 
 
 def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str, Any]:
@@ -243,11 +243,11 @@ def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str,
     return {"attributes": found}
 
 
-def calibration(study: Study) -> Finding:
+def calibration(run: FinishedRun) -> Finding:
     """Whether the probabilities mean what they say, before and after the temperature."""
-    test = study.predictions["test"]
-    stages = {"before": sigmoid(test.logits_NA), "after": study.model.probabilities(test.logits_NA)}
-    temperatures = study.model.description.temperature
+    test = run.predictions["test"]
+    stages = {"before": sigmoid(test.logits_NA), "after": run.model.probabilities(test.logits_NA)}
+    temperatures = run.model.description.temperature
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(test.attributes):
         logits, targets = test.logits_NA[:, i].astype(np.float64), test.targets_NA[:, i]
@@ -270,7 +270,7 @@ def calibration(study: Study) -> Finding:
     )
 
 
-def fairness(study: Study) -> Finding:
+def fairness(run: FinishedRun) -> Finding:
     """Each score within the pictures that have the attribute `explain.group` and within those that have it not.
 
     Where nobody has asked for a group, a data set without that of CelebA's users, or with one of the two groups alone,
@@ -279,11 +279,11 @@ def fairness(study: Study) -> Finding:
     Raises:
         UserError: if the data set has not the attribute that was asked for, or all test pictures are in one group.
     """
-    test = study.predictions["test"]
-    group = study.config.explain.group
+    test = run.predictions["test"]
+    group = run.config.explain.group
     groups = [words(group), f"not {words(group)}"]
     try:
-        has = study.group_labels(group)[test.rows]
+        has = run.group_labels(group)[test.rows]
         within = score_groups(test.attributes, test.logits_NA, test.targets_NA, 1 - has, len(groups))
         if not within.images.all():
             alike = groups[0 if within.images[0] else 1]
@@ -327,12 +327,12 @@ def fairness(study: Study) -> Finding:
     )
 
 
-def correlation(study: Study) -> Finding:
+def correlation(run: FinishedRun) -> Finding:
     """How attributes go together in the labels, and in the model's decisions at the tuned thresholds."""
-    test = study.predictions["test"]
+    test = run.predictions["test"]
     names = test.attributes
     labels = correlations(test.targets_NA)
-    decided = correlations(study.model.decisions(test.logits_NA))
+    decided = correlations(run.model.decisions(test.logits_NA))
     pairs: list[list[Any]] = [
         [names[i], names[j], float(labels[i, j]), float(decided[i, j])]
         for i, j in zip(*np.triu_indices(len(names), 1), strict=True)
@@ -362,10 +362,10 @@ def correlations(values_NA: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np
         return np.asarray(centred.T @ centred / np.outer(lengths, lengths))
 
 
-def _intervals(study: Study) -> Intervals:
-    test = study.predictions["test"]
+def _intervals(run: FinishedRun) -> Intervals:
+    test = run.predictions["test"]
     return bootstrap(
-        test.logits_NA, test.targets_NA, test.identity_N, study.config.explain.bootstrap, study.config.train.seed
+        test.logits_NA, test.targets_NA, test.identity_N, run.config.explain.bootstrap, run.config.train.seed
     )
 
 

@@ -59,7 +59,7 @@ SCORE_MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Job:
+class PanelResult:
     """What a job left behind.
 
     Attributes:
@@ -154,7 +154,7 @@ def render_report(folder: Path, to_come: Collection[str] = ()) -> Path:
     return file
 
 
-def read_job(folder: Path, name: str) -> Job:
+def read_job(folder: Path, name: str) -> PanelResult:
     """What a job left in RUN/report/data, or why there is nothing."""
     remedy = f"distrib explain {shlex.quote(str(folder))} --only {name}"
     file = folder / "report" / "data" / f"{name}.json"
@@ -165,15 +165,15 @@ def read_job(folder: Path, name: str) -> Job:
         if error is None and not isinstance(data, dict):
             raise TypeError(f"expected an object, and found {type(data).__name__}")
     except FileNotFoundError:
-        return Job(name, None, "not made yet", remedy)
+        return PanelResult(name, None, "not made yet", remedy)
     except (OSError, ValueError, KeyError, TypeError) as failure:
-        return Job(name, None, f"report/data/{name}.json cannot be read ({failure})", remedy)
+        return PanelResult(name, None, f"report/data/{name}.json cannot be read ({failure})", remedy)
     if error is not None:
-        return Job(name, None, str(error), remedy)
-    return Job(name, data, "", remedy)
+        return PanelResult(name, None, str(error), remedy)
+    return PanelResult(name, data, "", remedy)
 
 
-def report_html(folder: Path, jobs: Mapping[str, Job], mistakes: int) -> str:
+def report_html(folder: Path, jobs: Mapping[str, PanelResult], mistakes: int) -> str:
     """The whole page.
 
     Args:
@@ -226,7 +226,7 @@ def _render_part(section: Section, context: Mapping[str, Any]) -> dict[str, Any]
     return {"id": section.id, "title": section.title, "html": html, "made": made}
 
 
-def _attributes(jobs: Mapping[str, Job]) -> list[str]:
+def _attributes(jobs: Mapping[str, PanelResult]) -> list[str]:
     """The names of the attributes, from the first job that has them."""
     for name in ("scores", "operating", "calibration", "occlusion", "mistakes"):
         data = jobs[name].data

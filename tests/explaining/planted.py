@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from distrib.config import Config
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
-from distrib.explaining.study import Study
+from distrib.explaining.finished_run import FinishedRun
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import Description, TrainedModel
 from distrib.scoring.predictions import Predictions
@@ -35,7 +35,7 @@ def planted_study(
     logits_NA: NDArray[np.float32] | None = None,
     thresholds: Sequence[float] | None = None,
     temperature: float = 2.0,
-) -> Study:
+) -> FinishedRun:
     """A study of a model that gives these logits for the rows of the table; None: a fair model's."""
     if logits_NA is None:
         generator = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def planted_study(
     )
     config = config.model_copy(update={"data": config.data.model_copy(update={"root": table.folder.parent})})
     splits = make_splits(table, config.data)
-    return Study(
+    return FinishedRun(
         folder=table.folder,
         config=config,
         whole=read_table(table.folder.parent),

@@ -18,8 +18,8 @@ from distrib.data.splits import make_splits
 from distrib.data.table import read_table
 from distrib.explaining import features
 from distrib.explaining.features import activation_maps, filters_of
+from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.explaining.modules import check_modules
-from distrib.explaining.study import Finding, Study
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import Description, TrainedModel
 from distrib.scoring.predictions import Predictions
@@ -37,7 +37,7 @@ def net() -> AttributeClassifier:
 
 
 @pytest.fixture(scope="module")
-def study(faces: Path, net: AttributeClassifier) -> Study:
+def study(faces: Path, net: AttributeClassifier) -> FinishedRun:
     config = Config().replace("data", root=faces, attributes=ATTRIBUTES, image_size=SIZE, crop="full")
     whole = read_table(faces)
     table = whole.select(ATTRIBUTES)
@@ -46,14 +46,14 @@ def study(faces: Path, net: AttributeClassifier) -> Study:
         temperature=(1.5, 1.0, 1.0), thresholds=(0.45, 0.5, 0.5),
     )  # fmt: skip
     splits, model = make_splits(table, config.data), TrainedModel(net, description, faces)
-    study = Study(faces, config, whole, table, splits, model, {})
+    study = FinishedRun(faces, config, whole, table, splits, model, {})
     rows = study.splits.test
     logits_NA = study.model.logits(study.pictures(rows))
     return replace(study, predictions={"test": Predictions.of("test", table, rows, logits_NA)})
 
 
 @pytest.fixture(scope="module")
-def shown(study: Study) -> Finding:
+def shown(study: FinishedRun) -> Finding:
     return features.activations(study)
 
 
@@ -61,7 +61,7 @@ def pictures(count: int = 2, height: int = SIZE[0], width: int = SIZE[1]) -> tor
     return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=torch.manual_seed(1))
 
 
-def with_options(study: Study, **options: Any) -> Study:
+def with_options(study: FinishedRun, **options: Any) -> FinishedRun:
     return replace(study, config=study.config.replace("explain", **options))
 
 
@@ -226,7 +226,7 @@ def test_what_is_no_convolution_has_no_filters(net: AttributeClassifier, name: s
 # --- the jobs
 
 
-def test_the_activations_are_of_the_surest_right_picture(study: Study, shown: Finding) -> None:
+def test_the_activations_are_of_the_surest_right_picture(study: FinishedRun, shown: Finding) -> None:
     test = study.predictions["test"]
     p = 1 / (1 + np.exp(-test.logits_NA[:, 0].astype(float) / 1.5))
     right = [i for i in range(len(p)) if (p[i] >= 0.45) == test.targets_NA[i, 0]]
@@ -240,14 +240,14 @@ def test_the_activations_are_of_the_surest_right_picture(study: Study, shown: Fi
     assert difference < 8, "the JPEG is of that picture"
 
 
-def test_where_no_decision_is_right_the_caption_says_so(study: Study) -> None:
+def test_where_no_decision_is_right_the_caption_says_so(study: FinishedRun) -> None:
     test = study.predictions["test"]
     wrong = replace(test, targets_NA=1 - study.model.decisions(test.logits_NA).astype(np.uint8))
     caption = features.activations(replace(study, predictions={"test": wrong})).data["caption"]
     assert "wrongly" in caption
 
 
-def test_each_mosaic_has_its_tiles_in_their_places(study: Study, shown: Finding) -> None:
+def test_each_mosaic_has_its_tiles_in_their_places(study: FinishedRun, shown: Finding) -> None:
     row = study.table.names.index(shown.data["file"])
     maps = activation_maps(study.model.net, study.pictures([row]), study.config.explain.modules)
     modules = {module["name"]: module for module in shown.data["modules"]}
@@ -274,7 +274,7 @@ def test_each_mosaic_has_its_tiles_in_their_places(study: Study, shown: Finding)
     json.dumps(shown.data)
 
 
-def test_of_many_channels_the_strongest_are_shown_and_it_is_said(study: Study, shown: Finding) -> None:
+def test_of_many_channels_the_strongest_are_shown_and_it_is_said(study: FinishedRun, shown: Finding) -> None:
     modules = {module["name"]: module for module in shown.data["modules"]}
     assert modules["layer1"]["shown"] == list(range(64))
     assert "all 64 channels" in modules["layer1"]["caption"]
@@ -285,7 +285,7 @@ def test_of_many_channels_the_strongest_are_shown_and_it_is_said(study: Study, s
     assert modules["layer4"]["shown"] == strength.argsort(descending=True)[:64].tolist()
 
 
-def test_maps_of_large_pictures_are_made_small_for_the_page(faces: Path, study: Study) -> None:
+def test_maps_of_large_pictures_are_made_small_for_the_page(faces: Path, study: FinishedRun) -> None:
     description = study.model.description.model_copy(update={"image_size": (300, 260)})
     large = replace(study, model=replace(study.model, description=description))
     (module,) = features.activations(with_options(large, modules=("conv1",))).data["modules"]
@@ -294,7 +294,7 @@ def test_maps_of_large_pictures_are_made_small_for_the_page(faces: Path, study: 
     assert len(module["image"]) < 150_000
 
 
-def test_a_channel_without_contrast_is_dark_and_warns_of_nothing(study: Study) -> None:
+def test_a_channel_without_contrast_is_dark_and_warns_of_nothing(study: FinishedRun) -> None:
     dead = AttributeClassifier(len(ATTRIBUTES)).eval()
     dead.load_state_dict(study.model.net.state_dict())
     with torch.no_grad():
@@ -308,7 +308,7 @@ def test_a_channel_without_contrast_is_dark_and_warns_of_nothing(study: Study) -
 
 
 @pytest.mark.parametrize("name", ["fc", "avgpool", "maxpool", "layer3.1.bn2", "layer2.0.downsample"])
-def test_any_module_makes_a_mosaic(study: Study, name: str) -> None:
+def test_any_module_makes_a_mosaic(study: FinishedRun, name: str) -> None:
     (module,) = features.activations(with_options(study, modules=(name,))).data["modules"]
     colours = decode(module["image"])
     opaque = colours[colours[..., 3] > 0]
@@ -316,7 +316,7 @@ def test_any_module_makes_a_mosaic(study: Study, name: str) -> None:
     assert len(np.unique(opaque, axis=0)) > 2, "maps of one pixel share a scale, so that they differ too"
 
 
-def test_filters_on_three_channels_are_colours(study: Study) -> None:
+def test_filters_on_three_channels_are_colours(study: FinishedRun) -> None:
     (module,) = features.filters(with_options(study, filters=("conv1",))).data["modules"]
     assert module["shape"] == [64, 3, 7, 7]
     mosaic = decode(module["image"])
@@ -330,7 +330,7 @@ def test_filters_on_three_channels_are_colours(study: Study) -> None:
 
 
 @pytest.mark.parametrize("name", ["layer1.0.conv1", "layer4.0.conv1"])
-def test_a_filter_on_many_channels_is_its_strongest_kernel(study: Study, name: str) -> None:
+def test_a_filter_on_many_channels_is_its_strongest_kernel(study: FinishedRun, name: str) -> None:
     (module,) = features.filters(with_options(study, filters=(name,))).data["modules"]
     weights_OIhw = filters_of(study.model.net, name)
     assert module["shape"] == list(weights_OIhw.shape)
@@ -346,14 +346,14 @@ def test_a_filter_on_many_channels_is_its_strongest_kernel(study: Study, name: s
         assert ((redness > 0) == (kernel_hw > 0).ravel().numpy())[clear].all(), "red is positive, blue negative"
 
 
-def test_kernels_of_one_weight_share_a_scale(study: Study) -> None:
+def test_kernels_of_one_weight_share_a_scale(study: FinishedRun) -> None:
     (module,) = features.filters(with_options(study, filters=("layer2.0.downsample.0",))).data["modules"]
     colours = decode(module["image"])
     assert colours.shape == (15, 15, 4)
     assert len(np.unique(colours[colours[..., 3] > 0], axis=0)) > 2
 
 
-def test_each_module_has_a_figure(study: Study, shown: Finding, tmp_path: Path) -> None:
+def test_each_module_has_a_figure(study: FinishedRun, shown: Finding, tmp_path: Path) -> None:
     assert list(shown.figures) == [f"activations-{name}" for name in study.config.explain.modules]
     figures = features.filters(study).figures
     assert list(figures) == [f"filters-{name}" for name in study.config.explain.filters]
@@ -362,11 +362,11 @@ def test_each_module_has_a_figure(study: Study, shown: Finding, tmp_path: Path) 
     assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 10
 
 
-def test_a_wrong_name_stops_the_job_with_the_same_sentence(study: Study) -> None:
+def test_a_wrong_name_stops_the_job_with_the_same_sentence(study: FinishedRun) -> None:
     refusal(lambda: features.activations(with_options(study, modules=("layer9",))), "explain.modules", "layer9")
     refusal(lambda: features.filters(with_options(study, filters=("layer1",))), "explain.filters", "layer1")
 
 
-def test_no_module_is_no_mosaic(study: Study) -> None:
+def test_no_module_is_no_mosaic(study: FinishedRun) -> None:
     assert features.activations(with_options(study, modules=())).data["modules"] == []
     assert features.filters(with_options(study, filters=())).data["modules"] == []

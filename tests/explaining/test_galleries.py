@@ -14,8 +14,8 @@ from planted import ATTRIBUTES, faces_table, planted_study
 
 from distrib.base.json import finite
 from distrib.data.table import Table
+from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.explaining.galleries import labels, mistakes, self_confidence, suspects
-from distrib.explaining.study import Finding, Study
 from distrib.scoring.calibration import sigmoid
 
 
@@ -25,7 +25,7 @@ def table(faces: Path) -> Table:
 
 
 @pytest.fixture(scope="module")
-def study(table: Table) -> Study:
+def study(table: Table) -> FinishedRun:
     return planted_study(table)
 
 
@@ -48,7 +48,7 @@ def all_cards(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield card["attribute"], card
 
 
-def test_mistakes_are_mistakes_and_the_surest_come_first(study: Study) -> None:
+def test_mistakes_are_mistakes_and_the_surest_come_first(study: FinishedRun) -> None:
     found = page_data(mistakes(study))
     test = study.predictions["test"]
     probabilities = sigmoid(test.logits_NA / 2)
@@ -65,7 +65,7 @@ def test_mistakes_are_mistakes_and_the_surest_come_first(study: Study) -> None:
     assert len(found["overall"]) == 12
 
 
-def test_a_card_is_of_the_picture_it_names(study: Study, table: Table) -> None:
+def test_a_card_is_of_the_picture_it_names(study: FinishedRun, table: Table) -> None:
     cards = list(all_cards(page_data(mistakes(study))))
     assert cards
     for attribute, card in cards:
@@ -99,7 +99,7 @@ def test_a_model_without_mistakes_has_none(table: Table) -> None:
     assert finding.tables["mistakes"][1] == []
 
 
-def test_galleries_have_a_figure_and_a_table(study: Study) -> None:
+def test_galleries_have_a_figure_and_a_table(study: FinishedRun) -> None:
     for job in (mistakes, labels):
         finding = job(study)
         finding.figures[job.__name__].savefig(io.BytesIO(), dpi=40)

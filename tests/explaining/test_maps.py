@@ -15,8 +15,8 @@ from seeing import red_seer
 
 from distrib.base.errors import UserError
 from distrib.base.json import to_json
+from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.explaining.maps import gradcam, occlusion, photograph, truth
-from distrib.explaining.study import Finding, Study
 from distrib.faces import ATTRIBUTES
 from distrib.scoring.calibration import sigmoid
 
@@ -26,12 +26,12 @@ QUICK = QUICK.replace("train", precision="no")
 
 
 @pytest.fixture(scope="module")
-def study(faces: Path) -> Study:
+def study(faces: Path) -> FinishedRun:
     return planted_study(faces_table(faces, NAMES), QUICK)
 
 
 @pytest.fixture(scope="module")
-def occluded(study: Study) -> Finding:
+def occluded(study: FinishedRun) -> Finding:
     return occlusion(study)
 
 
@@ -45,7 +45,7 @@ def pixels(uri: str, kind: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
 
 
-def test_the_maps_are_of_the_surest_right_answers_of_either_kind(study: Study, occluded: Finding) -> None:
+def test_the_maps_are_of_the_surest_right_answers_of_either_kind(study: FinishedRun, occluded: Finding) -> None:
     test = study.predictions["test"]
     probabilities = sigmoid(test.logits_NA / 2)
     found = page_data(occluded)
@@ -63,7 +63,7 @@ def test_the_maps_are_of_the_surest_right_answers_of_either_kind(study: Study, o
             assert said_N[n] == pytest.approx(each["probability"])
 
 
-def test_every_map_lies_over_its_picture(study: Study, occluded: Finding) -> None:
+def test_every_map_lies_over_its_picture(study: FinishedRun, occluded: Finding) -> None:
     found = page_data(occluded)
     assert (found["window"], found["stride"], found["fill"]) == ([40, 40], [35, 35], "black")
     shown = [each for row in found["attributes"] for each in row["maps"]]
@@ -80,7 +80,7 @@ def test_every_map_lies_over_its_picture(study: Study, occluded: Finding) -> Non
     occluded.figures["occlusion"].savefig(io.BytesIO())
 
 
-def test_grad_cam_shows_the_same_pictures_in_the_same_order(study: Study, occluded: Finding) -> None:
+def test_grad_cam_shows_the_same_pictures_in_the_same_order(study: FinishedRun, occluded: Finding) -> None:
     one, other = page_data(occluded), page_data(gradcam(study))
     assert other["layer"] == "layer4"
     assert other["pictures"] == one["pictures"]
@@ -93,7 +93,7 @@ def test_grad_cam_shows_the_same_pictures_in_the_same_order(study: Study, occlud
             assert heat[wrong][:, 3].max(initial=0) < 20, "of a decision's Grad-CAM only its own side is shown"
 
 
-def test_a_model_that_is_never_right_has_no_maps_to_show(study: Study) -> None:
+def test_a_model_that_is_never_right_has_no_maps_to_show(study: FinishedRun) -> None:
     test = study.predictions["test"]
     wrong = dataclasses.replace(test, logits_NA=(5 - 10.0 * test.targets_NA).astype(np.float32))
     with pytest.raises(UserError, match="right about no test picture"):
@@ -110,7 +110,7 @@ def test_forty_attributes_fit_into_the_page(faces: Path) -> None:
 # --- the photograph
 
 
-def test_without_a_photograph_the_first_test_picture_is_explained(study: Study) -> None:
+def test_without_a_photograph_the_first_test_picture_is_explained(study: FinishedRun) -> None:
     found = page_data(photograph(study))
     row = int(study.splits.test[0])
     assert found["file"] == study.table.names[row]
@@ -127,7 +127,7 @@ def test_without_a_photograph_the_first_test_picture_is_explained(study: Study) 
     assert pixels(found["image"], "jpeg").shape == (109, 89, 3)
 
 
-def test_a_photograph_without_a_face_is_taken_whole_and_that_is_said(study: Study, tmp_path: Path) -> None:
+def test_a_photograph_without_a_face_is_taken_whole_and_that_is_said(study: FinishedRun, tmp_path: Path) -> None:
     file = tmp_path / "wall.png"
     Image.new("RGB", (300, 200), (90, 120, 60)).save(file)
     config = study.config.replace("explain", photograph=file)
@@ -138,7 +138,7 @@ def test_a_photograph_without_a_face_is_taken_whole_and_that_is_said(study: Stud
     assert {each["label"] for each in found["attributes"]} == {None}
 
 
-def test_an_unreadable_photograph_is_a_sentence(study: Study, tmp_path: Path) -> None:
+def test_an_unreadable_photograph_is_a_sentence(study: FinishedRun, tmp_path: Path) -> None:
     file = tmp_path / "notes.jpg"
     file.write_text("no picture")
     config = study.config.replace("explain", photograph=file)
@@ -149,12 +149,12 @@ def test_an_unreadable_photograph_is_a_sentence(study: Study, tmp_path: Path) ->
 # --- the truth
 
 
-def test_a_data_set_without_boxes_has_no_truth(study: Study, tmp_path: Path) -> None:
+def test_a_data_set_without_boxes_has_no_truth(study: FinishedRun, tmp_path: Path) -> None:
     config = study.config.replace("data", root=tmp_path)
     assert "does not say where" in page_data(truth(dataclasses.replace(study, config=config)))["absent"]
 
 
-def test_the_truth_has_a_row_for_each_attribute_that_can_be_seen(study: Study) -> None:
+def test_the_truth_has_a_row_for_each_attribute_that_can_be_seen(study: FinishedRun) -> None:
     found = page_data(truth(study))
     assert [row["name"] for row in found["attributes"]] == ["Smiling", "Arched_Eyebrows"]  # Attractive is nowhere
     assert [row["parts"] for row in found["attributes"]] == [["mouth"], ["brows"]]

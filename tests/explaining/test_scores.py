@@ -24,6 +24,7 @@ from distrib.base.errors import UserError
 from distrib.base.json import finite
 from distrib.config import SCORES
 from distrib.data.table import Table
+from distrib.explaining.finished_run import Analysis, Finding, FinishedRun
 from distrib.explaining.scores import (
     OPERATING_POINTS,
     calibration,
@@ -36,10 +37,9 @@ from distrib.explaining.scores import (
     roc,
     scores,
 )
-from distrib.explaining.study import Finding, Job, Study
 from distrib.scoring.calibration import sigmoid
 
-JOBS: tuple[Job, ...] = (scores, roc, precision_recall, confusion, calibration, fairness, correlation)
+JOBS: tuple[Analysis, ...] = (scores, roc, precision_recall, confusion, calibration, fairness, correlation)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def table(faces: Path) -> Table:
 
 
 @pytest.fixture(scope="module")
-def study(table: Table) -> Study:
+def study(table: Table) -> FinishedRun:
     return planted_study(table)
 
 
@@ -73,7 +73,7 @@ def check_tables(finding: Finding) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
-def test_every_job_makes_json_figures_and_tables(job: Job, study: Study) -> None:
+def test_every_job_makes_json_figures_and_tables(job: Analysis, study: FinishedRun) -> None:
     finding = job(study)
     assert page_data(finding)
     assert next(iter(finding.figures)) == job.__name__
@@ -95,7 +95,7 @@ def test_every_job_makes_json_figures_and_tables(job: Job, study: Study) -> None
     ],
 )
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
-def test_every_job_copes(job: Job, change: Callable[[Table], Table], table: Table) -> None:
+def test_every_job_copes(job: Analysis, change: Callable[[Table], Table], table: Table) -> None:
     changed = change(table)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -106,7 +106,7 @@ def test_every_job_copes(job: Job, change: Callable[[Table], Table], table: Tabl
     assert [each["name"] if isinstance(each, dict) else each for each in found] == list(changed.attributes)
 
 
-def test_scores_are_scikit_learn_s(study: Study) -> None:
+def test_scores_are_scikit_learn_s(study: FinishedRun) -> None:
     found = page_data(scores(study))
     assert found["splits"] == ["valid", "test"]
     assert found["resampled"] == "identities"
@@ -133,7 +133,7 @@ def test_scores_are_scikit_learn_s(study: Study) -> None:
         assert found["means"]["tuned"][split]["f1"] == pytest.approx(mean)
 
 
-def test_intervals_hold_the_test_scores(study: Study) -> None:
+def test_intervals_hold_the_test_scores(study: FinishedRun) -> None:
     found = page_data(scores(study))
     for row in [*found["attributes"], found["means"]]:
         for name in ("roc_auc", "average_precision", "f1", "accuracy", "balanced_accuracy"):
@@ -142,7 +142,7 @@ def test_intervals_hold_the_test_scores(study: Study) -> None:
             assert low < high
 
 
-def test_curves_agree_with_the_scores(study: Study) -> None:
+def test_curves_agree_with_the_scores(study: FinishedRun) -> None:
     table_of_scores = page_data(scores(study))["attributes"]
     areas = page_data(roc(study))["attributes"]
     averages = page_data(precision_recall(study))["attributes"]
@@ -156,7 +156,7 @@ def test_curves_agree_with_the_scores(study: Study) -> None:
         assert averages[row["name"]]["prevalence"] == pytest.approx(truth.mean())
 
 
-def test_the_curves_in_the_figure_have_the_area_that_is_stated(study: Study) -> None:
+def test_the_curves_in_the_figure_have_the_area_that_is_stated(study: FinishedRun) -> None:
     finding = roc(study)
     axes = finding.figures["roc"].axes[0]
     lines = {str(line.get_label()).partition(",")[0]: line for line in axes.get_lines()}
@@ -183,7 +183,7 @@ def test_an_attribute_of_one_class_has_null_for_what_is_undefined(table: Table) 
     assert page_data(scores(study))["means"]["test"]["roc_auc"] is not None
 
 
-def test_confusion_counts_are_scikit_learn_s(study: Study) -> None:
+def test_confusion_counts_are_scikit_learn_s(study: FinishedRun) -> None:
     found = page_data(confusion(study))["attributes"]
     test = study.predictions["test"]
     decided = {"at_half": test.logits_NA >= 0, "tuned": sigmoid(test.logits_NA / 2) >= 0.4}
@@ -238,7 +238,7 @@ def test_operating_points_of_certainties_and_of_one_class(table: Table) -> None:
     assert row["positives"] + row["negatives"] == len(test)
 
 
-def test_operating_points_meet_the_confusion_matrices(study: Study) -> None:
+def test_operating_points_meet_the_confusion_matrices(study: FinishedRun) -> None:
     matrices = confusion(study).data["attributes"]
     for row in operating_points(study.predictions["test"], study.model)["attributes"]:
         for threshold, which in ((0.5, "at_half"), (0.4, "tuned")):
@@ -298,7 +298,7 @@ def test_the_group_may_be_an_attribute_that_the_model_knows(faces: Path) -> None
 
 
 def test_groups_that_cannot_be_compared_are_refused(table: Table) -> None:
-    def grouped(group: str, table: Table) -> Study:
+    def grouped(group: str, table: Table) -> FinishedRun:
         explain = CONFIG.explain.model_copy(update={"group": group})
         return planted_study(table, CONFIG.model_copy(update={"explain": explain}))
 
@@ -335,7 +335,7 @@ def test_a_constant_attribute_has_no_correlation(table: Table) -> None:
 
 
 @pytest.mark.parametrize("job", [roc, confusion], ids=lambda job: job.__name__)
-def test_figures_for_forty_attributes(job: Job, faces: Path) -> None:
+def test_figures_for_forty_attributes(job: Analysis, faces: Path) -> None:
     figure = job(planted_study(faces_table(faces, ["all"]))).figures[job.__name__]
     figure.savefig(io.BytesIO(), dpi=40)
     text = [each for each in figure.findobj(Text) if each.get_text()]

@@ -11,7 +11,7 @@ from distrib.base.errors import UserError
 from distrib.config import read_yaml
 from distrib.data.batch import Request, cut
 from distrib.explaining.maps import truth
-from distrib.explaining.report import make_study
+from distrib.explaining.report import open_run
 from distrib.explaining.truth import in_input, inside, judge, mass_within, measure, points_into, read_boxes
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import TrainedModel
@@ -146,7 +146,7 @@ def test_a_trained_model_looks_at_the_brows_and_a_random_one_does_not(demo: Path
     assert brows["occlusion"]["ratio"] >= 3
 
     config = read_yaml(demo / "config.yaml").replace("explain", truth_images=40)
-    study = make_study(demo, config)
+    study = open_run(demo, config)
     assert set(found) == set(study.model.attributes)
     torch.manual_seed(0)
     net = AttributeClassifier(len(study.model.attributes))

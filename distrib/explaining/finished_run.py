@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Study:
+class FinishedRun:
     """A finished run.
 
     Attributes:
@@ -109,7 +109,7 @@ class Finding:
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
 
 
-Job = Callable[[Study], Finding]
+Analysis = Callable[[FinishedRun], Finding]
 
 
 def read_finding(report: Path, job: str) -> dict[str, Any]:
