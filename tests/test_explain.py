@@ -168,12 +168,12 @@ def test_other_data_with_a_test_split_alone_is_reported_on(
     assert {path.stem for path in (run / "report/data").glob("*.json")} >= set(JOBS)
     assert main([str(run), *jobs, "--data.root", str(root)]) == 0
     assert {path.stem for path in (run / "report/data").glob("*.json")} == {
-        "scores", "labels", "fairness", "overview", "operating"
+        "scores", "labels", "fairness", "overview"
     }  # fmt: skip
     scores = result(run, "scores")["data"]
     assert scores["splits"] == ["test"]
     assert scores["attributes"][0]["images"] == {"test": 200}
-    overview = result(run, "overview")
+    overview = result(run, "overview")["data"]
     facts = dict(overview["facts"])
     assert facts["Scored on"] == f"{root}, split official: 200 test"
     assert str(faces) in facts["Data"]
@@ -185,7 +185,7 @@ def test_other_data_with_a_test_split_alone_is_reported_on(
     for options in (["--data.root", str(moved)], []):
         assert main([str(run), *jobs, *options]) == 0
         assert result(run, "scores")["data"]["splits"] == ["valid", "test"]
-        overview = result(run, "overview")
+        overview = result(run, "overview")["data"]
         assert "Scored on" not in dict(overview["facts"])
         assert "it has never seen" in overview["headline"]
 
@@ -210,7 +210,7 @@ def test_the_training_images_are_not_asked_for_and_the_table_is_read_once(
     assert len(read) == 1
     assert result(tmp_path / "run", "fairness")["error"] is None
     # It is known to be the data of the training all the same.
-    assert "Scored on" not in dict(result(tmp_path / "run", "overview")["facts"])
+    assert "Scored on" not in dict(result(tmp_path / "run", "overview")["data"]["facts"])
     # A random split has test images anywhere.
     assert main([str(tmp_path / "run"), *options, "--data.split", "identity"]) == 2
 
