@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from distrib.base.collection import no_collection
 from distrib.base.streams import standard_streams
 from distrib.model.options import EvaluateOptions
 from distrib.ranks.ending import SPEAK_WITHIN, run_program
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def prepare() -> Callable[[], None]:
         options = read_options(argv)
-        from distrib.model.evaluation import prepare_evaluation  # takes seconds, for which no --help waits
+        with no_collection():
+            from distrib.model.evaluation import prepare_evaluation  # takes seconds, for which no --help waits
 
         return prepare_evaluation(options)
 

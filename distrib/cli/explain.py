@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
 from distrib.base.paths import expanded_path
 from distrib.base.streams import standard_streams
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         run, only, options = _arguments(sys.argv[1:] if argv is None else list(argv))
-        from distrib.explaining.run import explain_run  # takes seconds, for which no --help and no refusal waits
+        with no_collection():
+            from distrib.explaining.run import explain_run  # takes seconds, for which no --help and no refusal waits
 
         return explain_run(run, only or tuple(PANELS), options)
     except UserError as error:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import tyro
 
+from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath
 from distrib.base.streams import standard_streams
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
     try:
         options = tyro.cli(ExportOptions, prog="distrib export", args=argv)
-        from distrib.model.export import export_onnx  # takes seconds, for which no --help waits
-        from distrib.model.trained import load
+        with no_collection():  # takes seconds, for which no --help waits
+            from distrib.model.export import export_onnx
+            from distrib.model.trained import load
 
         model = load(options.model)
         best = options.model / "best"

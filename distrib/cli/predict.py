@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
 from distrib.base.streams import standard_streams
 from distrib.model.options import PredictOptions
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = tyro.cli(PredictOptions, prog="distrib predict", args=argv)
         check(options)
-        from distrib.model.prediction import predict  # takes seconds, for which no --help and no refusal waits
+        with no_collection():
+            from distrib.model.prediction import predict  # takes seconds, for which no --help and no refusal waits
 
         return predict(options, heat_overlays)
     except UserError as error:

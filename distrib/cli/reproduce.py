@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tyro
 
+from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath
 from distrib.base.streams import standard_streams
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ReproduceOptions, prog="distrib reproduce", args=sys.argv[1:] if argv is None else list(argv),
             return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
-        from distrib.reproduction.run import reproduce  # takes seconds, for which no --help waits
+        with no_collection():
+            from distrib.reproduction.run import reproduce  # takes seconds, for which no --help waits
 
         return reproduce(options.only, options.scale, options.folder, others, options.workers, options.retry_failed)
     except UserError as error:

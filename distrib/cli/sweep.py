@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tyro
 
+from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath, expanded_path
 from distrib.base.streams import standard_streams
@@ -55,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
             config=(tyro.conf.FlagCreatePairsOff,),
         )  # fmt: skip
-        from distrib.studies.run import best, read_with_options, run_study  # takes seconds, for which no --help waits
-        from distrib.studies.trial import Stop
+        with no_collection():  # takes seconds, for which no --help waits
+            from distrib.studies.run import best, read_with_options, run_study
+            from distrib.studies.trial import Stop
 
         study = read_with_options(expanded_path(file), others)
         folder = options.folder or Path("studies") / study.name

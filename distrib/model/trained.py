@@ -257,8 +257,9 @@ def make_net(description: Description, weights: dict[str, torch.Tensor], file: P
     Raises:
         UserError: if they do not fit; it names the file.
     """
-    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and the caller's draws stay as they are
+    with torch.device("meta"):  # without first weights, which would be drawn for nothing
         net = AttributeClassifier(len(description.attributes))
+    net.to_empty(device="cpu")
     net.mean.copy_(torch.tensor(description.mean).view(1, 3, 1, 1))
     net.std.copy_(torch.tensor(description.std).view(1, 3, 1, 1))
     try:
