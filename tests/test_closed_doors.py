@@ -276,7 +276,7 @@ def test_the_program_leaves_with_2_and_one_line(
     torch.save(loose(trap), tmp_path / "resnet.pt")
     run = tmp_path / "run"
     common = ["--run.folder", run, "--run.device", "cpu", "--data.root", faces, "--data.image-size", 32, 32]
-    common += ["--explain.after-training", False, "--tracking.mode", "disabled"]
+    common += ["--explain.after-training", False, "--tracking.mode", "disabled", "--train.precision", "no"]
     assert main(list(map(str, [*common, "--model.weights", tmp_path / "resnet.pt"]))) == 2
     check_sentence(capfd.readouterr().err.splitlines()[-1], "distrib: error: ", "resnet.pt")
     newest = checkpoints(run / "checkpoints")

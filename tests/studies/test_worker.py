@@ -37,6 +37,7 @@ def stop() -> Iterator[Stop]:
 def test_the_runs_of_a_study_inherit_neither_id_nor_name(
     stop: Stop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)  # which importing wandb sets
     for name in ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_NAMESPACE"):
         monkeypatch.setenv(name, "mine")
     command = [sys.executable, "-c", "import os; print(sorted(n for n in os.environ if n.startswith('WANDB_')))"]

@@ -24,7 +24,7 @@ from distrib.training.state import TrainState
 
 def some_rounds() -> list[Agreed]:
     """On this rank: what was agreed on in rounds in which none, rank 0, rank 1 and none wishes something."""
-    accelerator = start_ranks(resolve(Config().replace("run", device="cpu")))
+    accelerator = start_ranks(resolve(Config().replace("run", device="cpu"), like="no"))
     first = accelerator.is_main_process
     requests = StopRequests()
     agreement = Agreement(requests, accelerator)
