@@ -67,7 +67,7 @@ AIMS = ["launch"] * 3 + ["first step"] * 4 + ["checkpoint write"] * 2 + ["evalua
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained: `faces` pictures, of which four fifths train, in batches of 16, for so many epochs."""
+    """What is trained: `faces` images, of which four fifths train, in batches of 16, for so many epochs."""
 
     faces: int = 800
     epochs: int = 5

@@ -1,4 +1,4 @@
-"""Pictures a second from the image files to batches on the device, for each decoder, in one run.
+"""Images a second from the image files to batches on the device, for each decoder, in one run.
 
     python benchmarks/decode.py --root data/celeba --json benchmarks/results/decode.json
 

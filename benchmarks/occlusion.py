@@ -3,12 +3,12 @@
     python benchmarks/occlusion.py --json benchmarks/results/occlusion-cpu.json
 
 Peers, with the same ResNet18 (random weights), drawn faces, window, stride and fill:
-    captum       captum.attr.Occlusion as it comes (perturbations_per_eval 1), picture by picture, one attribute, fp32
-    captum_many  the same with all pictures in one call: each of its passes covers one place in all of them
-    fp32         distrib.explaining.occlusion, all pictures in one call, one attribute
+    captum       captum.attr.Occlusion as it comes (perturbations_per_eval 1), image by image, one attribute, fp32
+    captum_many  the same with all images in one call: each of its passes covers one place in all of them
+    fp32         distrib.explaining.occlusion, all images in one call, one attribute
     fp32_all     the same with all attributes, for which captum would go through its loop once each
     bf16         the same as fp32 in bfloat16
-A position is a place of the window in one picture. The differences from captum are taken over all maps.
+A position is a place of the window in one image. The differences from captum are taken over all maps.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def drawn_faces(count: int, size: tuple[int, int]) -> torch.Tensor:
 
 
 def make_network(attributes: int, images_BHWC: torch.Tensor) -> AttributeClassifier:
-    """An untrained network whose BatchNorm knows the pictures, so that its activations have ordinary sizes."""
+    """An untrained network whose BatchNorm knows the images, so that its activations have ordinary sizes."""
     torch.manual_seed(0)
     net = AttributeClassifier(attributes)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Scores a trained model on a data set, every picture exactly once, on any number of ranks.
+"""Scores a trained model on a data set, every image exactly once, on any number of ranks.
 
 distrib evaluate runs/celeba --data.root data/celeba --split test
 accelerate launch --config_file launch/one_node.yaml distrib/evaluate.py runs/celeba --json scores.json

@@ -14,7 +14,7 @@
 #SBATCH --output=%x-%j.log         # in the folder where sbatch was called; Slurm makes no folder for it
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task=8          # they decode the pictures, and do everything where there is no GPU
+#SBATCH --cpus-per-task=8          # they decode the images, and do everything where there is no GPU
 #SBATCH --gpus-per-node=1          # one GPU is used; some clusters want --gres=gpu:1 instead
 #SBATCH --mem=32G
 #SBATCH --time=01:00:00            # ask for more where there is no GPU and the test split is large

@@ -389,7 +389,7 @@ def test_a_model_that_cannot_be_there_is_refused(name: str) -> None:
     check_sentence(refusal(lambda: load(name)))
 
 
-# --- pictures that promise more than a machine has
+# --- images that promise more than a machine has
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")

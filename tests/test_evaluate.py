@@ -233,7 +233,7 @@ def test_names_may_have_bytes_that_are_no_text(
 def test_two_models_are_compared_on_what_both_know(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The other one takes pictures of another size, and knows its attributes in another order."""
+    """The other one takes images of another size, and knows its attributes in another order."""
     other = write_model(tmp_path / "other", attributes=("Bald", "Male", "Smiling"), image_size=(48, 40), crop="full")
     mine, _ = evaluate(tmp_path, run, "--split", "all", "--against", other)
     root = json.loads((run / "best/model.json").read_text())["training"]["config"]["data"]["root"]
@@ -386,7 +386,7 @@ def test_images_that_the_model_was_trained_on_are_counted(
 def test_images_of_other_splits_need_not_be_there(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where somebody has the annotations of a whole data set, and the pictures of its test."""
+    """As where somebody has the annotations of a whole data set, and the images of its test."""
     root, model = Path(shutil.copytree(faces, tmp_path / "faces")), model_of(faces, tmp_path / "model")
     table = read_table(root)
     splits = make_splits(table, DataConfig())

@@ -177,7 +177,7 @@ def test_other_data_with_a_test_split_alone_is_reported_on(
     facts = dict(overview["facts"])
     assert facts["Scored on"] == f"{root}, split official: 200 test"
     assert str(faces) in facts["Data"]
-    assert "on the test pictures of other" in overview["headline"]
+    assert "on the test images of other" in overview["headline"]
     page = (run / "report/index.html").read_text()
     assert "validation</label>" not in page
     # The same data in another place is no other data, and neither is the run's own.

@@ -32,7 +32,7 @@ def test_a_run_is_exported_quietly_and_the_latency_printed(run: Path, capfd: pyt
     file, difference, latency = printed.splitlines()
     assert file == f"{run / 'best/model.onnx'}: 44.7 MB, 3 attributes"
     assert re.fullmatch(r"largest difference from torch: [\d.]+e-\d+ in a probability", difference)
-    assert re.fullmatch(r"one picture: [\d.]+ ms by torch, [\d.]+ ms by onnxruntime, on this CPU", latency)
+    assert re.fullmatch(r"one image: [\d.]+ ms by torch, [\d.]+ ms by onnxruntime, on this CPU", latency)
 
 
 def test_the_file_goes_where_it_is_told(run: Path, tmp_path: Path) -> None:

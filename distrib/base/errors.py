@@ -33,7 +33,7 @@ def afterwards(clean_up: Callable[[], object]) -> Iterator[None]:
 
 
 class UserError(Exception):
-    """A wrong setting, file or picture: one sentence with what, where, found, expected and the remedy.
+    """A wrong setting, file or image: one sentence with what, where, found, expected and the remedy.
 
     Every program in this package prints it without a traceback and leaves with exit status 2. Whatever stands in a file
     or a name that it quotes, it is one line.

@@ -21,7 +21,7 @@ from distrib.base.streams import standard_streams
 class CompareOptions:
     """Put runs side by side in one HTML file: curves, scores, every attribute, and what differs in the configurations.
 
-    Scores on test pictures are there for the runs that `distrib explain` has looked at, those on validation for all.
+    Scores on test images are there for the runs that `distrib explain` has looked at, those on validation for all.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[OptionPath, ...]], tyro.conf.arg(metavar="RUN RUN …")]

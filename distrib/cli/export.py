@@ -20,7 +20,7 @@ from distrib.base.streams import standard_streams
 class ExportOptions:
     """Write a trained model as one file for other programs, checked against torch before it gets its name.
 
-    It takes uint8 RGB pictures [B, height, width, 3] of the model's input size, any number at once, and gives their
+    It takes uint8 RGB images [B, height, width, 3] of the model's input size, any number at once, and gives their
     calibrated probabilities [B, attributes], and the logits.
     """
 
@@ -51,5 +51,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     size_mb = made.file.stat().st_size / 1e6
     print(f"{made.file}: {size_mb:.1f} MB, {len(model.attributes)} attributes")
     print(f"largest difference from torch: {made.difference:.1e} in a probability")
-    print(f"one picture: {made.torch_ms:.1f} ms by torch, {made.onnxruntime_ms:.1f} ms by onnxruntime, on this CPU")
+    print(f"one image: {made.torch_ms:.1f} ms by torch, {made.onnxruntime_ms:.1f} ms by onnxruntime, on this CPU")
     return 0

@@ -37,7 +37,7 @@ class Faces:
     out: OptionPath
     """Folder to write; it must not exist yet, or be empty."""
     count: int
-    """Number of pictures."""
+    """Number of images."""
     seed: int = 0
     """The same seed and count give the same files, byte for byte."""
     workers: int = os.cpu_count() or 1
@@ -54,7 +54,7 @@ class Split:
     """
 
     root: OptionPath
-    """Folder of the data set: CelebA as downloaded, or pictures with a table.csv."""
+    """Folder of the data set: CelebA as downloaded, or images with a table.csv."""
     out: OptionPath
     """Folder to write, outside of the data set; it must not exist yet, or be empty."""
     by: Literal["identity", "image"] = "identity"

@@ -28,7 +28,7 @@ class ReproduceOptions:
     only: tuple[str, ...] = field(default=tuple(CLAIMS))
     """Findings to reproduce, by the names of their studies in configs/report/."""
     scale: float = 1.0
-    """Share of the report's images, above 0 and up to 1; epochs and the side of the pictures shrink by its fourth
+    """Share of the report's images, above 0 and up to 1; epochs and the side of the images shrink by its fourth
     root."""
     folder: OptionPath = Path("reproduction")
     """Where the studies, the page and the Markdown go."""

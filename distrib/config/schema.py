@@ -16,7 +16,7 @@ from distrib.base.words import nearest
 from distrib.config.section import Section, Words, shown
 from distrib.config.yaml_files import Dumper
 
-# The parts of ResNet18 in the order a picture meets them.
+# The parts of ResNet18 in the order an image meets them.
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 # What `model.freeze` may freeze: so many of these parts, up to the last one named.
 POLICIES = {"none": 0, "backbone": len(LAYERS), **{name: number for number, name in enumerate(LAYERS, start=1)}}
@@ -33,7 +33,7 @@ class DaliConfig(Section):
     section: ClassVar[str] = "data.dali"
 
     hw_decoder_load: Fraction = 0.65
-    """Share of the pictures that goes to the GPU's JPEG hardware, 0 to 1; the rest is decoded by its ordinary cores."""
+    """Share of the images that goes to the GPU's JPEG hardware, 0 to 1; the rest is decoded by its ordinary cores."""
     preallocate_height: int = Field(218, ge=0)
     """Height in pixels for which decoding buffers are made in advance; 0: none."""
     preallocate_width: int = Field(178, ge=0)
@@ -41,12 +41,12 @@ class DaliConfig(Section):
 
 
 class DataConfig(Section):
-    """Which pictures, which labels, and how they reach the device."""
+    """Which images, which labels, and how they reach the device."""
 
     section: ClassVar[str] = "data"
 
     root: ConfigPath = Path("data/celeba")
-    """Folder of the data set: CelebA as downloaded, or pictures with a table.csv."""
+    """Folder of the data set: CelebA as downloaded, or images with a table.csv."""
     attributes: tuple[str, ...] = ("all",)
     """Attributes to learn, by name; all: every column of the table."""
     split: Literal["official", "identity", "image"] = "official"
@@ -62,9 +62,9 @@ class DataConfig(Section):
     image_size: tuple[Side, Side] = (178, 178)
     """Height and width of the network's input in pixels."""
     crop: Literal["square", "full"] = "square"
-    """square: the largest centred square of each picture; full: the whole picture."""
+    """square: the largest centred square of each image; full: the whole image."""
     flip: bool = True
-    """Mirror half of the training pictures left to right."""
+    """Mirror half of the training images left to right."""
     min_zoom: float = Field(1.0, gt=0, le=1)
     """Smallest side of a random training crop as a fraction of the crop's side; 1: no random crop."""
     decoder: Literal["auto", "dali", "torch"] = "auto"
@@ -306,7 +306,7 @@ class ExplainConfig(Section):
     after_training: bool = True
     """Make them at the end of training, on rank 0; `distrib explain RUN` makes them at any time."""
     photograph: ConfigPath | None = None
-    """Picture file to explain by an occlusion map; None: the first picture of the test split."""
+    """Photograph to explain by an occlusion map; None: the first image of the test split."""
     group: str = "Male"
     """Attribute of the table within whose two groups each score is given as well."""
     modules: tuple[str, ...] = ("conv1", "layer1", "layer2", "layer3", "layer4")
@@ -314,15 +314,15 @@ class ExplainConfig(Section):
     filters: tuple[str, ...] = ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1")
     """Convolutions whose filters are shown."""
     images: int = Field(4, ge=1, le=8)
-    """Test pictures of each attribute with an occlusion and a Grad-CAM map."""
+    """Test images of each attribute with an occlusion and a Grad-CAM map."""
     truth_images: int = Field(100, ge=1)
-    """Test pictures on which the maps are held against the boxes of synthetic faces."""
+    """Test images on which the maps are held against the boxes of synthetic faces."""
     window: int | None = Field(None, ge=1)
     """Side of the occluding square in pixels of the network's input; None: from the input's size."""
     stride: int | None = Field(None, ge=1)
     """Pixels between two positions of the square; None: from the window."""
     fill: Literal["mean", "blur", "black"] = "mean"
-    """What covers the square: a mean colour, the blurred picture, or black."""
+    """What covers the square: a mean colour, the blurred image, or black."""
     bootstrap: int = Field(1000, ge=10)
     """Resamples from which the 95 % intervals come."""
 
@@ -330,7 +330,7 @@ class ExplainConfig(Section):
     def _check(self) -> Self:
         if self.window is not None and self.stride is not None and self.stride > self.window:
             raise UserError(
-                f"explain.stride {self.stride} exceeds explain.window {self.window}, so parts of the picture would "
+                f"explain.stride {self.stride} exceeds explain.window {self.window}, so parts of the image would "
                 "never be covered: choose a smaller stride"
             )
         return self

@@ -110,7 +110,7 @@ def read_attributes(file: Path) -> Annotations:
     Any other table has a header, and commas, semicolons, tabs, bars or blanks between its columns. The file name stands
     in the column that is called image, file, image_id, filename, path or the like, else in the first one that holds
     names of images, else in the first one. `split` (train, valid or test; 0, 1 or 2) and `group` (any text or number:
-    rows with the same one belong together, such as the pictures of one person) are optional. Every other column that
+    rows with the same one belong together, such as the images of one person) are optional. Every other column that
     holds nothing but labels is an attribute: 1, 1.0, True or yes for present; 0, -1, 0.0, -1.0, False or no for absent.
     Upper and lower case are the same in all of these. The numbers of the rows, as pandas writes them, are passed over.
     What is wrong with a column is a flaw of that column, which matters to those alone who ask for it.
@@ -169,7 +169,7 @@ def read_partition(file: Path, names: list[str]) -> tuple[NDArray[np.int8], list
 
 
 def read_identity(file: Path, names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """Who is in the picture: int64 [N] for these names, and notes for the user.
+    """Who is in the image: int64 [N] for these names, and notes for the user.
 
     Raises:
         UserError: if the file cannot be read, a line is not as expected, or a name is missing or there twice.

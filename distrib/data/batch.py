@@ -1,6 +1,6 @@
 """What is asked of a decoder and what it delivers.
 
-Legend: B pictures, H height, W width, A attributes.
+Legend: B images, H height, W width, A attributes.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which pictures to deliver and which part of each; positions are relative, so no picture has to be opened.
+    """Which images to deliver and which part of each; positions are relative, so no image has to be opened.
 
     Attributes:
         ids: int64 [B], rows of the table.
@@ -37,7 +37,7 @@ class Request:
 
     @classmethod
     def centred(cls, ids: NDArray[np.int64]) -> "Request":
-        """The whole crop of each picture, not mirrored: what evaluation looks at."""
+        """The whole crop of each image, not mirrored: what evaluation looks at."""
         count = len(ids)
         half = np.full(count, 0.5)
         return cls(ids, zoom=np.ones(count), top=half, left=half, flip=np.zeros(count, dtype=np.bool_))
@@ -46,13 +46,13 @@ class Request:
 def crop_regions(
     request: Request, heights: NDArray[np.int64], widths: NDArray[np.int64], crop: str
 ) -> NDArray[np.int64]:
-    """The region of each picture that a request asks for, in whole pixels.
+    """The region of each image that a request asks for, in whole pixels.
 
     Args:
-        request: of B pictures.
-        heights: int64 [B], height of each picture in pixels.
-        widths: int64 [B], width of each picture in pixels.
-        crop: "square", the largest crop is the centred square; or "full", it is the whole picture.
+        request: of B images.
+        heights: int64 [B], height of each image in pixels.
+        widths: int64 [B], width of each image in pixels.
+        crop: "square", the largest crop is the centred square; or "full", it is the whole image.
 
     Returns:
         int64 [B, 4]: top, left, height and width.
@@ -68,11 +68,11 @@ def crop_regions(
 
 
 def cut(pixels_HWC: NDArray[np.uint8], request: Request, crop: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """One decoded picture cropped, resized and mirrored as a request asks: the reference of every decoder.
+    """One decoded image cropped, resized and mirrored as a request asks: the reference of every decoder.
 
     Args:
         pixels_HWC: uint8 RGB.
-        request: of this one picture.
+        request: of this one image.
         crop: "square" or "full", see `crop_regions`.
         size: height and width of the result in pixels; an antialiased triangle filter resizes.
 
@@ -97,7 +97,7 @@ class Batch:
     Attributes:
         images_BHWC: uint8 RGB, already cropped, resized and mirrored.
         targets_BA: float32 in {0, 1}.
-        ids_B: int64 rows of the table, on the CPU (they name pictures; the model never sees them).
+        ids_B: int64 rows of the table, on the CPU (they name images; the model never sees them).
     """
 
     images_BHWC: torch.Tensor

@@ -1,6 +1,6 @@
 """Two decoders behind one interface: requests in, batches on the device out.
 
-Both deliver the same pictures; the torch one is the reference (`tests/data/test_decoders.py`). DALI decodes the plain
+Both deliver the same images; the torch one is the reference (`tests/data/test_decoders.py`). DALI decodes the plain
 JPEGs, of which every decoder makes the same; whatever else a data set holds is decoded by the reference here too.
 """
 
@@ -30,7 +30,7 @@ _PLACEHOLDER: bytes = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
 
 
 class Decoder(Protocol):
-    """Delivers pictures in the order they are asked for."""
+    """Delivers images in the order they are asked for."""
 
     name: str
 
@@ -38,7 +38,7 @@ class Decoder(Protocol):
         """A batch for each request, decoded ahead of its use.
 
         Raises:
-            UserError: if a picture cannot be read or decoded; it names the file.
+            UserError: if an image cannot be read or decoded; it names the file.
         """
         ...
 
@@ -74,7 +74,7 @@ def make_decoder(config: DataConfig, table: Table, device: torch.device, max_bat
         config: `decoder` is "dali" or "torch" here; "auto" is resolved by `choose_decoder`.
         table: whose targets [N, A] become those of the batches.
         device: where the batches go.
-        max_batch: the most pictures that one request asks for.
+        max_batch: the most images that one request asks for.
     """
     if config.decoder == "dali":
         return DaliDecoder(config, table, device, max_batch)
@@ -118,11 +118,11 @@ class TorchDecoder:
         return Batch(images, targets.pin_memory() if pinned else targets, ids)
 
     def begin(self, row: int, data: bytes, request: Request) -> Future[torch.Tensor]:
-        """One picture whose file has been read, uint8 [image height, image width, 3], decoded in another thread."""
+        """One image whose file has been read, uint8 [image height, image width, 3], decoded in another thread."""
         return self._pool.submit(self._picture, row, data, request)
 
     def _picture(self, row: int, data: bytes, request: Request) -> torch.Tensor:
-        """One picture, uint8 [image height, image width, 3]."""
+        """One image, uint8 [image height, image width, 3]."""
         pixels = self.store.decode(row, data)
         return torch.from_numpy(cut(pixels, request, self._config.crop, self._config.image_size))
 
@@ -154,7 +154,7 @@ class DaliDecoder:
         self._idle: _Pipeline | None = None
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        # A pipeline left in the middle holds pictures decoded ahead, so only one that came to its end is used again.
+        # A pipeline left in the middle holds images decoded ahead, so only one that came to its end is used again.
         pipeline, self._idle = (
             self._idle or _Pipeline(self._config, self._reference, self._device, self._max_batch),
             None,
@@ -170,7 +170,7 @@ class DaliDecoder:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A request that DALI has taken, and those of its pictures that the reference decodes, by their place."""
+    """A request that DALI has taken, and those of its images that the reference decodes, by their place."""
 
     request: Request
     beside: dict[int, Future[torch.Tensor]]
@@ -189,7 +189,7 @@ class _Pipeline:
         self._dali = self._build(max_batch)
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its pictures, uint8 [B, H, W, 3]."""
+        """Each request with its images, uint8 [B, H, W, 3]."""
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
         self._source = iter(requests)
@@ -216,10 +216,10 @@ class _Pipeline:
         self._dali.reset()
 
     def _name(self, error: RuntimeError) -> None:
-        """DALI names a bad picture by its place in the batch alone; the reference decoder finds which file it is.
+        """DALI names a bad image by its place in the batch alone; the reference decoder finds which file it is.
 
         Raises:
-            UserError: if a picture is what DALI failed on.
+            UserError: if an image is what DALI failed on.
         """
         rows = [int(row) for asked in self._asked for row in asked.request.ids]
         for row in rows:
@@ -289,10 +289,10 @@ class _Pipeline:
 
 
 class _InUse:
-    """Copies DALI's pictures for torch, and keeps the originals until the GPU has made the copies.
+    """Copies DALI's images for torch, and keeps the originals until the GPU has made the copies.
 
     DALI's memory knows nothing of torch's stream: let go as soon as Python is done with it, it could be written anew
-    while the GPU, some steps behind, has yet to read it. On a CPU nothing is behind, and the pictures pass as they are.
+    while the GPU, some steps behind, has yet to read it. On a CPU nothing is behind, and the images pass as they are.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -307,7 +307,7 @@ class _InUse:
             copied.synchronize()
 
     def copy(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """The same pictures in torch's own memory."""
+        """The same images in torch's own memory."""
         if not self._on_gpu:
             return images_BHWC
         own = images_BHWC.clone()

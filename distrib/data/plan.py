@@ -58,7 +58,7 @@ class Plan:
         seed: of the order of the images, their crops and flips.
         batch_size: images in a step over all ranks.
         min_zoom: smallest side of a random crop as a fraction of the largest; 1: no random crop.
-        flip: whether half of the pictures are mirrored.
+        flip: whether half of the images are mirrored.
     """
 
     rows: NDArray[np.int64]
@@ -110,7 +110,7 @@ class Plan:
 
 
 def evaluation_batches(rows: NDArray[np.int64], size: int, rank: int, ranks: int) -> Iterator[Request]:
-    """A rank's part of the rows, each row once over all ranks, unchanged pictures; the last batch may be short."""
+    """A rank's part of the rows, each row once over all ranks, unchanged images; the last batch may be short."""
     mine = rows[rank::ranks]
     return (Request.centred(mine[start : start + size]) for start in range(0, len(mine), size))
 

@@ -209,7 +209,7 @@ def _try_link(folder: Path, out: Path) -> None:
 
 
 def _read(table: Table, workers: int, report: OnProgress) -> list[str]:
-    """SHA-256 of the N images, all of which are whole pictures."""
+    """SHA-256 of the files of the N images, none of which is damaged."""
     store = FolderStore(table)
 
     def read(row: int) -> str:

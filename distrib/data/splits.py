@@ -220,7 +220,7 @@ def _draw_subset(train: NDArray[np.int64], config: DataConfig) -> NDArray[np.int
 
 
 def _leak(table: Table, rows: Mapping[str, NDArray[np.int64]], config: DataConfig) -> list[str]:
-    """A note if pictures of the same identity are in two splits, so that scores flatter the model."""
+    """A note if images of the same identity are in two splits, so that scores flatter the model."""
     if table.identity is None or len(rows) < 2:
         return []
     members = [np.unique(table.identity[chosen]) for chosen in rows.values()]

@@ -1,8 +1,8 @@
-"""What the layers of the network make of a picture, and the filters they do it with.
+"""What the layers of the network make of an image, and the filters they do it with.
 
 Modules go by their names in torchvision's ResNet18, such as `layer2.0.conv1`.
 
-Legend: B pictures, C channels, H height, W width; O filters, I input channels; N tiles of a mosaic; h and w the sides
+Legend: B images, C channels, H height, W width; O filters, I input channels; N tiles of a mosaic; h and w the sides
 of a filter or a tile.
 """
 
@@ -41,7 +41,7 @@ COLOURS = 63
 def activation_maps(
     net: AttributeClassifier, images_BHWC: torch.Tensor, modules: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """What modules of the network put out for these pictures.
+    """What modules of the network put out for these images.
 
     Args:
         net: in evaluation mode.
@@ -82,12 +82,12 @@ def filters_of(net: AttributeClassifier, name: str) -> torch.Tensor:
 
 
 def activations(run: FinishedRun) -> Finding:
-    """Job: the activation maps of the modules in `explain.modules`, of one test picture.
+    """Job: the activation maps of the modules in `explain.modules`, of one test image.
 
     It is the one whose first attribute the model decides rightly with the greatest confidence.
 
     Raises:
-        UserError: if there is no such module, or the picture cannot be read.
+        UserError: if there is no such module, or the image cannot be read.
     """
     place, about = _surest(run)
     test = run.predictions["test"]
@@ -164,7 +164,7 @@ def filters(run: FinishedRun) -> Finding:
 def mosaic(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Tiles [N, h, w] or [N, h, w, channels] side by side, as near to a square of tiles as can be.
 
-    Between them, and where the last row is not full, is a pixel of 0, which every picture here shows as transparent.
+    Between them, and where the last row is not full, is a pixel of 0, which every image here shows as transparent.
     """
     count, height, width, *channels = tiles.shape
     columns = math.ceil(math.sqrt(count))
@@ -190,7 +190,7 @@ def _surest(run: FinishedRun) -> tuple[int, str]:
     confidence_N = np.where(present_N, probability_N, 1 - probability_N)
     place = int(np.argmax(confidence_N + right_N))  # one that is right before any that is wrong
     decision = words(model.attributes[0], bool(present_N[place]))
-    verdict = "rightly" if right_N[place] else "wrongly, as no test picture is decided rightly"
+    verdict = "rightly" if right_N[place] else "wrongly, as no test image is decided rightly"
     return place, f"{test.names[place]}: {decision}, with a probability of {confidence_N[place]:.1%}, {verdict}"
 
 
@@ -241,7 +241,7 @@ def _number(tiles: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _png(numbers_HW: NDArray[np.uint8], colours: NDArray[np.uint8]) -> str:
-    """A picture with a palette, a third of the size of one without, in a data URI."""
+    """An image with a palette, a third of the size of one without, in a data URI."""
     picture = Image.fromarray(numbers_HW)
     picture.putpalette(colours[:, :3].tobytes())
     stream = io.BytesIO()

@@ -1,6 +1,6 @@
 """What a job that looks at a finished run is given, and what it gives back.
 
-Legend: N images, B pictures, H height, W width, A attributes.
+Legend: N images of a split, B images of a batch, H height, W width, A attributes.
 """
 
 import base64
@@ -64,7 +64,7 @@ class FinishedRun:
         return bool(known == digest(self.table, self.splits.train, self.splits.valid))
 
     def picture(self, row: int) -> NDArray[np.uint8]:
-        """The picture of a row as the model sees it, uint8 [H, W, 3].
+        """The image of a row as the model sees it, uint8 [H, W, 3].
 
         Raises:
             UserError: if it cannot be read.
@@ -76,7 +76,7 @@ class FinishedRun:
             raise UserError(f"{store.name(row)} is broken ({error}): restore it") from None
 
     def pictures(self, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
-        """The pictures of some rows as the model sees them, uint8 [B, H, W, 3] on its device."""
+        """The images of some rows as the model sees them, uint8 [B, H, W, 3] on its device."""
         return torch.from_numpy(np.stack([self.picture(int(row)) for row in rows])).to(self.model.device)
 
     def group_labels(self, attribute: str) -> NDArray[np.uint8]:
@@ -99,7 +99,7 @@ class Finding:
     """What a job returns.
 
     Attributes:
-        data: what the page shows, as JSON has it; pictures are data URIs, NaN becomes null.
+        data: what the page shows, as JSON has it; images are data URIs, NaN becomes null.
         figures: name -> figure, for report/figures/NAME.png and W&B.
         tables: name -> columns and rows, for report/tables/NAME.csv and W&B.
     """
@@ -122,12 +122,12 @@ def read_finding(report: Path, job: str) -> dict[str, Any]:
 
 
 def data_uri_jpeg(pixels_HWC: NDArray[np.uint8], quality: int = 85) -> str:
-    """A picture [H, W, 3] as a JPEG in a data URI."""
+    """An image [H, W, 3] as a JPEG in a data URI."""
     return _data_uri(pixels_HWC, "JPEG", quality=quality)
 
 
 def data_uri_png(pixels_HWC: NDArray[np.uint8]) -> str:
-    """A picture [H, W, 3], with transparency [H, W, 4], or grey [H, W], as a PNG in a data URI."""
+    """An image [H, W, 3], with transparency [H, W, 4], or grey [H, W], as a PNG in a data URI."""
     return _data_uri(pixels_HWC, "PNG", optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""The jobs that show pictures: the most confident mistakes, and the labels that are most likely wrong.
+"""The jobs that show images: the most confident mistakes, and the labels that are most likely wrong.
 
 Legend: N images, A attributes, H height, W width.
 """
@@ -20,13 +20,13 @@ from distrib.scoring.predictions import Predictions
 EACH, OVERALL, SUSPECTS = 6, 12, 24
 # Rows of a table, at most.
 LISTED = 1000
-# Pictures are at most so many pixels high, and fewer where many attributes make hundreds of them.
+# Images are at most so many pixels high, and fewer where many attributes make hundreds of them.
 HEIGHT, HEIGHT_OF_MANY, MANY = 128, 96, 10
 
 METHOD = (
-    "A picture is taken for a class if its calibrated probability of it reaches the mean of the pictures labelled so "
+    "An image is taken for a class if its calibrated probability of it reaches the mean of the images labelled so "
     "(of two such classes, for the likelier); where that is not what its label says, the label is suspect. The least "
-    "probable labels come first (confident learning: Northcutt, Jiang and Chuang, 2021). The pictures are those of "
+    "probable labels come first (confident learning: Northcutt, Jiang and Chuang, 2021). The images are those of "
     "validation and test, which the model was not trained on."
 )
 
@@ -34,7 +34,7 @@ _Place = tuple[int, int]  # image and attribute
 
 
 def mistakes(run: FinishedRun) -> Finding:
-    """The test pictures on which the model is surest of the wrong thing, for each attribute and over all.
+    """The test images on which the model is surest of the wrong thing, for each attribute and over all.
 
     Present means a calibrated probability of at least 1/2 here, and the surest is the farthest from it.
     """
@@ -53,13 +53,13 @@ def mistakes(run: FinishedRun) -> Finding:
     overall = gallery.cards(surest[:OVERALL], named=True)
     return Finding(
         {"attributes": rows, "overall": overall},
-        gallery.figure("mistakes", surest[:OVERALL], "The surest mistakes on the test pictures"),
+        gallery.figure("mistakes", surest[:OVERALL], "The surest mistakes on the test images"),
         {"mistakes": gallery.table(surest[:LISTED])},
     )
 
 
 def labels(run: FinishedRun) -> Finding:
-    """The labels that are most likely wrong, among the pictures that the model was not trained on."""
+    """The labels that are most likely wrong, among the images that the model was not trained on."""
     parts = [run.predictions[split] for split in run.scored]
     probabilities = run.model.probabilities(np.concatenate([each.logits_NA for each in parts]))
     targets = np.concatenate([each.targets_NA for each in parts])
@@ -88,11 +88,11 @@ def suspects(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[np.uint8
 
     These are the cells off the diagonal of the confident joint (C. Northcutt, L. Jiang and I. Chuang, "Confident
     Learning: Estimating Uncertainty in Dataset Labels", JAIR 70, 2021, section 3.1): the threshold of a class is the
-    mean probability of it over the pictures labelled so, and a picture is counted in the likeliest of the classes whose
+    mean probability of it over the images labelled so, and an image is counted in the likeliest of the classes whose
     thresholds it reaches. An attribute that has one class only has none.
 
     Args:
-        probabilities_NA: of the attribute being present, of pictures that were not trained on.
+        probabilities_NA: of the attribute being present, of images that were not trained on.
         targets_NA: {0, 1}.
     """
     confidence = self_confidence(probabilities_NA, targets_NA)
@@ -115,7 +115,7 @@ def _least(values_NA: NDArray[np.float64], of_NA: NDArray[np.bool_]) -> list[_Pl
 
 
 class _Gallery:
-    """Shows places: pictures with what their labels and the model say of an attribute."""
+    """Shows places: images with what their labels and the model say of an attribute."""
 
     def __init__(self, run: FinishedRun, parts: Sequence[Predictions], probabilities_NA: NDArray[np.float64]) -> None:
         self._run = run
@@ -147,7 +147,7 @@ class _Gallery:
         return found
 
     def figure(self, name: str, places: Sequence[_Place], title: str) -> dict[str, Figure]:
-        """A sheet of these pictures under this name; none where there are no pictures."""
+        """A sheet of these images under this name; none where there are no images."""
         if not places:
             return {}
         columns = min(6, len(places))
@@ -183,12 +183,12 @@ class _Gallery:
         return ["attribute", "file", "split", "label", "probability", "probability_of_label"], rows
 
     def _pixels(self, n: int) -> NDArray[np.uint8]:
-        """The picture as the model sees it, but no higher than the cards are: uint8 [H, W, 3]."""
+        """The image as the model sees it, but no higher than the cards are: uint8 [H, W, 3]."""
         picture = Image.fromarray(self._run.picture(int(self._rows[n])))
         picture.thumbnail((4 * self._height, self._height), Image.Resampling.LANCZOS)
         return np.asarray(picture)
 
     def _image(self, n: int) -> str:
-        if n not in self._encoded:  # one picture can be wrong in many ways
+        if n not in self._encoded:  # one image can be wrong in many ways
             self._encoded[n] = data_uri_jpeg(self._pixels(n))
         return self._encoded[n]

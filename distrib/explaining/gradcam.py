@@ -4,7 +4,7 @@ Each channel of the layer is weighted by the mean of the logit's gradient over t
 channels are added up. That costs next to nothing, and is as coarse as the layer: a cell of layer4 stands for 32 x 32
 pixels of the input and has seen far more. captum's `LayerGradCam` computes it.
 
-Legend: B pictures, C channels, H height, W width, A attributes; y and x count the layer's cells.
+Legend: B images, C channels, H height, W width, A attributes; y and x count the layer's cells.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ def grad_cam(
         model: in evaluation mode; it is left as it is, its gradients too.
         images_BHWC: uint8, on the model's device.
         attributes: which of the model's, in which order; None: all.
-        batch: pictures that go through the network at a time.
+        batch: images that go through the network at a time.
     """
     assert not model.training, "a look at the network must not move its statistics"
     # All attributes share one pass up to layer4, and captum gets what comes after it. So it meets neither the uint8
-    # pictures, which have no gradient, nor the ReLUs that overwrite what they are given.
+    # images, which have no gradient, nor the ReLUs that overwrite what they are given.
     *body, pool, head = model.net.children()
     body, tail = nn.Sequential(*body), nn.Sequential(nn.Identity(), pool, nn.Flatten(1), head)
     method = LayerGradCam(tail, tail[0])
@@ -53,7 +53,7 @@ def at_pixels(maps_BAyx: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Maps [B, A, H, W] of the cells [B, A, y, x], linear between the cells' middles.
 
     A cell lies where its receptive field has its middle: with ResNet's odd kernels and their padding, the i-th at pixel
-    32 i. Stretching the cells over the picture, as is often done, would move what they see by up to half a cell.
+    32 i. Stretching the cells over the image, as is often done, would move what they see by up to half a cell.
 
     Args:
         maps_BAyx: on the CPU.

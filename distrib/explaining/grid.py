@@ -1,4 +1,4 @@
-"""Where the occluding window stands on a picture; torch is imported when there are maps.
+"""Where the occluding window stands on an image; torch is imported when there are maps.
 
 Legend: H height, W width; y and x count the positions of the window.
 """
@@ -21,7 +21,7 @@ class Grid:
     reach over the edge is cut off there.
 
     Attributes:
-        size: height and width of the picture.
+        size: height and width of the image.
         window: height and width.
         stride: from one position to the next, down and to the right.
     """
@@ -49,7 +49,7 @@ class Grid:
         return weights[0].T @ drops_yx @ weights[1]
 
     def cells(self, drops_yx: "torch.Tensor") -> "torch.Tensor":
-        """The map of one picture and attribute at the resolution it has: a cell for each stride, [rows, columns]."""
+        """The map of one image and attribute at the resolution it has: a cell for each stride, [rows, columns]."""
         import torch.nn.functional as F
 
         rows, columns = (math.ceil(size / stride) for size, stride in zip(self.size, self.stride, strict=True))
@@ -59,15 +59,15 @@ class Grid:
 def make_grid(
     size: tuple[int, int], window: tuple[int, int] | None = None, stride: tuple[int, int] | None = None
 ) -> Grid:
-    """The positions of a window on pictures of this height and width.
+    """The positions of a window on images of this height and width.
 
     Args:
         size: height and width in pixels.
-        window: height and width in pixels; None: a square of an eighth of the picture's longer side.
+        window: height and width in pixels; None: a square of an eighth of the image's longer side.
         stride: down and to the right, in pixels; None: half of the window.
 
     Raises:
-        UserError: if the window does not fit into the picture, or the stride would leave gaps.
+        UserError: if the window does not fit into the image, or the stride would leave gaps.
     """
     if window is None:
         window = (min(max(2, round(max(size) / 8)), *size),) * 2

@@ -1,13 +1,13 @@
-"""Logits of pictures that are covered here and there, for many places at once.
+"""Logits of images that are covered here and there, for many places at once.
 
-Where a small window of a picture is covered, most activations of a ResNet's first layers stay what they were: a 3x3
+Where a small window of an image is covered, most activations of a ResNet's first layers stay what they were: a 3x3
 convolution carries a change one cell further, a stride shrinks it. `IncrementalResNet` therefore keeps the activations
-of the pictures themselves and computes only what a change reaches. It saves arithmetic and approximates nothing; the
+of the images themselves and computes only what a change reaches. It saves arithmetic and approximates nothing; the
 idea is that of Nakandala et al., "Incremental and Approximate Inference for Faster Occlusion-based Deep CNN
-Explanations" (SIGMOD 2019). `PlainNetwork` computes every changed picture in full: for other networks, and for a GPU,
+Explanations" (SIGMOD 2019). `PlainNetwork` computes every changed image in full: for other networks, and for a GPU,
 where arithmetic is cheap and each of the many small copies is not.
 
-Legend: P places, B pictures, N = P * B changed pictures, C channels, H height, W width, A attributes.
+Legend: P places, B images, N = P * B changed images, C channels, H height, W width, A attributes.
 """
 
 import copy
@@ -27,7 +27,7 @@ Layer = nn.Conv2d | nn.MaxPool2d
 
 @dataclass(frozen=True)
 class Places:
-    """P rectangles of one size in an activation, in its cells; those of a picture are its pixels.
+    """P rectangles of one size in an activation, in its cells; those of an image are its pixels.
 
     Attributes:
         corners: top and left of each.
@@ -41,14 +41,14 @@ class Places:
 
 
 class Network(Protocol):
-    """A network that is asked about pictures and then about changed versions of them."""
+    """A network that is asked about images and then about changed versions of them."""
 
     def whole(self, images_BHWC: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """Logits float32 [B, A] of uint8 pictures [B, H, W, 3], and what `changed` needs to know of them."""
+        """Logits float32 [B, A] of uint8 images [B, H, W, 3], and what `changed` needs to know of them."""
         ...
 
     def changed(self, known: Any, patches_NHWC: torch.Tensor, places: Places) -> torch.Tensor:
-        """Logits float32 [N, A] of the pictures with a uint8 patch each, first all B pictures with the first place."""
+        """Logits float32 [N, A] of the images with a uint8 patch each, first all B images with the first place."""
         ...
 
 
@@ -56,7 +56,7 @@ def network_for(net: nn.Module, precision: torch.dtype | None) -> Network:
     """The fastest way to ask this network on the device where its weights are.
 
     Args:
-        net: logits [B, A] of uint8 pictures [B, H, W, 3], in evaluation mode; it is left as it is.
+        net: logits [B, A] of uint8 images [B, H, W, 3], in evaluation mode; it is left as it is.
         precision: of the convolutions; None: float32.
     """
     on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
@@ -66,7 +66,7 @@ def network_for(net: nn.Module, precision: torch.dtype | None) -> Network:
 
 
 class PlainNetwork:
-    """Any network, computed in full for each changed picture."""
+    """Any network, computed in full for each changed image."""
 
     def __init__(self, net: nn.Module, precision: torch.dtype | None) -> None:
         self._net = net
@@ -137,14 +137,14 @@ class IncrementalResNet:
 
 @dataclass(frozen=True)
 class _Changed:
-    """An activation of the N changed pictures: that of the B pictures, but for a patch each."""
+    """An activation of the N changed images: that of the B images, but for a patch each."""
 
     whole_BCHW: torch.Tensor
     patches_NCHW: torch.Tensor
     places: Places
 
     def through(self, layer: Layer, whole_BCHW: torch.Tensor, relu: bool = False) -> "_Changed":
-        """The activation after a layer, given what the pictures themselves have there."""
+        """The activation after a layer, given what the images themselves have there."""
         places = _reached(self.places, layer, *whole_BCHW.shape[2:])
         patches_NCHW = self.compute(layer, places)
         return _Changed(whole_BCHW, patches_NCHW.relu_() if relu else patches_NCHW, places)
@@ -157,7 +157,7 @@ class _Changed:
         crops_NCHW = self.crop(_seen(places, layer))
         if isinstance(layer, nn.Conv2d):
             return F.conv2d(crops_NCHW, layer.weight, layer.bias, layer.stride)
-        # A picture's edge is padded with zeros here too: after a ReLU they are never more than the maximum beside them.
+        # An image's edge is padded with zeros here too: after a ReLU they are never more than the maximum beside them.
         return F.max_pool2d(crops_NCHW, layer.kernel_size, layer.stride)
 
     def complete(self) -> torch.Tensor:
@@ -166,11 +166,11 @@ class _Changed:
         return self.crop(Places(((0, 0),) * len(self.places.corners), height, width))
 
     def crop(self, places: Places) -> torch.Tensor:
-        """The activation in these places, [N, C, height, width], zero beyond the picture's edge."""
+        """The activation in these places, [N, C, height, width], zero beyond the image's edge."""
         if places == self.places:
             return self.patches_NCHW
         count, channels, _, _ = self.patches_NCHW.shape
-        # Channels last in memory, whatever the number of channels and pictures.
+        # Channels last in memory, whatever the number of channels and images.
         crops_NCHW = self.whole_BCHW.new_zeros(count, places.height, places.width, channels).permute(0, 3, 1, 2)
         crops = crops_NCHW.chunk(len(places.corners))
         patches = self.patches_NCHW.chunk(len(places.corners))

@@ -1,8 +1,8 @@
 """The jobs on where the network looks: occlusion maps, Grad-CAM, their truth on drawn faces, and one photograph.
 
-The colours mean the same in every picture: red speaks for the attribute, blue against it.
+The colours mean the same in every image: red speaks for the attribute, blue against it.
 
-Legend: N test pictures, H height, W width, A attributes; y and x count a map's cells.
+Legend: N test images, H height, W width, A attributes; y and x count a map's cells.
 """
 
 import time
@@ -31,7 +31,7 @@ from distrib.ranks.printing import warn
 from distrib.runs.terminal import time_left
 from distrib.scoring.evaluation import AUTOCAST
 
-# Pictures on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
+# Images on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
 # over them are smooth, so they need fewer still.
 HEIGHT, HEIGHT_OF_MANY, MANY = 160, 112, 10
 HEAT_HEIGHT = 48
@@ -40,7 +40,7 @@ DRAWN = 8
 
 
 def occlusion(run: FinishedRun) -> Finding:
-    """Occlusion maps of the test pictures that the model is surest of and right about, for every attribute."""
+    """Occlusion maps of the test images that the model is surest of and right about, for every attribute."""
     began = time.monotonic()
     gallery = _Gallery(run)
     maps = _occlude(run, gallery.pictures_NHWC, "occlusion")
@@ -59,7 +59,7 @@ def occlusion(run: FinishedRun) -> Finding:
 
 
 def gradcam(run: FinishedRun) -> Finding:
-    """Grad-CAM maps of the same pictures: what speaks for the decision."""
+    """Grad-CAM maps of the same images: what speaks for the decision."""
     began = time.monotonic()
     gallery = _Gallery(run)
     maps_NAHW = at_pixels(grad_cam(_network(run), gallery.pictures_NHWC), run.model.description.image_size)
@@ -75,7 +75,7 @@ def gradcam(run: FinishedRun) -> Finding:
 
 
 def photograph(run: FinishedRun) -> Finding:
-    """One picture: what the model says of it without occlusion, how sure it is, and what that rests on."""
+    """One image: what the model says of it without occlusion, how sure it is, and what that rests on."""
     model, named = run.model, run.config.explain.photograph
     labels: list[int | None] = [None] * len(model.attributes)
     if named is not None:
@@ -84,7 +84,7 @@ def photograph(run: FinishedRun) -> Finding:
     else:
         first = int(run.splits.test[0])
         file, labels = run.table.names[first], run.table.targets[first].tolist()
-        image_HWC, aligned, note = run.picture(first), False, "It is the first picture of the test split."
+        image_HWC, aligned, note = run.picture(first), False, "It is the first image of the test split."
     images_NHWC = torch.from_numpy(image_HWC)[None].to(model.device)
     logits_NA = model.logits(images_NHWC)
     probabilities, present = model.probabilities(logits_NA)[0], model.decisions(logits_NA)[0]
@@ -159,11 +159,11 @@ def truth(run: FinishedRun) -> Finding:
 
 
 class _Gallery:
-    """The test pictures that the model is surest of and right about, some with each attribute and some without.
+    """The test images that the model is surest of and right about, some with each attribute and some without.
 
     Attributes:
         pictures_NHWC: uint8, each once, whatever the number of attributes it is shown for.
-        present_NA: bool, what the model says of these pictures.
+        present_NA: bool, what the model says of these images.
     """
 
     def __init__(self, run: FinishedRun) -> None:
@@ -175,7 +175,7 @@ class _Gallery:
         ]
         chosen = sorted({n for of_attribute in surest for n in of_attribute})
         if not chosen:
-            raise UserError("the model is right about no test picture, so there is no map to show: train it for longer")
+            raise UserError("the model is right about no test image, so there is no map to show: train it for longer")
         self._attributes, self._columns = test.attributes, each
         self._places = [[chosen.index(n) for n in of_attribute] for of_attribute in surest]
         self._files = [test.names[n] for n in chosen]
@@ -191,8 +191,8 @@ class _Gallery:
         Args:
             name: of the job.
             title: of its figure.
-            data: what the page is told beside maps and pictures.
-            cells: the map [y, x] of the n-th picture and an attribute.
+            data: what the page is told beside maps and images.
+            cells: the map [y, x] of the n-th image and an attribute.
         """
         pictures_NHWC = self.pictures_NHWC.cpu().numpy()
         height = HEIGHT if len(self._attributes) <= MANY else HEIGHT_OF_MANY
@@ -225,7 +225,7 @@ class _Gallery:
 
 
 class _Sheet:
-    """A figure of pictures with their maps."""
+    """A figure of images with their maps."""
 
     def __init__(self, title: str, columns: int) -> None:
         self._title, self._columns = title, columns
@@ -275,7 +275,7 @@ def _network(run: FinishedRun) -> AttributeClassifier:
 def _surest(
     probability_N: NDArray[np.float64], present_N: NDArray[np.bool_], right_N: NDArray[np.bool_], count: int
 ) -> list[int]:
-    """The likeliest pictures with an attribute, then the unlikeliest without it, half and half."""
+    """The likeliest images with an attribute, then the unlikeliest without it, half and half."""
     rising = np.argsort(probability_N, kind="stable")
     present, absent = rising[(present_N & right_N)[rising]][::-1], rising[(~present_N & right_N)[rising]]
     return [*present[: (count + 1) // 2].tolist(), *absent[: count // 2].tolist()]
@@ -294,7 +294,7 @@ def _aligned(run: FinishedRun, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[n
 
 
 def _parts_in_input(run: FinishedRun, boxes: Boxes, rows: NDArray[np.int64]) -> list[dict[str, NDArray[np.float64]]]:
-    """Part -> box, in pixels of the network's input, of the pictures of some rows."""
+    """Part -> box, in pixels of the network's input, of the images of some rows."""
     store, description = FolderStore(run.table), run.model.description
     found = []
     for row in rows.tolist():
@@ -311,7 +311,7 @@ def _evenly(count: int, most: int) -> list[int]:
 
 
 def _small_heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A map in colours, as small as the page needs it, in the shape of a picture of this height and width."""
+    """A map in colours, as small as the page needs it, in the shape of an image of this height and width."""
     return heat(cells_yx, (HEAT_HEIGHT, max(1, round(HEAT_HEIGHT * size[1] / size[0]))))
 
 
@@ -338,7 +338,7 @@ def _truth_figure(rows: list[dict[str, Any]], methods: list[str]) -> Figure:
     chance = [row["occlusion"]["chance"] for row in rows]
     pointing.plot(chance, heights, "|", color=figures.GREY, markersize=9, label="a place at random")
     focus.axvline(1, color=figures.GREY, linewidth=1, label="an even map")
-    pointing.set(xlim=(-0.03, 1.03), xlabel="maximum on the part, share of the pictures")
+    pointing.set(xlim=(-0.03, 1.03), xlabel="maximum on the part, share of the images")
     focus.set(xlim=(0, None), xlabel="evidence on the part, as a multiple of its area")
     handles = [*pointing.get_legend_handles_labels()[0], *focus.get_legend_handles_labels()[0][-1:]]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9)

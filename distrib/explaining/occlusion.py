@@ -1,11 +1,11 @@
-"""Occlusion maps: how far each logit drops when a window of the picture is covered (Zeiler and Fergus, ECCV 2014).
+"""Occlusion maps: how far each logit drops when a window of the image is covered (Zeiler and Fergus, ECCV 2014).
 
-    heat_overlays(model, image_HWC, attributes) -> a uint8 [H, W, 4] each     # to lay over the fitted picture
+    heat_overlays(model, image_HWC, attributes) -> a uint8 [H, W, 4] each     # to lay over the fitted image
 
-The maps are those of captum's `Occlusion` on the same picture, window, stride and fill (`tests/explaining`); all
-attributes come from one pass, and all positions of many pictures from few.
+The maps are those of captum's `Occlusion` on the same image, window, stride and fill (`tests/explaining`); all
+attributes come from one pass, and all positions of many images from few.
 
-Legend: B pictures, H height, W width, A attributes; y and x count the positions of the window.
+Legend: B images, H height, W width, A attributes; y and x count the positions of the window.
 """
 
 import math
@@ -32,17 +32,17 @@ R = TypeVar("R")
 
 # Red and blue stand out from any skin, and people with any kind of colour vision can tell them apart.
 RED, BLUE = (222, 18, 52), (0, 84, 200)
-OPACITY = 0.85  # of the strongest place: the picture below stays visible
+OPACITY = 0.85  # of the strongest place: the image below stays visible
 FAINT = 0.01  # a map whose strongest place is less, in logits, is shown as faint as it is: it may be rounding alone
 
 
 @dataclass(frozen=True)
 class OcclusionMaps:
-    """What covering parts of the pictures does.
+    """What covering parts of the images does.
 
     Attributes:
         grid: where the window stood.
-        logits_BA: float32, of the pictures as they are.
+        logits_BA: float32, of the images as they are.
         drops_BAyx: float32, by how much the logit drops: positive where the covered part speaks for the attribute.
     """
 
@@ -66,21 +66,21 @@ def occlusion_maps(
     batch: int = 64,
     report: Callable[[int], None] = lambda finished: None,
 ) -> OcclusionMaps:
-    """How far the logits drop when a window of each picture is covered, for every position of the window.
+    """How far the logits drop when a window of each image is covered, for every position of the window.
 
     Args:
-        net: float logits [B, A] of uint8 RGB pictures [B, H, W, 3], in evaluation mode.
+        net: float logits [B, A] of uint8 RGB images [B, H, W, 3], in evaluation mode.
         images_BHWC: uint8, on the device of the network.
         window: height and width in pixels, see `make_grid`.
         stride: down and to the right in pixels, see `make_grid`.
         fill: what covers the window, see `covering`.
         attributes: which of the network's attributes, in which order; None: all.
         precision: in which the convolutions compute, such as torch.bfloat16; None: float32.
-        batch: at most this many pictures go through the network at a time.
-        report: called with the number of pictures finished since the last call.
+        batch: at most this many images go through the network at a time.
+        report: called with the number of images finished since the last call.
 
     Raises:
-        UserError: if window or stride do not fit the picture.
+        UserError: if window or stride do not fit the image.
     """
     grid = make_grid((images_BHWC.shape[1], images_BHWC.shape[2]), window, stride)
     network = network_for(net, precision)
@@ -100,7 +100,7 @@ def occlusion_maps(
         return logits_BA[:, chosen].cpu(), (logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu()
 
     # All windows that go together are computed as if their changes reached as far as the farthest one's. In one row
-    # they differ little, so of several pictures a row at a time, and of one picture as many rows as fill the batch.
+    # they differ little, so of several images a row at a time, and of one image as many rows as fill the batch.
     parts = torch.split(images_BHWC, max(1, batch // len(grid.spans(1))))
     logits, drops = [], []
     with closing(_in_threads(of, parts, on_cpu=images_BHWC.device.type == "cpu")) as found:
@@ -131,9 +131,9 @@ def _in_threads(work: Callable[[T], R], parts: Sequence[T], on_cpu: bool) -> Gen
 
 
 def covering(images_BHWC: torch.Tensor, fill: Fill, window: tuple[int, int]) -> torch.Tensor:
-    """The pictures [B, H, W, 3] that the windows show instead of the pictures, uint8.
+    """What the windows show instead of the images, uint8 [B, H, W, 3].
 
-    mean: each picture's own mean colour. blur: the picture after a Gaussian filter with the deviation of half a window,
+    mean: each image's own mean colour. blur: the image after a Gaussian filter with the deviation of half a window,
     so that colours stay and what is smaller than the window goes. black: 0.
     """
     if fill == "black":
@@ -142,7 +142,7 @@ def covering(images_BHWC: torch.Tensor, fill: Fill, window: tuple[int, int]) -> 
         return images_BHWC.float().mean((1, 2), keepdim=True).round().byte().expand_as(images_BHWC)
     sigmas = [window[1] / 2, window[0] / 2]  # torchvision names the width first
     widths = (images_BHWC.shape[2], images_BHWC.shape[1])
-    # Odd, up to three deviations to each side, and within the picture, where it is mirrored at its edges.
+    # Odd, up to three deviations to each side, and within the image, where it is mirrored at its edges.
     kernel = [2 * min(math.ceil(3 * sigma), side - 1) + 1 for sigma, side in zip(sigmas, widths, strict=True)]
     blurred_BCHW: torch.Tensor = gaussian_blur(images_BHWC.permute(0, 3, 1, 2), kernel, sigmas)
     return blurred_BCHW.permute(0, 2, 3, 1)
@@ -151,7 +151,7 @@ def covering(images_BHWC: torch.Tensor, fill: Fill, window: tuple[int, int]) -> 
 def heat_overlays(
     model: TrainedModel, image_HWC: NDArray[np.uint8], attributes: Sequence[int]
 ) -> list[NDArray[np.uint8]]:
-    """The occlusion maps of some attributes, to lay over the picture: RGBA, uint8 [H, W, 4] each.
+    """The occlusion maps of some attributes, to lay over the image: RGBA, uint8 [H, W, 4] each.
 
     Args:
         model: any that `distrib.load` returns.
@@ -167,7 +167,7 @@ def heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A map in colours: red speaks for the attribute, blue against it, and what matters little is transparent.
 
     Args:
-        cells_yx: float, on the CPU; the cells tile the picture.
+        cells_yx: float, on the CPU; the cells tile the image.
         size: height and width of the result, interpolated smoothly.
 
     Returns:
@@ -186,7 +186,7 @@ def _patches(
 ) -> tuple[torch.Tensor, Places]:
     """What the windows at these positions (rows, columns) show: patches of one size [N, h, w, 3], and their places.
 
-    A window that the edge has cut off lies in a patch of the full size, beside pixels of the picture.
+    A window that the edge has cut off lies in a patch of the full size, beside pixels of the image.
     """
     height = max(bottom - top for (top, bottom), _ in positions)
     width = max(right - left for _, (left, right) in positions)

@@ -16,7 +16,7 @@ def check_options(config: Config, table: Table) -> None:
         table: with all of the data set's attributes.
 
     Raises:
-        UserError: if a module or the group is not there, or the window does not fit the picture.
+        UserError: if a module or the group is not there, or the window does not fit the image.
     """
     options = config.explain
     check_modules(options.modules, options.filters)
@@ -39,4 +39,4 @@ def check_photograph(config: Config) -> None:
     """
     photograph = config.explain.photograph
     if photograph is not None and not photograph.is_file():
-        raise UserError(f"explain.photograph {photograph} is not a file: name a picture, or leave it out")
+        raise UserError(f"explain.photograph {photograph} is not a file: name a photograph, or leave it out")

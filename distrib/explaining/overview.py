@@ -43,9 +43,9 @@ def _headline(run: FinishedRun, scores: Mapping[str, Any]) -> str:
     sentence = f"A ResNet18 that tells {what} of a face"
     if auc := scores.get("means", {}).get("test", {}).get("roc_auc"):
         mean = "mean " if len(attributes) > 1 else ""
-        where = f"pictures{_of_strangers(run)} it has never seen"
+        where = f"images{_of_strangers(run)} it has never seen"
         if not run.on_data_of_training:
-            where = f"the test pictures of {run.config.data.root.resolve().name}"
+            where = f"the test images of {run.config.data.root.resolve().name}"
         return f"{sentence}, at a {mean}ROC AUC of {auc:.3f} on {where}"
     return sentence
 

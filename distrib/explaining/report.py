@@ -128,7 +128,7 @@ def open_run(
 ) -> FinishedRun:
     """A finished run with its best model, and that model's predictions for validation and test.
 
-    If a picture of the test split cannot be read, the jobs that need the predictions fail with that sentence, and the
+    If an image of the test split cannot be read, the jobs that need the predictions fail with that sentence, and the
     others do not.
 
     The data set may be another one than that of the training; of this one, a test split is all that is asked for.
@@ -153,8 +153,8 @@ def open_run(
         predictions = _predictions(folder, model, config, table, splits)
     except UserError as error:
         predictions = _Unavailable(error)
-    except Exception as error:  # such as a GPU without room for the pictures
-        predictions = _Unavailable(UserError(f"the pictures could not be scored ({_sentence(error)})"))
+    except Exception as error:  # such as a GPU without room for the images
+        predictions = _Unavailable(UserError(f"the images could not be scored ({_sentence(error)})"))
     return FinishedRun(folder, config, whole, table, splits, model, predictions)
 
 
@@ -170,10 +170,10 @@ def read_data(config: DataConfig) -> Table:
 def _predictions(
     folder: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
 ) -> dict[str, Predictions]:
-    """Those kept by an earlier report, where model, pictures and precision are the same; else made, and kept.
+    """Those kept by an earlier report, where model, images and precision are the same; else made, and kept.
 
     Raises:
-        UserError: if a picture cannot be read, or the run folder cannot be written.
+        UserError: if an image cannot be read, or the run folder cannot be written.
     """
     file = folder / "report/predictions.npz"
     with (folder / "best/model.safetensors").open("rb") as weights:
@@ -210,7 +210,7 @@ def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.
     """Logits float32 [rows, attributes] in this one process, in the precision of the configuration.
 
     Raises:
-        UserError: if a picture cannot be read.
+        UserError: if an image cannot be read.
     """
     size = min(256, config.train.batch_size)
     decoder = make_decoder(config.data, table, model.device, size)

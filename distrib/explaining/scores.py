@@ -1,6 +1,6 @@
 """The jobs that say how good the model is: scores, curves, confusion, calibration, fairness, correlation.
 
-All is of the test pictures unless it says otherwise. The calibrated probabilities and the tuned thresholds come from
+All is of the test images unless it says otherwise. The calibrated probabilities and the tuned thresholds come from
 validation alone. What is undefined is NaN or None, and null on the page.
 
 Legend: N images, A attributes, T thresholds.
@@ -59,7 +59,7 @@ _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 def scores(run: FinishedRun) -> Finding:
     """Every score of every attribute on validation and test, at 1/2 and at the tuned threshold, beside the baseline.
 
-    Of a data set without validation pictures, on test alone.
+    Of a data set without validation images, on test alone.
     """
     parts = [run.predictions[split] for split in run.scored]
     names = parts[0].attributes
@@ -121,7 +121,7 @@ def roc(run: FinishedRun) -> Finding:
         test.attributes, curves, means, areas, intervals, marks, "area", "lower right"
     )
     curve_axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, zorder=0)
-    curve_axes.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curve, test pictures")
+    curve_axes.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curve, test images")
     if row_axes is not None:
         row_axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
         row_axes.set(xlabel="with 95 % interval; dotted: chance", title="Area under the ROC curve")
@@ -153,7 +153,7 @@ def precision_recall(run: FinishedRun) -> Finding:
     figure, curve_axes, row_axes = _curve_figure(
         test.attributes, curves, means, averages, intervals, marks, "average precision", "lower left"
     )
-    curve_axes.set(xlabel="recall", ylabel="precision", title="Precision-recall curve, test pictures")
+    curve_axes.set(xlabel="recall", ylabel="precision", title="Precision-recall curve, test images")
     if row_axes is None:
         curve_axes.axhline(prevalence[0], color=GREY, linestyle=":", linewidth=1, zorder=0)
     else:
@@ -196,12 +196,12 @@ def confusion(run: FinishedRun) -> Finding:
 
 
 def operating(run: FinishedRun) -> Finding:
-    """The counts of the test pictures at every threshold."""
+    """The counts of the test images at every threshold."""
     return Finding(operating_points(run.predictions["test"], run.model))
 
 
 def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str, Any]:
-    """How many pictures each threshold takes for present, exactly, for the page's slider.
+    """How many images each threshold takes for present, exactly, for the page's slider.
 
     Where there are more different probabilities than `OPERATING_POINTS`, the thresholds are those at even shares of the
     positives and of the negatives, so that neither axis of the ROC curve has a hole. 1/2, the tuned threshold, 0 and
@@ -209,7 +209,7 @@ def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str,
 
     Returns:
         {"attributes": [{"name", "positives", "negatives", "default": 0.5, "tuned", "thresholds", "tp", "fp"}]}; the
-        thresholds are calibrated probabilities and fall, and tp and fp count pictures of at least that probability.
+        thresholds are calibrated probabilities and fall, and tp and fp count images of at least that probability.
     """
     found = []
     for name, probability, truth, tuned in zip(
@@ -271,13 +271,13 @@ def calibration(run: FinishedRun) -> Finding:
 
 
 def fairness(run: FinishedRun) -> Finding:
-    """Each score within the pictures that have the attribute `explain.group` and within those that have it not.
+    """Each score within the images that have the attribute `explain.group` and within those that have it not.
 
     Where nobody has asked for a group, a data set without that of CelebA's users, or with one of the two groups alone,
     has nothing to show here, which is no failure.
 
     Raises:
-        UserError: if the data set has not the attribute that was asked for, or all test pictures are in one group.
+        UserError: if the data set has not the attribute that was asked for, or all test images are in one group.
     """
     test = run.predictions["test"]
     group = run.config.explain.group
@@ -288,7 +288,7 @@ def fairness(run: FinishedRun) -> Finding:
         if not within.images.all():
             alike = groups[0 if within.images[0] else 1]
             raise UserError(
-                f"explain.group is {group}, but every test picture is {alike}: choose an attribute that some have and "
+                f"explain.group is {group}, but every test image is {alike}: choose an attribute that some have and "
                 "some have not"
             )
     except UserError as error:
@@ -472,8 +472,8 @@ def _scores_figure(
         label="from the tuned threshold",
     )
     right.tick_params(axis="y", labelleft=False)
-    left.set(xlabel="accuracy", title="Accuracy on the test pictures")
-    right.set(xlabel="F1", title="F1 on the test pictures")
+    left.set(xlabel="accuracy", title="Accuracy on the test images")
+    right.set(xlabel="F1", title="F1 on the test images")
     for axes in (left, right):
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.6 / height), ncols=2, frameon=False)
     return figure
@@ -568,7 +568,7 @@ def _confusion_figure(attributes: Sequence[str], tallies: Sequence[Mapping[str, 
         axes.text(left + 1, top - 0.1, label(attribute, 22), ha="center", va="bottom", fontsize=size + 1)
     axes.set(xlim=(-0.5, 3 * columns - 0.8), ylim=(3 * rows - 0.6, -0.5))
     axes.set_axis_off()
-    figure.suptitle(f"Test pictures, {how}", fontsize=11)
+    figure.suptitle(f"Test images, {how}", fontsize=11)
     figure.supxlabel("the model's decision", fontsize=10)
     figure.supylabel("the label", fontsize=10)
     return figure
@@ -612,7 +612,7 @@ def _calibration_figure(
     )
     left.set_box_aspect(1)
     left.set_anchor("N")
-    left.legend(fontsize=8, loc="upper left", title="bars: how many pictures", title_fontsize=8)
+    left.legend(fontsize=8, loc="upper left", title="bars: how many images", title_fontsize=8)
     if several:
         order = np.argsort([row["ece_before"] for row in rows])
         before, after = (np.array([rows[i][f"ece_{stage}"] for i in order]) for stage in ("before", "after"))
@@ -638,7 +638,7 @@ def _fairness_figure(attributes: Sequence[str], groups: Sequence[str], within: G
         first, second = within.values[name][:, order]
         axes.hlines(np.arange(len(order)), first, second, color="#CCCCCC", linewidth=1.5, zorder=1)
         for values, colour, group, images in zip((first, second), (BLUE, ORANGE), groups, within.images, strict=True):
-            _draw_rows(axes, values, [], colour, f"{label(group)} ({images:,} pictures)")
+            _draw_rows(axes, values, [], colour, f"{label(group)} ({images:,} images)")
         rows_of_attributes(axes, [attributes[i] for i in order])
         axes.set(title=title)
     panels[1].tick_params(axis="y", labelleft=False)

@@ -5,9 +5,9 @@ The synthetic faces know where each of their parts lies (`boxes.csv`), so a map 
 pointing  the pointing game of Zhang et al. (ECCV 2016): whether the map's maximum lies in the part's box. The box is
           enlarged by one window of the occlusion map to each side, because a pixel of that map is the mean over the
           windows that cover it, and these reach as far.
-mass      share of the map's positive values that lies in the box itself, held against the box's share of the picture.
+mass      share of the map's positive values that lies in the box itself, held against the box's share of the image.
 
-Legend: N pictures, H height, W width; boxes are left, top, right, bottom in pixels, right and bottom exclusive.
+Legend: N images, H height, W width; boxes are left, top, right, bottom in pixels, right and bottom exclusive.
 """
 
 import csv
@@ -28,7 +28,7 @@ COLUMNS = ("image", "part", "left", "top", "right", "bottom")
 
 
 def read_boxes(file: Path) -> Boxes:
-    """The boxes of a `boxes.csv`, in pixels of the picture files.
+    """The boxes of a `boxes.csv`, in pixels of the image files.
 
     Raises:
         UserError: if it cannot be read or is not such a file.
@@ -55,12 +55,12 @@ def read_boxes(file: Path) -> Boxes:
 def in_input(
     boxes: NDArray[np.float64], picture: tuple[int, int], crop: str, size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Boxes [n, 4] of a picture file in pixels of the network's input.
+    """Boxes [n, 4] of an image file in pixels of the network's input.
 
     Args:
-        boxes: left, top, right, bottom in pixels of the picture file.
+        boxes: left, top, right, bottom in pixels of the image file.
         picture: height and width of the file.
-        crop: "square" or "full", as the network's pictures are cut.
+        crop: "square" or "full", as the network's images are cut.
         size: height and width of the network's input.
     """
     whole = Request.centred(np.zeros(1, np.int64))
@@ -107,14 +107,14 @@ def mass_within(map_HW: NDArray[np.float32], mask_HW: NDArray[np.bool_]) -> floa
 
 @dataclass(frozen=True)
 class Measures:
-    """How well maps agree with the boxes, means over pictures; NaN without any.
+    """How well maps agree with the boxes, means over images; NaN without any.
 
     Attributes:
         pictures: how many.
         pointing: share of the maps whose maximum lies in the enlarged boxes.
-        chance: share of the picture that the enlarged boxes take: what a maximum at random would reach.
+        chance: share of the image that the enlarged boxes take: what a maximum at random would reach.
         mass: share of a map's positive values in the boxes.
-        area: share of the picture that the boxes take: what an even map would reach.
+        area: share of the image that the boxes take: what an even map would reach.
     """
 
     pictures: int
@@ -140,7 +140,7 @@ def measure(
 
     Args:
         maps: float [H, W] each, positive where they see evidence.
-        boxes: of each map's picture [n, 4], in pixels of the map; at least one of them has an area.
+        boxes: of each map's image [n, 4], in pixels of the map; at least one of them has an area.
         margin: what enlarges each box above and below, and left and right, for the pointing game, in pixels.
     """
     rows = []
@@ -158,15 +158,15 @@ def judge(
     right_N: NDArray[np.bool_],
     margin: tuple[float, float],
 ) -> tuple[Measures, dict[str, Any]]:
-    """Hold the maps of one attribute against its boxes, over the pictures that the model is right about.
+    """Hold the maps of one attribute against its boxes, over the images that the model is right about.
 
     A map counts as the evidence for the decision: where the attribute is absent, its sign is turned. The two kinds of
-    picture are also given apart, because what speaks against an attribute can lie beside the part: the skin where an
+    image are also given apart, because what speaks against an attribute can lie beside the part: the skin where an
     arched brow would be.
 
     Args:
         maps_NHW: positive where they see evidence for the attribute.
-        boxes: of each picture [n, 4], in pixels of the maps; pictures without a pixel inside are left out.
+        boxes: of each image [n, 4], in pixels of the maps; images without a pixel inside are left out.
         present_N: whether the model says that the attribute is present.
         right_N: whether it is right.
         margin: see `measure`.

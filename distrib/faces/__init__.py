@@ -1,4 +1,4 @@
-"""Drawn faces in CelebA's folder format: pictures, 40 attributes, identities, splits and the box of every drawn part.
+"""Drawn faces in CelebA's folder format: images, 40 attributes, identities, splits and the box of every drawn part.
 
 Every face is a pure function of (seed, index): `sample_face` says who it is and what it wears, `draw_face` draws it,
 `write_faces` writes a whole folder.

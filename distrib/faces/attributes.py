@@ -76,7 +76,7 @@ class Tendency(NamedTuple):
     Attributes:
         rate: probability when none of the attributes in `shifts` holds.
         shifts: what each attribute that holds adds to the log odds.
-        steady: share of an identity's pictures that follow the identity's own disposition; the rest are drawn anew.
+        steady: share of an identity's images that follow the identity's own disposition; the rest are drawn anew.
     """
 
     rate: float
@@ -132,12 +132,12 @@ LONG_HAIR_RATES = {True: 0.10, False: 0.78}  # by Male
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One picture before it is drawn.
+    """One image before it is drawn.
 
     Attributes:
         seed: of the whole set.
-        index: which picture of the set, from 0.
-        identity: whose picture, from 0.
+        index: which image of the set, from 0.
+        identity: whose image, from 0.
         attributes: the 40 attributes by name.
         long_hair: whether the hair, where there is any, falls past the ears or is pinned up.
     """
@@ -149,11 +149,11 @@ class Face:
     long_hair: bool
 
     def lasting(self, purpose: str) -> np.random.Generator:
-        """The generator of what all pictures of this identity share, one for each purpose."""
+        """The generator of what all images of this identity share, one for each purpose."""
         return _generator(self.seed, "identity", self.identity, purpose)
 
     def passing(self, purpose: str) -> np.random.Generator:
-        """The generator of what this picture has for itself, one for each purpose."""
+        """The generator of what this image has for itself, one for each purpose."""
         return _generator(self.seed, "picture", self.index, purpose)
 
 
@@ -163,7 +163,7 @@ def _generator(seed: int, whose: str, number: int, purpose: str) -> np.random.Ge
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
-_CHUNK = 4096  # identities whose picture counts are drawn together
+_CHUNK = 4096  # identities whose image counts are drawn together
 FEWEST_PICTURES, MOST_PICTURES = 6, 16  # of one identity
 
 
@@ -174,7 +174,7 @@ def _picture_counts(seed: int, chunk: int) -> np.ndarray[tuple[int], np.dtype[np
 
 
 def identity_of(seed: int, index: int) -> int:
-    """The identity, from 0, whose picture `index` is: each identity owns a run of 6 to 16 pictures."""
+    """The identity, from 0, whose image `index` is: each identity owns a run of 6 to 16 images."""
     chunk, before = 0, 0
     while before + (pictures := int(_picture_counts(seed, chunk).sum())) <= index:
         chunk, before = chunk + 1, before + pictures
@@ -183,16 +183,16 @@ def identity_of(seed: int, index: int) -> int:
 
 
 def sample_face(seed: int, index: int) -> Face:
-    """Picture `index` of the set with this seed: its identity and attributes, nothing drawn yet.
+    """Image `index` of the set with this seed: its identity and attributes, nothing drawn yet.
 
     Args:
         seed: not negative.
-        index: not negative; the picture's file name is `index + 1`.
+        index: not negative; the image's file name is `index + 1`.
     """
     identity = identity_of(seed, index)
     lasting = _generator(seed, "identity", identity, "attributes")
     passing = _generator(seed, "picture", index, "attributes")
-    # Columns: the identity's disposition, the picture's own throw, whether the picture follows the identity.
+    # Columns: the identity's disposition, the image's own throw, whether the image follows the identity.
     throws = np.stack([lasting.random(40), passing.random(40), passing.random(40)], axis=1).tolist()
 
     attributes = dict.fromkeys(ATTRIBUTES, False)

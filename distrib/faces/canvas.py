@@ -1,7 +1,7 @@
 """A canvas in the face's own coordinates that remembers where each part was drawn.
 
-Face coordinates: x in picture pixels from the face's midline (negative on the viewer's left), y in picture pixels
-from the top. The canvas turns, scales and shifts them into the picture, so whoever draws never thinks about the pose.
+Face coordinates: x in image pixels from the face's midline (negative on the viewer's left), y in image pixels
+from the top. The canvas turns, scales and shifts them into the image, so whoever draws never thinks about the pose.
 Points are float64 [P, 2]; colours are (red, green, blue) in 0..255.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-WIDTH, HEIGHT = 178, 218  # of the picture, as in aligned CelebA
+WIDTH, HEIGHT = 178, 218  # of the image, as in aligned CelebA
 MIDLINE, EYE_LINE = 89.0, 111.0  # where CelebA's alignment puts the eyes' middle
-SCALE = 3  # canvas pixels for one picture pixel: the drawing is reduced at the end, which smooths its edges
+SCALE = 3  # canvas pixels for one image pixel: the drawing is reduced at the end, which smooths its edges
 
 Colour = tuple[float, float, float]
 Points = NDArray[np.float64]
-Box = tuple[int, int, int, int]  # left, top, right, bottom in picture pixels; right and bottom exclusive
+Box = tuple[int, int, int, int]  # left, top, right, bottom in image pixels; right and bottom exclusive
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
@@ -79,7 +79,7 @@ def mirrored(right_half: ArrayLike) -> Points:
 
 
 def shifted(points: Points, right: ArrayLike, down: ArrayLike) -> Points:
-    """The points [..., 2] moved by picture pixels, each by its own where `right` and `down` are arrays [...]."""
+    """The points [..., 2] moved by image pixels, each by its own where `right` and `down` are arrays [...]."""
     step: Points = np.stack(np.broadcast_arrays(right, down), axis=-1)
     return points + step
 
@@ -117,10 +117,10 @@ class Pose:
     """How the head is held.
 
     Attributes:
-        roll: radians, clockwise in the picture.
+        roll: radians, clockwise in the image.
         zoom: size against the drawing's own.
-        right, down: shift of the face in picture pixels.
-        yaw, pitch: how far the middle of the face moves against its outline, in picture pixels, to the right and down.
+        right, down: shift of the face in image pixels.
+        yaw, pitch: how far the middle of the face moves against its outline, in image pixels, to the right and down.
     """
 
     roll: float
@@ -132,7 +132,7 @@ class Pose:
 
 
 class Canvas:
-    """Draws in face coordinates at SCALE times the picture's size and keeps a box for each part."""
+    """Draws in face coordinates at SCALE times the image's size and keeps a box for each part."""
 
     def __init__(self, background: Image.Image, pose: Pose) -> None:
         self.pose = pose
@@ -164,7 +164,7 @@ class Canvas:
         """Whatever is drawn inside shows within this outline only."""
         placed = self.place(outline)
         limit = _intersection(_enclosing(placed), self._limits[-1])
-        if limit[0] >= limit[2] or limit[1] >= limit[3]:  # outside the picture: nothing will show
+        if limit[0] >= limit[2] or limit[1] >= limit[3]:  # outside the image: nothing will show
             limit = (*limit[:2], *limit[:2])
         # Drawn on a cut-out of what is there, which is laid back through the outline.
         beneath, origin = self.image, self._limits[-1][:2]
@@ -197,7 +197,7 @@ class Canvas:
         self._draw.polygon(self._local(placed).ravel().tolist(), fill=_rgb(colour))
 
     def stroke(self, path: Points, width: float, colour: Colour, taper: float = 1.0) -> None:
-        """A line along a path [P, 2], `width` picture pixels in its middle; see `strokes`."""
+        """A line along a path [P, 2], `width` image pixels in its middle; see `strokes`."""
         self.strokes(path[None], width, [colour], taper)
 
     def strokes(self, paths: Points, widths: Points | float, colours: Sequence[Colour], taper: float = 1.0) -> None:
@@ -231,7 +231,7 @@ class Canvas:
         self.image.paste(_rgb(colour), (left - here[0], top - here[1]), spot)
 
     def boxes(self) -> dict[str, Box]:
-        """The box of each part in picture pixels, cut at the picture's edges; parts wholly outside have none."""
+        """The box of each part in image pixels, cut at the image's edges; parts wholly outside have none."""
         inside = {}
         for name, (left, top, right, bottom) in self._boxes.items():
             box = (

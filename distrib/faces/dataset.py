@@ -17,7 +17,7 @@ from distrib.faces.drawing import draw_face
 
 MINIMUM_COUNT = 50  # enough for one identity in each split, whatever the seed
 MAXIMUM_COUNT = 999_999  # CelebA's file names have six digits
-_CHUNK = 50  # pictures that a worker draws before it reports
+_CHUNK = 50  # images that a worker draws before it reports
 
 
 def write_faces(out: Path, count: int, seed: int, workers: int, report: Callable[[int], None] = lambda _: None) -> None:
@@ -29,10 +29,10 @@ def write_faces(out: Path, count: int, seed: int, workers: int, report: Callable
 
     Args:
         out: a folder that does not exist, or is empty.
-        count: number of pictures.
+        count: number of images.
         seed: not negative.
         workers: number of processes that draw.
-        report: called with the number of pictures finished since the last call.
+        report: called with the number of images finished since the last call.
 
     Raises:
         UserError: `out` is in use or cannot be written, or a number is out of range.
@@ -72,7 +72,7 @@ def _write(folder: Path, count: int, seed: int, workers: int, report: Callable[[
 
 
 _Job = tuple[Path, int, range]  # folder, seed, indices
-_Boxes = list[tuple[str, dict[str, Box]]]  # of each picture, by file name
+_Boxes = list[tuple[str, dict[str, Box]]]  # of each image, by file name
 
 
 def _drawn(jobs: list[_Job], workers: int) -> Generator[_Boxes, None, None]:
@@ -106,15 +106,15 @@ def _draw_file(folder: Path, face: Face) -> dict[str, Box]:
 
 
 def file_name(index: int) -> str:
-    """CelebA's name of picture `index` (from 0)."""
+    """CelebA's name of image `index` (from 0)."""
     return f"{index + 1:06}.jpg"
 
 
 def splits(identities: list[int]) -> list[int]:
-    """The split of each picture: 0 train, 1 valid, 2 test, about 80, 10 and 10 %, no identity in two of them.
+    """The split of each image: 0 train, 1 valid, 2 test, about 80, 10 and 10 %, no identity in two of them.
 
     Args:
-        identities: of each picture, each identity's pictures together, at least three identities.
+        identities: of each image, each identity's images together, at least three identities.
     """
     count = len(identities)
     starts = [place for place in range(count) if place == 0 or identities[place] != identities[place - 1]]

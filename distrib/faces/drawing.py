@@ -17,7 +17,7 @@ class Drawing:
 
     Attributes:
         image: RGB, 178 wide and 218 high.
-        boxes: for each part (left, top, right, bottom) in picture pixels, right and bottom exclusive.
+        boxes: for each part (left, top, right, bottom) in image pixels, right and bottom exclusive.
     """
 
     image: Image.Image
@@ -27,7 +27,7 @@ class Drawing:
 def draw_face(face: Face) -> Drawing:
     """Draw a face. The same face gives the same pixels.
 
-    A part's box holds every pixel that the part touches. In every picture there are boxes of
+    A part's box holds every pixel that the part touches. In every image there are boxes of
 
     - what everybody has: `picture`, `body`, `head`, `skin`, `neck`, `face`, `left_ear`, `right_ear`, `brows`,
       `left_brow`, `right_brow`, `eyes`, `left_eye`, `right_eye`, `nose`, `mouth`;
@@ -74,7 +74,7 @@ def _pose(face: Face) -> Pose:
 
 
 def _photograph(face: Face, canvas: Image.Image) -> tuple[Image.Image, int]:
-    """The finished picture (light, focus, grain) and by how many pixels the lens spreads what was drawn."""
+    """The finished image (light, focus, grain) and by how many pixels the lens spreads what was drawn."""
     generator = face.passing("camera")
     direction, contrast, exposure, warmth, grain, focus = generator.random(6).tolist()
     picture = canvas.reduce(SCALE)
@@ -83,7 +83,7 @@ def _photograph(face: Face, canvas: Image.Image) -> tuple[Image.Image, int]:
         radius = 2.0 + 1.0 * focus
         picture, spread = picture.filter(ImageFilter.GaussianBlur(radius)), round(2 * radius)
 
-    # The light falls from one side: a gradient over the picture, in the colour of the lamp.
+    # The light falls from one side: a gradient over the image, in the colour of the lamp.
     angle = np.pi * (0.1 + 0.8 * direction)
     across, down = np.linspace(-1, 1, WIDTH, dtype=np.float32), np.linspace(-1, 1, HEIGHT, dtype=np.float32)[:, None]
     slope = (0.05 + 0.12 * contrast) * (np.float32(np.cos(angle)) * across - np.float32(np.sin(angle)) * down)

@@ -102,7 +102,7 @@ def _long_hair(portrait: Portrait) -> None:
 
 
 def _waves(y: Points, height: float) -> Points:
-    """How far a wave stands out at each height of the picture."""
+    """How far a wave stands out at each height of the image."""
     return np.asarray(height * np.sin(y * (2 * np.pi / 23)), dtype=np.float64)
 
 

@@ -94,7 +94,7 @@ class Portrait:
 
     @cached_property
     def _shape(self) -> tuple[float, float, float, float]:
-        """How far the jaw, the chin's width, the chin's height and the cheeks stand out, in picture pixels."""
+        """How far the jaw, the chin's width, the chin's height and the cheeks stand out, in image pixels."""
         jaw, chin, length, cheek = self.face.lasting("face").uniform(-1, 1, 4).tolist()
         if self.has("Male"):
             return 3.6 + 1.2 * jaw, 5 + 1.5 * chin, 2 + 1.5 * length, cheek

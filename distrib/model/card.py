@@ -27,7 +27,7 @@ LICENCES: dict[DataKind, dict[str, Any]] = {
 DATA_NAMES: dict[DataKind, str] = {
     "celeba": "CelebA", "synthetic": "synthetic faces of distrib", "own": "a data set of its own",
 }  # fmt: skip
-# Beside the words it has the snippets to load a model by, which run in its folder, beside a picture face.jpg.
+# Beside the words it has the snippets to load a model by, which run in its folder, beside an image face.jpg.
 TEMPLATE = Path(__file__).parent / "templates/card.md.j2"
 
 

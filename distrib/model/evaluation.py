@@ -1,4 +1,4 @@
-"""Scoring a trained model on a data set, every picture exactly once, on any number of ranks: `distrib evaluate`.
+"""Scoring a trained model on a data set, every image exactly once, on any number of ranks: `distrib evaluate`.
 
 Legend: N images, A attributes.
 """
@@ -91,9 +91,7 @@ def configuration(options: EvaluateOptions, models: Sequence[TrainedModel]) -> C
                 )
             device, precision = "cpu", "no"
     if options.batch_size < 1:
-        raise UserError(
-            f"--batch-size is {options.batch_size}, but a batch has at least 1 picture: choose a larger one"
-        )
+        raise UserError(f"--batch-size is {options.batch_size}, but a batch has at least 1 image: choose a larger one")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     return Config(
         data=data_config(models[0], options.data),
@@ -103,7 +101,7 @@ def configuration(options: EvaluateOptions, models: Sequence[TrainedModel]) -> C
 
 
 def data_config(model: TrainedModel, options: DataOptions) -> DataConfig:
-    """Which data, and how the model takes their pictures.
+    """Which data, and how the model takes their images.
 
     Raises:
         UserError: if an option is out of its range, or no data set is known.
@@ -207,7 +205,7 @@ def labels(config: DataConfig, model: TrainedModel, options: EvaluateOptions) ->
 def choose_rows(
     table: Table, config: DataConfig, model: TrainedModel, options: EvaluateOptions
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """The rows of a split, int64 [N], or of all pictures; and warnings about them and no others.
+    """The rows of a split, int64 [N], or of all images; and warnings about them and no others.
 
     The split is that of the model's training, if this is the data that it was trained on, wherever it lies now; a split
     that was drawn for other data says nothing of this one, which comes with its own.
@@ -291,14 +289,14 @@ def logits_of(
 
 
 class MirrorMean(nn.Module):
-    """Logits averaged over each picture and its mirror image."""
+    """Logits averaged over each image and its mirror image."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """Logits float [B, A] of uint8 RGB pictures [B, H, W, 3]."""
+        """Logits float [B, A] of uint8 RGB images [B, H, W, 3]."""
         logits_BA: torch.Tensor = (self.net(images_BHWC).float() + self.net(images_BHWC.flip(2)).float()) / 2
         return logits_BA
 
@@ -335,7 +333,7 @@ def write_outputs(
 
 
 def write_predictions(file: Path, model: TrainedModel, found: Predictions) -> None:
-    """A row for each picture: file, split, identity where known, and label, probability and decision by attribute.
+    """A row for each image: file, split, identity where known, and label, probability and decision by attribute.
 
     Args:
         file: .parquet or .csv.

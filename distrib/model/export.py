@@ -1,6 +1,6 @@
-"""A trained model as one ONNX file: uint8 picture in, probabilities out.
+"""A trained model as one ONNX file: uint8 image in, probabilities out.
 
-Legend: B pictures, H height, W width, A attributes.
+Legend: B images, H height, W width, A attributes.
 """
 
 import copy
@@ -37,7 +37,7 @@ class Export:
     Attributes:
         file: the ONNX file.
         difference: the largest between a probability by torch and by onnxruntime.
-        torch_ms: median time of one picture in milliseconds, by torch on this CPU.
+        torch_ms: median time of one image in milliseconds, by torch on this CPU.
         onnxruntime_ms: the same by onnxruntime.
     """
 
@@ -62,7 +62,7 @@ class Exported(nn.Module):
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
 
     def forward(self, pictures_BHWC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities and logits, float32 [B, A] each, of uint8 RGB pictures [B, H, W, 3]."""
+        """Probabilities and logits, float32 [B, A] each, of uint8 RGB images [B, H, W, 3]."""
         logits_BA = self.net((pictures_BHWC.permute(0, 3, 1, 2).float() - self.mean) / self.std)
         return torch.sigmoid(logits_BA / self.temperature), logits_BA
 
@@ -138,7 +138,7 @@ def _open(file: Path) -> onnxruntime.InferenceSession:
 
 
 def _pictures(image_size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    """Pictures to compare on, uint8 [B, H, W, 3]: a batch of 5 and of 1, noise and smooth ones each."""
+    """Images to compare on, uint8 [B, H, W, 3]: a batch of 5 and of 1, noise and smooth ones each."""
     generator = np.random.default_rng(0)
     batches = []
     for count in (5, 1):

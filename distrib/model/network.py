@@ -1,6 +1,6 @@
-"""ResNet18 that takes pictures: normalisation is its first operation, so nothing outside it knows a mean.
+"""ResNet18 that takes images: normalisation is its first operation, so nothing outside it knows a mean.
 
-Legend: B pictures, H height, W width, A attributes.
+Legend: B images, H height, W width, A attributes.
 """
 
 from typing import Literal, Self
@@ -44,12 +44,12 @@ class AttributeClassifier(nn.Module):
         self.train()
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """Logits float [B, A] of uint8 RGB pictures [B, H, W, 3]."""
+        """Logits float [B, A] of uint8 RGB images [B, H, W, 3]."""
         logits_BA: torch.Tensor = self.net(self.normalise(images_BHWC))
         return logits_BA
 
     def normalise(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """What `net` takes, float [B, 3, H, W] of its own precision, of uint8 RGB pictures [B, H, W, 3]."""
+        """What `net` takes, float [B, 3, H, W] of its own precision, of uint8 RGB images [B, H, W, 3]."""
         # HWC memory seen as NCHW is channels_last memory already.
         x_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype).contiguous(memory_format=self._format)
         return x_BCHW.sub(self.mean).div_(self.std)

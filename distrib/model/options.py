@@ -13,7 +13,7 @@ from distrib.base.paths import OptionPath
 class PredictOptions:
     """Tell the attributes of the faces in photographs.
 
-    Each face is found and aligned as CelebA's pictures are. Faces count from left to right. An attribute is present
+    Each face is found and aligned as CelebA's images are. Faces count from left to right. An attribute is present
     where its probability reaches its threshold, which was tuned on validation. The exit status is 0, 1 if a photograph
     failed, 2 for a wrong option or model.
     """
@@ -21,7 +21,7 @@ class PredictOptions:
     model: Annotated[tyro.conf.Positional[OptionPath], tyro.conf.arg(metavar="MODEL")]
     """A run folder (its best epoch), a model folder, a checkpoint, or an .onnx file."""
     photographs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTO …")]
-    """Files, folders (the pictures directly inside), patterns such as '*.jpg', or - for standard input."""
+    """Files, folders (the photographs directly inside), patterns such as '*.jpg', or - for standard input."""
     json: bool = False
     """Print JSON: an object for each face, or for each photograph that failed."""
     csv: bool = False
@@ -31,7 +31,7 @@ class PredictOptions:
     attributes: tuple[str, ...] = ()
     """The attributes to tell; none: all that the model knows."""
     occlusion: tuple[str, ...] = ()
-    """Attributes whose occlusion heat map is drawn over the photograph, a picture for each face."""
+    """Attributes whose occlusion heat map is drawn over the photograph, one image for each face."""
     out: OptionPath = Path("heat-maps")
     """Folder for the heat maps; it is made."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -40,7 +40,7 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which pictures and labels; what is left out is as it was for the model's training."""
+    """Which images and labels; what is left out is as it was for the model's training."""
 
     root: OptionPath | None = None
     """Folder of the data set; None: the one that the model was trained on."""
@@ -61,27 +61,27 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Scores a trained model, every picture exactly once, on any number of ranks."""
+    """Scores a trained model, every image exactly once, on any number of ranks."""
 
     model: tyro.conf.Positional[OptionPath]
     """A run folder (its best epoch), a model folder, a checkpoint, or an .onnx file."""
     data: DataOptions = field(default_factory=DataOptions)
     split: Literal["train", "valid", "test", "all"] = "test"
-    """Which pictures: one of the three splits, or all of the data set."""
+    """Which images: one of the three splits, or all of the data set."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one, else the CPU."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Autocast type; no: float32; auto: on a GPU the fastest that it computes in, on a CPU that of the model's
     training, if it computes in it, and else no."""
     batch_size: int = 64
-    """Pictures in a forward pass of each rank."""
+    """Images in a forward pass of each rank."""
     flip: bool = False
-    """Average the logits of each picture and its mirror image."""
+    """Average the logits of each image and its mirror image."""
     predictions: OptionPath | None = None
-    """File for what the model says of each picture, by its ending .parquet or .csv."""
+    """File for what the model says of each image, by its ending .parquet or .csv."""
     json: OptionPath | None = None
     """File for the scores, and for the comparison, as JSON."""
     csv: OptionPath | None = None
     """File for the scores by attribute as CSV."""
     against: OptionPath | None = None
-    """Another model to compare with on the same pictures, by the paired bootstrap."""
+    """Another model to compare with on the same images, by the paired bootstrap."""

@@ -40,9 +40,9 @@ HOW = {
     "size": " (178 x 218 pixels: taken as aligned already)",
     "no": " (the whole photograph, not aligned)",
 }
-# Occlusion maps, RGBA [H, W, 4], of a model's picture [H, W, 3] and of the attributes with these numbers.
+# Occlusion maps, RGBA [H, W, 4], of a model's image [H, W, 3] and of the attributes with these numbers.
 HeatOverlays = Callable[[TrainedModel, NDArray[np.uint8], Sequence[int]], list[NDArray[np.uint8]]]
-HEAT_MAP_SIDES = (512, 2048)  # the longer side of a heat map's picture, at least and at most, in pixels
+HEAT_MAP_SIDES = (512, 2048)  # the longer side of a heat map's image, at least and at most, in pixels
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ def percent(probability: float) -> str:
 
 
 def fitting(about: Description, height: int, width: int) -> NDArray[np.float64]:
-    """The transform [2, 3] that `TrainedModel.fit` applies to a picture of this size."""
+    """The transform [2, 3] that `TrainedModel.fit` applies to an image of this size."""
     (region,) = crop_regions(Request.centred(np.zeros(1, np.int64)), np.array([height]), np.array([width]), about.crop)
     top, left, crop_height, crop_width = region.tolist()
     down, across = about.image_size[0] / crop_height, about.image_size[1] / crop_width

@@ -1,6 +1,6 @@
 """A trained model with all that its use needs, from wherever it lies.
 
-Legend: B pictures, H height, W width, A attributes.
+Legend: B images, H height, W width, A attributes.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Description(pydantic.BaseModel):
         architecture: "resnet18", torchvision's.
         attributes: A names, in the order of the logits.
         image_size: height and width of the network's input in pixels.
-        crop: "square", the largest centred square of a picture; or "full", all of it.
+        crop: "square", the largest centred square of an image; or "full", all of it.
         mean: of the channels, on the scale 0 … 255; normalisation is the network's first operation.
         std: deviations of the channels, on the same scale.
         temperature: A; the probability is sigmoid(logit / temperature), fitted on validation.
@@ -90,7 +90,7 @@ class TrainedModel:
     """A network and what it says of itself.
 
     Attributes:
-        net: in evaluation mode; float logits [B, A] of uint8 RGB pictures [B, H, W, 3].
+        net: in evaluation mode; float logits [B, A] of uint8 RGB images [B, H, W, 3].
         description: of the model.
         source: the folder or file it was read from.
     """
@@ -159,10 +159,10 @@ class TrainedModel:
 
     @torch.inference_mode()
     def logits(self, images_BHWC: NDArray[np.uint8] | torch.Tensor, batch_size: int = 64) -> NDArray[np.float32]:
-        """Logits float32 [B, A] of uint8 pictures [B, H, W, 3] that `fit` has made.
+        """Logits float32 [B, A] of uint8 images [B, H, W, 3] that `fit` has made.
 
         Raises:
-            UserError: if the pictures have another shape or type.
+            UserError: if the images have another shape or type.
         """
         if isinstance(images_BHWC, torch.Tensor):
             images = images_BHWC
@@ -170,8 +170,8 @@ class TrainedModel:
             images = torch.from_numpy(np.require(images_BHWC, requirements=("C", "W")))
         if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1:] != (*self.description.image_size, 3):
             raise UserError(
-                f"the model takes uint8 pictures of shape {[None, *self.description.image_size, 3]}, found "
-                f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}: let `fit` prepare each picture"
+                f"the model takes uint8 images of shape {[None, *self.description.image_size, 3]}, found "
+                f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}: let `fit` prepare each image"
             )
         parts = [self.net(part.to(self.device)).float().cpu() for part in torch.split(images, batch_size)]
         return torch.cat(parts).numpy()
@@ -200,7 +200,7 @@ class OnnxClassifier(nn.Module):
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [B, A] of uint8 RGB pictures [B, H, W, 3].
+        """Logits float32 [B, A] of uint8 RGB images [B, H, W, 3].
 
         Raises:
             UserError: if the file computes something else.
@@ -212,7 +212,7 @@ class OnnxClassifier(nn.Module):
             return torch.from_numpy(logits_BA)
         except Exception as error:  # onnxruntime has one for each kind of failure, without a common base
             raise UserError(
-                f"{self._file} does not compute logits of pictures ({_problem(error)}): export it again"
+                f"{self._file} does not compute logits of images ({_problem(error)}): export it again"
             ) from None
 
 

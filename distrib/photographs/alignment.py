@@ -1,12 +1,12 @@
 """Faces in a photograph, found and aligned as CelebA's are.
 
-CelebA's 178 x 218 pictures come from photographs by a similarity transform (turn, scale, shift) that brings the marks
+CelebA's 178 x 218 images come from photographs by a similarity transform (turn, scale, shift) that brings the marks
 of a face to fixed places. Here OpenCV's cascades (Viola and Jones 2001) find the box of a face, the box gives a first
-alignment, and the eyes are looked for in the picture aligned so far, where each can be in one small place only; twice,
-since the second look is at a better picture. The cascades are part of OpenCV's package: nothing is downloaded.
+alignment, and the eyes are looked for in the image aligned so far, where each can be in one small place only; twice,
+since the second look is at a better image. The cascades are part of OpenCV's package: nothing is downloaded.
 
 Positions are (x, y) in pixels, x to the right, y down, the middle of the first pixel at (0, 0). Left and right are the
-viewer's, as in CelebA's own files. A transform is float64 [2, 3] and takes (x, y, 1) of one picture to (x, y) of
+viewer's, as in CelebA's own files. A transform is float64 [2, 3] and takes (x, y, 1) of one image to (x, y) of
 another. H height, W width, C channels (RGB), N points.
 """
 
@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 WIDTH, HEIGHT = 178, 218
 EYES = np.array([[69.0, 111.0], [108.0, 111.0]])  # the means in CelebA's list_landmarks_align_celeba.txt
 
-# Where the cascades see the parts of an aligned picture, as medians over real CelebA pictures: the middle and the width
+# Where the cascades see the parts of an aligned image, as medians over real CelebA images: the middle and the width
 # of the face's box, and how far below the eye the middle of an eye's box lies.
 FACE_CASCADE = "frontalface_alt2"
 BOX_MIDDLE, BOX_WIDTH = np.array([88.8, 123.3]), 102.0
@@ -38,12 +38,12 @@ EYE_CASCADES = (  # for the left and the right eye; the two "splits" know one ey
     ("righteye_2splits", "lefteye_2splits", -3.0),
 )
 
-LONG_SIDE = 1024  # of the picture in which faces are looked for, in pixels
-SMALLEST_FACE = 32  # in that picture, in pixels
+LONG_SIDE = 1024  # of the image in which faces are looked for, in pixels
+SMALLEST_FACE = 32  # in that image, in pixels
 TILTS = (0, -25, 25)  # degrees; the face cascade knows upright faces, and those up to about 15 degrees off
 LYING = (90, -90, 180)  # where upright there is none: a photograph whose camera did not note how it was held
 SURE = 10  # boxes on top of each other that make a face even of what shows no eyes
-REACHES = (32.0, 22.0)  # of the first and the second look around the place of an eye, in pixels of the aligned picture
+REACHES = (32.0, 22.0)  # of the first and the second look around the place of an eye, in pixels of the aligned image
 ZOOM = 2  # that the eyes are looked at with
 
 
@@ -53,10 +53,10 @@ class DetectedFace:
 
     Attributes:
         box: left, top, width and height of the upright square around it, brows to chin; it may reach over the edge.
-        left_eye: (x, y) of the eye that is left in the aligned picture; None: the eyes were not found.
+        left_eye: (x, y) of the eye that is left in the aligned image; None: the eyes were not found.
         right_eye: the same of the other eye; either both are known or none.
         score: how many boxes of the face cascade lay on top of each other.
-        transform: from the photograph to the aligned picture; by the eyes, or without them by the box alone.
+        transform: from the photograph to the aligned image; by the eyes, or without them by the box alone.
     """
 
     box: tuple[int, int, int, int]
@@ -68,7 +68,7 @@ class DetectedFace:
 
 @dataclass(frozen=True)
 class AlignedFace:
-    """A picture such as CelebA's.
+    """An image such as CelebA's.
 
     Attributes:
         pixels: uint8 [218, 178, 3], RGB; what lies outside of the photograph continues its edge.
@@ -132,7 +132,7 @@ class _Candidate(NamedTuple):
     """What may be a face.
 
     Attributes:
-        transform: from the photograph to the aligned picture.
+        transform: from the photograph to the aligned image.
         score: see `Face`.
         upright: whether it was found in the photograph as it stands.
         eyes: [2, 2], left and right in the photograph; None: not found.
@@ -208,12 +208,12 @@ def _settle(grey_HW: NDArray[np.uint8], candidate: _Candidate) -> _Candidate:
 
 
 class _Eyes(NamedTuple):
-    positions: Array  # [2, 2], left and right in the aligned picture
+    positions: Array  # [2, 2], left and right in the aligned image
     certain: bool  # whether for each eye more than one cascade saw it
 
 
 def _eyes(zoomed_HW: NDArray[np.uint8], reach: float) -> _Eyes | None:
-    """The eyes in a picture aligned so far, looked for `reach` around their places; None: one or both are not there."""
+    """The eyes in an image aligned so far, looked for `reach` around their places; None: one or both are not there."""
     positions, certain = [], True
     nose = EYES[:, 0].mean() * ZOOM
     for side, place in enumerate(EYES):
@@ -253,7 +253,7 @@ def _from_box(aligned_HW: NDArray[np.uint8]) -> Array:
     """Correct the scale: half by the eyes' distance, half by the face's box.
 
     CelebA's own alignment knew the mouth as well; of a face that is turned aside the eyes' distance alone makes too
-    large a picture.
+    large an image.
     """
     boxes, scores = _cascade(FACE_CASCADE).detectMultiScale2(
         aligned_HW, scaleFactor=1.04, minNeighbors=2, minSize=(70, 70)
@@ -270,13 +270,13 @@ def _cascade(name: str) -> cv2.CascadeClassifier:
     if not file.is_file():
         raise UserError(
             f"OpenCV {cv2.__version__} has no {file.name}, which finds faces: install opencv-python-headless>=4.11,<5, "
-            "or take whole pictures with --no-align"
+            "or take whole photographs with --no-align"
         )
     return cv2.CascadeClassifier(str(file))
 
 
 def _shrink(pixels: NDArray[np.uint8], factor: float) -> tuple[NDArray[np.uint8], Array]:
-    """A picture smaller by this factor, averaged, and the transform to it; the same picture for factors up to 1."""
+    """An image smaller by this factor, averaged, and the transform to it; the same image for factors up to 1."""
     if factor <= 1:
         return pixels, np.eye(2, 3)
     height, width = pixels.shape[:2]
@@ -288,7 +288,7 @@ def _shrink(pixels: NDArray[np.uint8], factor: float) -> tuple[NDArray[np.uint8]
 
 
 def _turn(pixels_HW: NDArray[np.uint8], degrees: int) -> tuple[NDArray[np.uint8], Array]:
-    """A picture turned counterclockwise about its middle, on a canvas that holds all of it, and the transform to it."""
+    """An image turned counterclockwise about its middle, on a canvas that holds all of it, and the transform to it."""
     if degrees == 0:
         return pixels_HW, np.eye(2, 3)
     height, width = pixels_HW.shape
@@ -301,7 +301,7 @@ def _turn(pixels_HW: NDArray[np.uint8], degrees: int) -> tuple[NDArray[np.uint8]
 
 
 def _warp(pixels: NDArray[np.uint8], transform: Array, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture under a transform, of this width and height; averaged before where it gets smaller.
+    """An image under a transform, of this width and height; averaged before where it gets smaller.
 
     The part that is needed is cut out first: warpAffine takes no side above 32,767 pixels.
     """

@@ -62,8 +62,8 @@ def expand(argument: str) -> list[Photograph]:
     """The photographs that an argument of the command line means.
 
     Args:
-        argument: a file; a folder, for the pictures directly inside, by their endings; a pattern such as `*.jpg`
-            that no shell has expanded, for the pictures among its matches; or `-`, for one on standard input.
+        argument: a file; a folder, for the photographs directly inside, by their endings; a pattern such as `*.jpg`
+            that no shell has expanded, for the photographs among its matches; or `-`, for one on standard input.
 
     Raises:
         UserError: if there are none.
@@ -84,13 +84,13 @@ def _files(argument: str, path: Path) -> list[Path]:
     if path.is_dir():
         files = _pictures(list(path.iterdir()))
         if not files:
-            raise UserError(f"the folder {shown(path)} has no pictures directly inside: name one that has, or files")
+            raise UserError(f"the folder {shown(path)} has no photographs directly inside: name one that has, or files")
         return files
     if glob.has_magic(argument) and not path.exists():
         # Path.glob takes no absolute pattern.
         files = _pictures([Path(match) for match in glob.glob(argument, recursive=True)])  # noqa: PTH207
         if not files:
-            raise UserError(f"the pattern {shown(path)} matches no picture: check it, or name files")
+            raise UserError(f"the pattern {shown(path)} matches no photograph: check it, or name files")
         return files
     if not os.path.lexists(path):
         raise UserError(f"{shown(path)} does not exist: check the name")
@@ -105,7 +105,7 @@ def shown(path: Path) -> str:
 
 
 def _pictures(paths: list[Path]) -> list[Path]:
-    """The picture files among these paths, by their endings, without hidden ones, sorted by name."""
+    """The image files among these paths, by their endings, without hidden ones, sorted by name."""
     return sorted(
         path
         for path in paths

@@ -18,7 +18,7 @@ from distrib.reporting.page import compose, curve_charts, render, score_name, wr
 # The score that the page opens with: it depends on no threshold.
 LEADING = "roc_auc"
 SPLIT_NAMES = {"test": "test", "valid": "validation"}
-# Settings of which pictures were scored.
+# Settings of which images were scored.
 PICTURES = ("data.root", "data.split", "data.split_seed", "data.split_fractions")
 # Where a run lives says nothing about what it is.
 PLACES = ("run.folder", "run.resume")
@@ -60,7 +60,7 @@ class ComparedRun:
 
     @property
     def speed(self) -> float | None:
-        """Pictures a second, the median of the epochs."""
+        """Images a second, the median of the epochs."""
         values = self.column("images_per_second")
         return median(values) if values else None
 
@@ -293,7 +293,7 @@ def _headline(runs: Sequence[ComparedRun]) -> str:
     if len(ranked) < 2:
         return f"{len(runs)} runs side by side"
     (best, winner), (second, runner_up) = ranked[:2]
-    where = f"mean {score_name(LEADING)} on the {SPLIT_NAMES[split]} pictures"
+    where = f"mean {score_name(LEADING)} on the {SPLIT_NAMES[split]} images"
     if best - second < 0.0005:
         return f"{winner.label} and {runner_up.label} are level: {where} {best:.3f}"
     return f"{winner.label} has the highest {where}: {best:.3f}, which is {best - second:.3f} above {runner_up.label}"
@@ -309,9 +309,9 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
         )
     pictures = [key for key in PICTURES if len({run.config.get(key) for run in runs}) > 1]
     if pictures:
-        notes.append(f"The runs differ in {', '.join(pictures)}, so they may have been scored on different pictures.")
+        notes.append(f"The runs differ in {', '.join(pictures)}, so they may have been scored on different images.")
     elif len({run.test_images for run in runs if run.test_images is not None}) > 1:
-        notes.append("The reports of the runs are of different test pictures, so their test scores do not compare.")
+        notes.append("The reports of the runs are of different test images, so their test scores do not compare.")
     without = [run.label for run in runs if "test" not in run.means]
     if without and len(without) < len(runs):
         verb = "has" if len(without) == 1 else "have"

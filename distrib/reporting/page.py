@@ -1,6 +1,6 @@
 """The report page of a run: what the jobs found out, as one HTML file that needs nothing else.
 
-Styles, script, data and pictures are all in the file, and its Content-Security-Policy forbids every request. Whatever
+Styles, script, data and images are all in the file, and its Content-Security-Policy forbids every request. Whatever
 comes from the data is escaped by Jinja2, or set as text by the script; should that ever fail, the policy lets no script
 run but the page's own, which it knows by its SHA-256.
 
@@ -44,13 +44,13 @@ SCORE_NAMES = {
 # A line in a chart of scores, and what the name of its column begins with.
 LINES = (("training", "train_"), ("validation", "val_"), ("", ""))
 SCORE_MEANINGS = {
-    "accuracy": "the share of pictures that are answered rightly",
-    "balanced_accuracy": "the mean of two shares: of pictures with the attribute that are found, and of those without "
+    "accuracy": "the share of images that are answered rightly",
+    "balanced_accuracy": "the mean of two shares: of images with the attribute that are found, and of those without "
     "it that are left alone; guessing gets 0.5 however rare the attribute is",
-    "precision": "of the pictures that the model says have the attribute, the share that have it",
-    "recall": "of the pictures that have the attribute, the share that the model finds",
+    "precision": "of the images that the model says have the attribute, the share that have it",
+    "recall": "of the images that have the attribute, the share that the model finds",
     "f1": "precision and recall in one number, their harmonic mean",
-    "roc_auc": "how often a picture with the attribute gets a higher probability than one without it; guessing gets "
+    "roc_auc": "how often an image with the attribute gets a higher probability than one without it; guessing gets "
     "0.5; no threshold is involved",
     "average_precision": "the mean precision over all levels of recall; guessing gets the share of positives; no "
     "threshold is involved",
@@ -84,7 +84,7 @@ class PanelResult:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that the page holds once, however often it shows it.
+    """An image that the page holds once, however often it shows it.
 
     Attributes:
         id: of the `<image>` that `<use>` refers to.
@@ -101,25 +101,25 @@ class Picture:
 
 @dataclass
 class Album:
-    """The pictures of a page."""
+    """The images of a page."""
 
     pictures: dict[str, Picture] = field(default_factory=dict)
 
     def __call__(self, uri: str) -> Picture:
-        """The picture of a data URI, which is added where it is new.
+        """The image of a data URI, which is added where it is new.
 
         Raises:
-            ValueError: if it is not a picture in a data URI.
+            ValueError: if it is not an image in a data URI.
         """
         if uri not in self.pictures:
             head, _, body = uri.partition(";base64,")
             if not head.startswith("data:image/"):
-                raise ValueError(f"expected a picture as a data URI, and found {uri[:40]!r}")
+                raise ValueError(f"expected an image as a data URI, and found {uri[:40]!r}")
             try:
                 with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as image:
                     width, height = image.size
             except (binascii.Error, OSError) as error:
-                raise ValueError(f"a picture cannot be read: {error}") from None
+                raise ValueError(f"an image cannot be read: {error}") from None
             self.pictures[uri] = Picture(f"picture-{len(self.pictures)}", uri, width, height)
         return self.pictures[uri]
 
@@ -193,7 +193,7 @@ def report_html(folder: Path, jobs: Mapping[str, PanelResult], mistakes: int) ->
         "command": f"distrib explain {shlex.quote(str(folder))}",
     }
     parts = [_render_part(section, context) for section in SECTIONS]
-    # The script gets the numbers it moves, not the pictures, and nothing of a section that could not be made.
+    # The script gets the numbers it moves, not the images, and nothing of a section that could not be made.
     made = {name for section, part in zip(SECTIONS, parts, strict=True) if part["made"] for name in section.panels}
     numbers = {
         name: jobs[name].data

@@ -132,7 +132,7 @@ def describe(studies: Sequence[tuple[Study, Study]], scale: Scale, whole: bool) 
     found = [
         *changes(images, "{} training images where it had {}"),
         *changes(epochs, "{} epochs where it had {}"),
-        *changes(pictures, "pictures of {} pixels where it had {}"),
+        *changes(pictures, "images of {} pixels where it had {}"),
     ]
     if not found:
         return []
@@ -142,7 +142,7 @@ def describe(studies: Sequence[tuple[Study, Study]], scale: Scale, whole: bool) 
 
 
 def side_by_side(config: Config) -> str:
-    """The size of a configuration's pictures."""
+    """The size of a configuration's images."""
     height, width = config.data.image_size
     return f"{height} x {width}"
 

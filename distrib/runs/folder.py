@@ -268,7 +268,7 @@ class RunFolder:
         Args:
             weights: by torchvision's names, for model.safetensors.
             logits: float32 [validation images, A], for validation.safetensors: the figures are made from the very
-                numbers that were scored, and no picture or label leaves the data set with the model.
+                numbers that were scored, and no image or label leaves the data set with the model.
             description: what prediction needs, for model.json.
             card: the model card, for README.md.
         """

@@ -85,7 +85,7 @@ class Tracker:
         """Note that `folder` holds the best weights so far; `summary` (epoch, roc_auc, ...) is shown as best/..."""
 
     def media(self, figures: Mapping[str, Path], tables: Mapping[str, TableRows], step: int) -> None:
-        """Record pictures (name -> PNG file) and tables (name -> columns and rows) as report/NAME and tables/NAME."""
+        """Record images (name -> PNG file) and tables (name -> columns and rows) as report/NAME and tables/NAME."""
 
     def page(self, file: Path, step: int) -> None:
         """Record the report page, which is one HTML file."""

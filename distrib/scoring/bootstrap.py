@@ -1,9 +1,9 @@
 """How far the scores can be trusted: 95 % confidence intervals by the bootstrap, for one model and between two.
 
-Where it is known who is on the pictures, whole identities are drawn with replacement, each with all of its pictures:
-pictures of one person are alike, and drawing them one by one would make the intervals too narrow (the cluster
+Where it is known who is on the images, whole identities are drawn with replacement, each with all of its images:
+images of one person are alike, and drawing them one by one would make the intervals too narrow (the cluster
 bootstrap; C. A. Field and A. H. Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69, 2007). Where it is
-not known, pictures are drawn. The interval goes from the 2.5th to the 97.5th percentile of the resamples' scores
+not known, images are drawn. The interval goes from the 2.5th to the 97.5th percentile of the resamples' scores
 (percentile interval; B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
 
 A resample is a count for each identity: how often it was drawn. Every score is computed from such counts as weights, so

@@ -35,7 +35,7 @@ def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8
     It is 1 where an attribute has one class only or a logit is not finite: nothing can be fitted there.
 
     Args:
-        logits_NA: float32 [N, A], of pictures that were not trained on.
+        logits_NA: float32 [N, A], of images that were not trained on.
         targets_NA: {0, 1} [N, A].
     """
     from scipy.optimize import minimize_scalar  # takes a second: by those alone who fit, not by those who predict
@@ -59,7 +59,7 @@ def tune_thresholds(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[n
     """The threshold of each attribute, float64 [A], that has the highest F1: present means p >= threshold.
 
     It lies half-way between the lowest probability that is taken for present and the next lower one, as either end of
-    that gap decides these pictures alike. It is 1/2 where an attribute has one class only.
+    that gap decides these images alike. It is 1/2 where an attribute has one class only.
 
     Args:
         probabilities_NA: float64 [N, A].
@@ -91,7 +91,7 @@ def reliability(
         bins: between 0 and 1.
 
     Returns:
-        The mean probability, the share of positives and the number of pictures of each bin; NaN in empty bins.
+        The mean probability, the share of positives and the number of images of each bin; NaN in empty bins.
     """
     place = np.clip((probabilities * bins).astype(np.int64), 0, bins - 1)
     count = np.bincount(place, minlength=bins)
@@ -102,7 +102,7 @@ def reliability(
 
 
 def expected_calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.uint8], bins: int = 15) -> float:
-    """ECE: the mean distance of said from so over the bins of `reliability`, weighted by their pictures.
+    """ECE: the mean distance of said from so over the bins of `reliability`, weighted by their images.
 
     Naeini, Cooper & Hauskrecht, AAAI 2015, for the probability of the positive class.
     """

@@ -35,7 +35,7 @@ def predict_logits(
         decoder: of this rank.
         rows: int64 [N], rows of the table, each once.
         attributes: A.
-        batch_size: pictures in a forward pass of one rank.
+        batch_size: images in a forward pass of one rank.
         before_batch: called equally often on every rank, before each batch of the rank that has the most.
     """
     # Without DDP around it: ranks may have different numbers of batches here.
@@ -60,11 +60,11 @@ def score_rows(
     """Logits float32 [N, A] of these rows, in their order: of a training's validation, `evaluate` and the report alike.
 
     Args:
-        net: logits [B, A] of uint8 pictures [B, H, W, 3].
+        net: logits [B, A] of uint8 images [B, H, W, 3].
         decoder: of this rank.
         rows: int64 [N], rows of the table, each once.
         attributes: A.
-        batch_size: pictures in a forward pass of one rank.
+        batch_size: images in a forward pass of one rank.
         device: of the network.
         precision: that autocast is told, one of `AUTOCAST`; None: as the network computes by itself.
         rank: of this process.
@@ -72,7 +72,7 @@ def score_rows(
         before_batch: called equally often on every rank, before each batch of the rank that has the most.
 
     Raises:
-        UserError: if a picture cannot be read.
+        UserError: if an image cannot be read.
     """
     net.eval()
     # Each rank fills the rows that are its own and leaves zeros elsewhere, so the sum over ranks is exact; the last

@@ -107,7 +107,7 @@ def score_decisions(
 
 
 def majority_accuracy(targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The accuracy of always saying what most of these pictures have, float64 [A]."""
+    """The accuracy of always saying what most of these images have, float64 [A]."""
     present = targets_NA.mean(axis=0)
     return np.asarray(np.maximum(present, 1 - present))
 

@@ -1,4 +1,4 @@
-"""What a model says of every picture of a split, kept in a file.
+"""What a model says of every image of a split, kept in a file.
 
 Legend: N images, A attributes.
 """
@@ -30,7 +30,7 @@ class Predictions:
         rows: int64 [N], rows of the table.
         logits_NA: float32 [N, A].
         targets_NA: uint8 [N, A] in {0, 1}.
-        identity_N: int64 [N], whose pictures they are; None where unknown.
+        identity_N: int64 [N], whose images they are; None where unknown.
     """
 
     split: str
@@ -64,7 +64,7 @@ def save_predictions(file: Path, predictions: Sequence[Predictions], made_from: 
     Args:
         file: to write.
         predictions: of a split each.
-        made_from: names the model and the pictures; `load_predictions` asks for it.
+        made_from: names the model and the images; `load_predictions` asks for it.
     """
     arrays: dict[str, NDArray[Any]] = {}
     for each in predictions:
@@ -93,7 +93,7 @@ def load_predictions(file: Path, made_from: str) -> dict[str, Predictions]:
         with np.load(file, allow_pickle=False) as arrays:
             index = json.loads(str(arrays["index"]))
             if index["made_from"] != made_from:
-                raise UserError(f"{file} is of another model or other pictures: `distrib explain RUN` makes it anew")
+                raise UserError(f"{file} is of another model or other images: `distrib explain RUN` makes it anew")
             return {
                 split: Predictions(
                     split,

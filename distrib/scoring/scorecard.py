@@ -34,13 +34,13 @@ DECISIVE = "roc_auc"
 
 @dataclass(frozen=True)
 class Scorecard:
-    """All scores of one model on some pictures.
+    """All scores of one model on some images.
 
     Attributes:
         half: deciding at sigmoid(logit) >= 1/2, as training does.
         tuned: deciding by the threshold of each attribute; of these, `TUNED` mean something.
         positives: int64 [A].
-        baseline: float64 [A], accuracy of always saying what most of the pictures have.
+        baseline: float64 [A], accuracy of always saying what most of the images have.
         thresholds: A, on the calibrated probability.
     """
 

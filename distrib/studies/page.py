@@ -33,7 +33,7 @@ BEST, TOLD = 10, 3
 # Letters of a setting that a cell has room for.
 LONGEST = 120
 # What is in metrics.csv beside the scores, and in which unit.
-MEASURES = {"images_per_second": ("speed", "pictures a second"), "seconds": ("time", "seconds")}
+MEASURES = {"images_per_second": ("speed", "images a second"), "seconds": ("time", "seconds")}
 LINES = {"train_": "training ", "val_": "validation "}
 
 

@@ -1,13 +1,13 @@
-"""The report's experiments made smaller: fewer images, fewer epochs, smaller pictures."""
+"""The report's experiments made smaller: fewer images, fewer epochs, smaller images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distrib.config import Config
 
-# What the report had: CelebA, its official training split, and pictures of 178 x 178 pixels.
+# What the report had: CelebA, its official training split, and images of 178 x 178 pixels.
 ALL_IMAGES, TRAINING_IMAGES = 202_599, 162_770
-# Pictures get no smaller, and trainings no shorter: less shows nothing of a network of this depth.
+# Images get no smaller, and trainings no shorter: less shows nothing of a network of this depth.
 LEAST_SIDE, LEAST_EPOCHS = 64, 2
 # Sides are multiples of this, which ResNet18 halves down to whole pixels.
 STEP = 16
@@ -17,7 +17,7 @@ STEP = 16
 class Scale:
     """How much of the report's work is done.
 
-    Images are scaled by the share itself, epochs and the side of a picture by its fourth root: both matter more than
+    Images are scaled by the share itself, epochs and the side of an image by its fourth root: both matter more than
     the number of images does.
 
     Attributes:

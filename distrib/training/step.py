@@ -1,6 +1,6 @@
 """One optimiser step, without a word to the host.
 
-Legend: B pictures, A attributes.
+Legend: B images, A attributes.
 """
 
 from collections.abc import Sequence
@@ -121,7 +121,7 @@ class TrainStep:
     Args:
         config: resolved.
         accelerator: which prepared the model and the optimiser.
-        model: gives logits [B, A] of uint8 pictures.
+        model: gives logits [B, A] of uint8 images.
         optimizer: a fused one.
         positive_weight_A: float [A], or None.
         agreement: by which the ranks learn, in the same all-reduce, what any of them wishes.
@@ -225,7 +225,7 @@ class TrainStep:
     def _agree(self, loss: torch.Tensor, statistics: list[torch.Tensor]) -> torch.Tensor:
         """The loss of the global batch; and BatchNorm's running statistics become the mean over the ranks.
 
-        Averaging them (40 kB beside 45 MB of gradients, in the same all-reduce as the loss) uses every rank's pictures
+        Averaging them (40 kB beside 45 MB of gradients, in the same all-reduce as the loss) uses every rank's images
         and leaves all ranks with the same state, so that a checkpoint is one model. The loss carries a NaN of any rank
         to all. What the ranks wish goes with them.
         """

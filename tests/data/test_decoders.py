@@ -27,7 +27,7 @@ from distrib.data.table import Table, read_table
 
 CELEBA_MINI = Path(__file__).resolve().parents[3] / "shared/celeba-mini"
 needs_dali = pytest.mark.skipif(not dali_installed(), reason="NVIDIA DALI is not installed")
-needs_celeba = pytest.mark.skipif(not CELEBA_MINI.is_dir(), reason=f"no real pictures in {CELEBA_MINI}")
+needs_celeba = pytest.mark.skipif(not CELEBA_MINI.is_dir(), reason=f"no real images in {CELEBA_MINI}")
 KINDS = ["torch", pytest.param("dali", marks=needs_dali)]
 WHOLE: dict[str, Any] = {"image_size": (218, 178), "crop": "full"}
 CPU = torch.device("cpu")
@@ -71,13 +71,13 @@ def image(kind: str, table: Table, row: int = 0, **options: Any) -> NDArray[np.i
 
 
 def difference(table: Table, requests: list[Request], **options: Any) -> NDArray[np.float64]:
-    """Mean absolute difference of each picture between the two decoders, in grey levels."""
+    """Mean absolute difference of each image between the two decoders, in grey levels."""
     largest = max(len(request) for request in requests)
     reference, other = (
         images(list(decoder(kind, table, largest, **options).batches(requests))) for kind in ("torch", "dali")
     )
     assert reference.shape == other.shape
-    assert reference.std() > 20, "the pictures are not blank"
+    assert reference.std() > 20, "the images are not blank"
     return np.abs(reference - other).mean(axis=(1, 2, 3))
 
 
@@ -184,7 +184,7 @@ def test_an_endless_source_is_not_read_to_its_end(tmp_path: Path, kind: str) -> 
     batches.close()  # type: ignore[attr-defined]
 
 
-# --- which part of a picture
+# --- which part of an image
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -401,7 +401,7 @@ def test_decoding_is_silent(tmp_path: Path, name: str) -> None:
         torch.set_warn_always(False)
 
 
-# --- what is no picture
+# --- what is no image
 
 
 def jpeg_bomb() -> bytes:

@@ -218,7 +218,7 @@ def test_the_sums_are_those_of_sha256sum(tmp_path: Path, files: str) -> None:
     done = check()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": OK\n") == len(contents(out)) - 1 == 62
-    next(out.glob("test/*")).write_bytes(b"another picture")
+    next(out.glob("test/*")).write_bytes(b"another image")
     assert check().returncode == 1
 
 
@@ -323,7 +323,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     root = data_set(tmp_path / "faces")
     image = root / "images/000041.jpg"
     whole = image.read_bytes()
-    for content in (whole[: len(whole) // 2], b"no picture", b""):
+    for content in (whole[: len(whole) // 2], b"no image", b""):
         image.write_bytes(content)
         call = lambda: run(root, tmp_path / "out")  # noqa: E731
         refused_without_a_trace(tmp_path, call, f"{image} cannot be decoded", "replace the file")

@@ -57,7 +57,7 @@ def lay_out(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def whole_way(root: Path, missing: Any, split: Any) -> tuple[Table, Splits]:
-    """What training does with a data set before the first picture."""
+    """What training does with a data set before the first image."""
     table = read_table(root, missing)
     return table, make_splits(table, DataConfig(root=root, split=split))
 

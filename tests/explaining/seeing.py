@@ -8,7 +8,7 @@ from distrib.model.network import AttributeClassifier
 
 @torch.no_grad()
 def red_seer() -> AttributeClassifier:
-    """A network whose first logit says how much red there is, its second how much blue; wherever in the picture."""
+    """A network whose first logit says how much red there is, its second how much blue; wherever in the image."""
     model = AttributeClassifier(2).eval()
     for module in model.net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

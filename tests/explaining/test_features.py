@@ -237,7 +237,7 @@ def test_the_activations_are_of_the_surest_right_picture(study: FinishedRun, sho
     picture = Image.open(io.BytesIO(base64.b64decode(shown.data["picture"].partition(",")[2])))
     assert (picture.height, picture.width) == SIZE
     difference = np.abs(np.array(picture).astype(int) - study.picture(int(test.rows[surest]))).mean()
-    assert difference < 8, "the JPEG is of that picture"
+    assert difference < 8, "the JPEG is of that image"
 
 
 def test_where_no_decision_is_right_the_caption_says_so(study: FinishedRun) -> None:

@@ -96,7 +96,7 @@ def test_grad_cam_shows_the_same_pictures_in_the_same_order(study: FinishedRun, 
 def test_a_model_that_is_never_right_has_no_maps_to_show(study: FinishedRun) -> None:
     test = study.predictions["test"]
     wrong = dataclasses.replace(test, logits_NA=(5 - 10.0 * test.targets_NA).astype(np.float32))
-    with pytest.raises(UserError, match="right about no test picture"):
+    with pytest.raises(UserError, match="right about no test image"):
         occlusion(dataclasses.replace(study, predictions={"test": wrong}))
 
 
@@ -140,7 +140,7 @@ def test_a_photograph_without_a_face_is_taken_whole_and_that_is_said(study: Fini
 
 def test_an_unreadable_photograph_is_a_sentence(study: FinishedRun, tmp_path: Path) -> None:
     file = tmp_path / "notes.jpg"
-    file.write_text("no picture")
+    file.write_text("no image")
     config = study.config.replace("explain", photograph=file)
     with pytest.raises(UserError, match=r"notes\.jpg"):
         photograph(dataclasses.replace(study, config=config))
@@ -168,8 +168,8 @@ def test_the_truth_has_a_row_for_each_attribute_that_can_be_seen(study: Finished
 
 
 def test_a_model_of_which_is_known_where_it_looks_passes_and_its_mirror_image_fails(tmp_path: Path) -> None:
-    """Pictures with a red square in a known place, and a network that sees red alone: the mouth is on the square, the
-    forehead where it would be in the picture turned upside down."""
+    """Images with a red square in a known place, and a network that sees red alone: the mouth is on the square, the
+    forehead where it would be in the image turned upside down."""
     root = tmp_path / "set"
     (root / "images").mkdir(parents=True)
     lines, boxes = ["image,Smiling,Bangs"], ["image,part,left,top,right,bottom"]

@@ -305,7 +305,7 @@ def test_groups_that_cannot_be_compared_are_refused(table: Table) -> None:
     with pytest.raises(UserError, match="did you mean Male"):
         fairness(grouped("Mal", table))
     nobody = dataclasses.replace(table, targets=table.targets * np.array([0, 1, 1], np.uint8))
-    with pytest.raises(UserError, match=r"explain\.group is Smiling, but every test picture is not Smiling"):
+    with pytest.raises(UserError, match=r"explain\.group is Smiling, but every test image is not Smiling"):
         fairness(grouped("Smiling", nobody))
 
 

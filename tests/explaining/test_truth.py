@@ -112,7 +112,7 @@ def test_a_judgement_is_over_the_right_answers_and_turns_the_sign_where_the_attr
     boxes = [BOX, BOX, BOX, BOX, np.empty((0, 4))]
     present, right = np.array([True, False, True, True, True]), np.array([True, True, True, False, True])
     both, found = judge(maps, boxes, present, right, margin=(1, 1))
-    assert both.pictures == 3  # the fourth answer is wrong, and the fifth picture does not show the part
+    assert both.pictures == 3  # the fourth answer is wrong, and the fifth image does not show the part
     assert found["pointing"] == pytest.approx(2 / 3)
     assert found["mass"] == pytest.approx(2 / 3)
     assert found["chance"] == pytest.approx(6 * 12 / 2000)
@@ -136,7 +136,7 @@ def test_without_a_right_answer_nothing_is_known() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_trained_model_looks_at_the_brows_and_a_random_one_does_not(demo: Path) -> None:
-    """After `make demo`: the maximum on the brows in 80 % of the pictures, and three times the mass of chance."""
+    """After `make demo`: the maximum on the brows in 80 % of the images, and three times the mass of chance."""
     found = {
         row["name"]: row for row in json.loads((demo / "report/data/truth.json").read_text())["data"]["attributes"]
     }

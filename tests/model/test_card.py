@@ -140,7 +140,7 @@ def test_names_show_as_they_are() -> None:
 def test_the_ways_to_load_it_work_and_agree(
     crop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the card tells the reader to run is run, beside an upright picture of odd size."""
+    """What the card tells the reader to run is run, beside an upright image of odd size."""
     folder = write_model(tmp_path / "best", crop=crop)
     monkeypatch.chdir(folder)
     noise = np.random.default_rng(3).integers(0, 256, (11, 7, 3), np.uint8)
@@ -156,7 +156,7 @@ def test_the_ways_to_load_it_work_and_agree(
     for rows in printed:
         assert [row[0] for row in rows] == list(model.attributes)
     values = [[float(row[1]) for row in rows] for rows in printed]
-    assert values[0] == pytest.approx(values[1], abs=2e-3)  # the two may round the resized picture differently
+    assert values[0] == pytest.approx(values[1], abs=2e-3)  # the two may round the resized image differently
     assert [row[2] for row in printed[0]] == [row[2] for row in printed[1]]
     with Image.open("face.jpg") as picture:
         logits = model.logits(model.fit(np.array(picture))[None])

@@ -43,7 +43,7 @@ def test_any_runtime_gets_the_probabilities_of_pictures(model: TrainedModel, exp
     ]  # fmt: skip
     probabilities, logits = session.run(None, {"pictures": pictures(count)})
     wanted = model.logits(pictures(count))
-    assert wanted.std() > 1e-3  # the model tells these pictures apart
+    assert wanted.std() > 1e-3  # the model tells these images apart
     np.testing.assert_allclose(logits, wanted, atol=TOLERANCE)
     np.testing.assert_allclose(probabilities, model.probabilities(wanted), atol=TOLERANCE)
     uncalibrated = 1 / (1 + np.exp(-wanted))

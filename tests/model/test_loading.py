@@ -237,7 +237,7 @@ def test_a_later_version_s_description_may_say_more(run: Path, tmp_path: Path) -
     assert load(folder).attributes == ATTRIBUTES
 
 
-# --- pictures in
+# --- images in
 
 
 @pytest.mark.parametrize(("crop", "size"), [("full", SIZE), ("square", (48, 48)), ("full", (218, 178))])
@@ -338,7 +338,7 @@ def test_logits_do_not_depend_on_how_pictures_come(run: Path) -> None:
     wanted = model.logits(images_BHWC)
     assert (wanted.shape, wanted.dtype) == ((7, 3), np.float32)
     frozen = images_BHWC.copy()
-    frozen.flags.writeable = False  # as Pillow hands pictures out
+    frozen.flags.writeable = False  # as Pillow hands images out
     mirrored_in_memory = np.ascontiguousarray(images_BHWC[:, :, ::-1])[:, :, ::-1]
     for other in (torch.from_numpy(images_BHWC), frozen, mirrored_in_memory, np.asfortranarray(images_BHWC)):
         np.testing.assert_array_equal(model.logits(other), wanted)
@@ -366,7 +366,7 @@ def test_no_picture_has_no_logits(run: Path) -> None:
 @pytest.mark.parametrize(
     "images",
     [pictures()[0], pictures(2, (32, 40)), pictures()[..., :1], pictures() / 255, pictures().astype(np.int64)],
-    ids=["one picture", "other size", "grey", "float", "int"],
+    ids=["one image", "other size", "grey", "float", "int"],
 )
 def test_other_than_fitted_pictures_are_refused(run: Path, images: np.ndarray) -> None:
     refusal(lambda: load(run).logits(images), "uint8", str(list(images.shape)), "fit")
@@ -404,7 +404,7 @@ def test_probabilities_have_the_shape_of_the_logits(run: Path) -> None:
 
 @pytest.fixture
 def onnx_file(tmp_path: Path) -> Path:
-    """A network of three attributes: how red, green and blue a picture is."""
+    """A network of three attributes: how red, green and blue an image is."""
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["pictures"], ["x"], to=TensorProto.FLOAT),

@@ -30,7 +30,7 @@ def test_logits_are_torchvision_s_on_normalised_pictures(channels_last: bool) ->
     assert found.shape == (2, 3)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    assert torch.equal(images_BHWC, before), "the pictures are left as they are"
+    assert torch.equal(images_BHWC, before), "the images are left as they are"
 
 
 def test_channels_last_is_a_matter_of_memory_alone() -> None:

@@ -1,4 +1,4 @@
-"""Faces are found in photographs and come out as CelebA's pictures are."""
+"""Faces are found in photographs and come out as CelebA's images are."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from PIL import Image
 
 from distrib.photographs.alignment import EYES, align, compose, find_faces, inverse, moved
 
-MOUTH = np.array([[88.0, 152.0]])  # its middle in CelebA's aligned pictures, in the mean
+MOUTH = np.array([[88.0, 152.0]])  # its middle in CelebA's aligned images, in the mean
 
 
 def photograph(
     picture_HWC: NDArray[np.uint8], turn: float, scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """An aligned picture as part of a larger photograph, and the transform to the photograph."""
+    """An aligned image as part of a larger photograph, and the transform to the photograph."""
     side = round(600 * scale)
     angle = np.deg2rad(turn)
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -28,7 +28,7 @@ def photograph(
 
 @pytest.fixture(scope="module")
 def pictures(celeba_mini: Path) -> list[NDArray[np.uint8]]:
-    """Every 1200th picture."""
+    """Every 1200th image."""
     files = sorted((celeba_mini / "img_align_celeba").iterdir())[::1200]
     return [np.array(Image.open(file)) for file in files]
 
@@ -44,7 +44,7 @@ def test_real_faces_come_back_to_their_places(pictures: list[NDArray[np.uint8]],
                 there = moved(compose(face.transform, transform), points)
                 errors.append(np.linalg.norm(there - points, axis=1).mean())
     assert len(errors) >= 0.7 * len(pictures)
-    assert np.median(errors) < 4  # pixels of the aligned picture; CelebA's own eyes lie 3 pixels around their mean
+    assert np.median(errors) < 4  # pixels of the aligned image; CelebA's own eyes lie 3 pixels around their mean
 
 
 def test_the_eyes_lie_in_the_photograph_and_the_pixels_follow(pictures: list[NDArray[np.uint8]]) -> None:

@@ -18,7 +18,7 @@ from distrib.photographs.files import expand
 
 @pytest.fixture
 def pixels() -> NDArray[np.uint8]:
-    """A smooth picture [30, 40, 3] whose corners differ, so that turning it shows."""
+    """A smooth image [30, 40, 3] whose corners differ, so that turning it shows."""
     y, x = np.mgrid[0:30, 0:40]
     return np.stack((6 * x, 8 * y, 250 - 3 * x - 3 * y), axis=2).astype(np.uint8)
 
@@ -50,7 +50,7 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, pixels: NDArray[np.ui
     whole = encoded(Image.fromarray(pixels).resize((400, 300)), "JPEG")
     damaged = {
         "half.jpg": whole[: len(whole) // 2],
-        "text.jpg": b"no picture",
+        "text.jpg": b"no image",
         "empty.png": b"",
         "phone.heic": b"\0\0\0\x18ftypheic" + bytes(40),
     }
@@ -81,7 +81,7 @@ def test_folders_patterns_and_standard_input(tmp_path: Path, monkeypatch: pytest
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    refusal(lambda: expand(str(tmp_path / "empty")), "empty", "no pictures")
-    refusal(lambda: expand(str(tmp_path / "*.jpg")), "*.jpg", "matches no picture")
+    refusal(lambda: expand(str(tmp_path / "empty")), "empty", "no photographs")
+    refusal(lambda: expand(str(tmp_path / "*.jpg")), "*.jpg", "matches no photograph")
     refusal(lambda: expand(str(tmp_path / "none.jpg")), "none.jpg", "does not exist")
     refusal(lambda: expand(str(tmp_path / "none\nof\x1b[31m.jpg")), "none\\nof\\x1b[31m.jpg")

@@ -36,7 +36,7 @@ SUSPICIOUS = (EVIL_ATTRIBUTE, "</textarea>&amp;'\"", "Smiling")
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
 DECISION_SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 METRICS = ("epoch", "step", "train_loss", *(f"val_{name}" for name in SCORES), "lr", "images_per_second", "seconds")
-SIZE = (110, 90)  # height, width of the pictures in pixels
+SIZE = (110, 90)  # height, width of the images in pixels
 
 
 def write_run(
@@ -106,7 +106,7 @@ class _Draw:
         aucs = [each.mean()["roc_auc"] for each in self.valid_scores]
         self.best_epoch = 1 if all(math.isnan(auc) for auc in aucs) else int(np.nanargmax(aucs)) + 1
         self.logits = self.by_epoch[self.best_epoch - 1]
-        # Each is the probability of a picture, as tuned thresholds often are: that picture counts as a yes.
+        # Each is the probability of an image, as tuned thresholds often are: that image counts as a yes.
         self.thresholds = np.sort(self.probabilities("test"), axis=0)[2 * images // 3]
         self.pictures = {f"{300 + i:06d}.jpg": self._face(i) for i in range(8)}
         if EVIL_ATTRIBUTE in attributes:
@@ -195,8 +195,8 @@ class _Draw:
             "name": self.folder.name,
             "headline": f"In {self.epochs} epochs ResNet18 learnt {len(self.attributes)} attributes of faces; it puts "
             "a face that has one above a face that has not 93 times in 100.",
-            "facts": [["Data", "2,407 pictures of data/faces"], ["Hardware", "2 ranks on a CPU"],
-                      ["Took", "2 min 11 s"], ["Speed", "115 pictures a second"], ["Versions", "torch 2.15.0"]],
+            "facts": [["Data", "2,407 images of data/faces"], ["Hardware", "2 ranks on a CPU"],
+                      ["Took", "2 min 11 s"], ["Speed", "115 images a second"], ["Versions", "torch 2.15.0"]],
             "notes": ["2 ranks were asked for and found."],
             "config": (self.folder / "config.yaml").read_text(encoding="utf-8"),
             "best_epoch": self.best_epoch,
@@ -393,7 +393,7 @@ class _Draw:
                 "probability_of_decision": probability if present else 1 - probability, "heat": self._heat()[0],
             })  # fmt: skip
         return {"file": file, "image": _uri(self.pictures[file]), "aligned": False, "attributes": attributes,
-                "note": "It is the first picture of the test split."}  # fmt: skip
+                "note": "It is the first image of the test split."}  # fmt: skip
 
     def truth(self) -> dict[str, Any]:
         def method() -> dict[str, float]:

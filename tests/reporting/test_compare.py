@@ -53,7 +53,7 @@ def minus(text: str) -> str:
 
 def test_test_scores_of_different_pictures_are_noted(runs: list[Path], tmp_path: Path) -> None:
     """As after `distrib explain RUN --data.root OTHER`, of which the configuration says nothing."""
-    note = "The reports of the runs are of different test pictures"
+    note = "The reports of the runs are of different test images"
     copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs[:2]]
     for same in (True, False):
         for number, run in enumerate(copies):
@@ -161,7 +161,7 @@ def test_the_opening_says_which_run_is_best_and_what_to_be_careful_about(
     best = [max(row["val_roc_auc"] for row in metrics(run)) for run in runs]
     ranked = sorted(zip(best, ("first", "second", "third"), strict=True), reverse=True)
     headline = page.locator("h1").inner_text()
-    assert headline.startswith(f"{ranked[0][1]} has the highest mean ROC AUC on the validation pictures: ")
+    assert headline.startswith(f"{ranked[0][1]} has the highest mean ROC AUC on the validation images: ")
     assert headline.endswith(f"{ranked[0][0]:.3f}, which is {ranked[0][0] - ranked[1][0]:.3f} above {ranked[1][1]}")
     notes = " ".join(page.locator(".absent").all_inner_texts())
     assert "do not know the same attributes" in notes

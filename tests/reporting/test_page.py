@@ -143,10 +143,10 @@ def test_the_report_of_an_earlier_version_is_read(job: str, copy: Path) -> None:
 
 
 def test_a_job_that_failed_says_why_and_leaves_the_others(copy: Path) -> None:
-    write_job(copy, "occlusion", None, error="the window <b>exceeds</b> the picture")
+    write_job(copy, "occlusion", None, error="the window <b>exceeds</b> the image")
     render_report(copy)
     page = parsed(copy)
-    assert "Occlusion maps are missing: the window <b>exceeds</b> the picture. Make them with" in page.text
+    assert "Occlusion maps are missing: the window <b>exceeds</b> the image. Make them with" in page.text
     assert "--only occlusion" in page.text
     assert page.text.count("Grad-CAM maps are missing") == 0
     absent = [a for _, a in page.elements if a.get("class") == "absent"]
@@ -155,15 +155,15 @@ def test_a_job_that_failed_says_why_and_leaves_the_others(copy: Path) -> None:
 
 def test_the_sample_that_the_truth_is_judged_on_is_stated(copy: Path) -> None:
     render_report(copy)
-    assert "on 100 of the 240 test pictures." in parsed(copy).text
+    assert "on 100 of the 240 test images." in parsed(copy).text
     found = read_job(copy, "truth")
     write_job(copy, "truth", {**found, "test_images": 100})
     render_report(copy)
-    assert "on 100 test pictures." in parsed(copy).text
+    assert "on 100 test images." in parsed(copy).text
     del found["test_images"]  # a report of an earlier version
     write_job(copy, "truth", found)
     render_report(copy)
-    assert "on 100 test pictures." in parsed(copy).text
+    assert "on 100 test images." in parsed(copy).text
 
 
 def test_what_is_still_to_come_is_said_where_it_will_be(copy: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_page_that_would_be_too_large_shows_fewer_mistakes_and_says_so(tmp_pat
 
 
 def noise(random: np.random.Generator) -> str:
-    """A picture of about 0.4 MB that no compression makes smaller."""
+    """An image of about 0.4 MB that no compression makes smaller."""
     stream = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (330, 330, 3), np.uint8)).save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

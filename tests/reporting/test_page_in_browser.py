@@ -257,7 +257,7 @@ def test_the_threshold_moves_the_confusion_matrix_and_the_points(run: Path, open
         assert dot_on(page, "roc") == pytest.approx((counts["fp"] / attribute["negatives"], recall), abs=2e-3)
         if precision is not None:
             assert dot_on(page, "pr") == pytest.approx((recall, precision), abs=2e-3)
-        assert f"{called} of 120 test pictures" in text(page.locator("#verdict"))
+        assert f"{called} of 120 test images" in text(page.locator("#verdict"))
 
 
 def test_a_threshold_between_two_probabilities_counts_what_lies_above(run: Path, open_page: Open) -> None:

@@ -83,7 +83,7 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         (finished(0.9, 0.9, 0.9, 0.9), (AUC,), "4 trials are level at the highest validation ROC AUC: 0.900"),
         (finished(0.85, 0.912, spread=(0.01, 0.02)), (AUC,),
          "Trial 1 has the highest mean validation ROC AUC: 0.912 ± 0.020 over its seeds, with lr 0.002"),
-        (finished(1234.4, 987.2), (SPEED,), "Trial 0 has the highest speed: 1,234 pictures a second with lr 0.001"),
+        (finished(1234.4, 987.2), (SPEED,), "Trial 0 has the highest speed: 1,234 images a second with lr 0.001"),
         ([trial(0, values=[0.9])], (AUC,),
          "Trial 0 is the only one that has finished: validation ROC AUC 0.900"),
         ([trial(0, values=[0.9, 0.3])], (AUC, LOSS), "Trial 0 is the only one that has finished"),

@@ -502,7 +502,7 @@ def test_the_front_is_ringed_connected_and_listed(two: StudyRecord, open_study: 
         assert corner == pytest.approx(place, abs=0.06)
     assert len(corners) == 2 * len(front) - 1
     titles = page.locator("#front-plot .title").all_text_contents()
-    assert titles == ["speed in pictures a second, higher is better", "validation ROC AUC, higher is better"]
+    assert titles == ["speed in images a second, higher is better", "validation ROC AUC, higher is better"]
 
 
 def test_two_of_three_objectives_in_different_directions(open_study: Open) -> None:
@@ -511,7 +511,7 @@ def test_two_of_three_objectives_in_different_directions(open_study: Open) -> No
     assert numbers(page, "#front-plot .shape.front") == sorted(record.front)
     page.locator("#front-up").select_option("2")
     titles = page.locator("#front-plot .title").all_text_contents()
-    assert titles == ["speed in pictures a second, higher is better", "validation loss, lower is better"]
+    assert titles == ["speed in images a second, higher is better", "validation loss, lower is better"]
     line = page.locator("#front-plot .so-far").get_attribute("d") or ""
     corners = [tuple(map(float, each.split(" "))) for each in line.removeprefix("M").split("L")]
     # Lower losses are further down: the better in one, the worse in the other, to the right and up.
@@ -528,7 +528,7 @@ def test_an_objective_is_chosen_for_all_charts(two: StudyRecord, open_study: Ope
     assert "var(--accent) 100%" in (trace.get_attribute("style") or "")
     page.locator("#slices-goal").select_option("1")
     assert {each.input_value() for each in page.locator("[data-goal]").all()} == {"1"}
-    assert page.locator("#history-plot .title").all_text_contents() == ["trial", "speed in pictures a second"]
+    assert page.locator("#history-plot .title").all_text_contents() == ["trial", "speed in images a second"]
     fastest = max(finished(two), key=lambda each: value(each, 1))
     _, y = place_of(page, "#slices [data-axis='0']", fastest.number)
     assert read_off(page, "#slices [data-axis='0']", "y", y) == pytest.approx(value(fastest, 1), abs=5)

@@ -105,7 +105,7 @@ def test_pictures_of_one_person_that_agree_widen_the_interval() -> None:
         return high - low
 
     for name in ("roc_auc", "accuracy", "f1"):
-        # Ten equal pictures are one: the standard error is that of 50 pictures, not of 500.
+        # Ten equal images are one: the standard error is that of 50 images, not of 500.
         assert width(identity, name) > 2.5 * width(None, name)
 
 

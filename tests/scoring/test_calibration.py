@@ -102,7 +102,7 @@ def test_separated_classes_have_a_temperature_that_is_a_number() -> None:
     right = fit_temperature(logits, np.array([[0], [0], [1], [1]], np.uint8))[0]
     wrong = fit_temperature(logits, np.array([[1], [1], [0], [0]], np.uint8))[0]
     assert 0.1 < right < wrong < 100
-    assert sigmoid(logits / right).max() < 1, "nothing is certain after four pictures"
+    assert sigmoid(logits / right).max() < 1, "nothing is certain after four images"
 
 
 # --- thresholds

@@ -9,7 +9,7 @@ from distrib.scoring.predictions import Predictions, load_predictions, save_pred
 
 NAMES = ["a.jpg", "sub folder/b.png", "Gesicht ü.jpg", "\N{GRINNING FACE}.jpg", 'quo"te\\.jpg']
 
-MADE_FROM = "these weights and these pictures"
+MADE_FROM = "these weights and these images"
 
 
 def example(split: str = "test", people: bool = True, images: int = 5) -> Predictions:

@@ -13,7 +13,7 @@ def card(truth: list[list[int]], logits: list[list[float]], names: tuple[str, ..
 
 
 def test_what_is_undefined_is_empty_in_csv_and_nan_in_print() -> None:
-    """Every picture has Male: there is no ROC AUC."""
+    """Every image has Male: there is no ROC AUC."""
     made = card([[1, 1], [1, 0], [1, 1]], [[2, 1], [1, -1], [-1, 3]], ("Male", "Young"))
     header, male, young, mean = (line.split(",") for line in made.as_csv().splitlines())
     assert (male[0], young[0], mean[0]) == ("Male", "Young", "mean")

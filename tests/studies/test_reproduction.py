@@ -433,7 +433,7 @@ def test_nothing_is_said_of_all_of_celeba() -> None:
         (
             differences("subset", scale=0.02),
             "This is a small version of the report (--scale 0.02): 3,255 training images where it had 162,770, 1,600 "
-            "training images where it had 80,000, 4 epochs where it had 10, pictures of 64 x 64 pixels where it had "
+            "training images where it had 80,000, 4 epochs where it had 10, images of 64 x 64 pixels where it had "
             "178 x 178.",
         ),
         (
@@ -442,7 +442,7 @@ def test_nothing_is_said_of_all_of_celeba() -> None:
         ),
         (
             differences("batch-size", data__image_size=[64, 64]),
-            "This is done otherwise than in the report: pictures of 64 x 64 pixels where it had 178 x 178.",
+            "This is done otherwise than in the report: images of 64 x 64 pixels where it had 178 x 178.",
         ),
         (
             differences("batch-size", "subset", train__epochs=3),

@@ -1,4 +1,4 @@
-"""Pictures whose headers promise far more pixels than they hold, and a program that opens them every way there is.
+"""Images whose headers promise far more pixels than they hold, and a program that opens them every way there is.
 
 python tests/support/bombs.py FOLDER MODEL    # writes FOLDER/outcome.json: what was said, and how far the memory grew
 """
@@ -36,7 +36,7 @@ def small(kind: str, **options: object) -> bytearray:
 
 
 def patched(kind: str, at: int, numbers: str, *values: int, **options: object) -> bytes:
-    """A small picture with other numbers in this place."""
+    """A small image with other numbers in this place."""
     data = small(kind, **options)
     struct.pack_into(numbers, data, at, *values)
     return bytes(data)
@@ -67,7 +67,7 @@ def tiff() -> bytes:
 
 
 def moving_webp() -> bytes:
-    """An animation: a large canvas with a small first picture on it."""
+    """An animation: a large canvas with a small first image on it."""
     second = Image.fromarray(np.zeros((48, 48, 3), np.uint8))
     data = small("WEBP", save_all=True, append_images=[second], lossless=True)
     canvas = data.index(b"VP8X") + 12

@@ -26,7 +26,7 @@ net = AttributeClassifier(2)
 run = SimpleNamespace(config=config, accelerator=accelerator, plan=SimpleNamespace(steps_per_epoch=2))
 state = TrainState(run, net, grouping, Agreement(StopRequests(), accelerator), None)
 
-# Each rank has pictures of its own.
+# Each rank has images of its own.
 images = torch.randint(
     0, 256, (4, 32, 32, 3), dtype=torch.uint8, generator=torch.manual_seed(accelerator.process_index)
 )

@@ -4,7 +4,7 @@ OBSERVE=FOLDER           write FOLDER/rank-R.jsonl, a line a step: [step, [ids â
 DISTURB=WHEN RANK WHAT   in the first attempt, on one rank:
     WHEN  a number: before this step, counted from 0 over the run; evaluation: in its first round; write: while a
           checkpoint is being written; supersede: while one is that the best epoch before is still kept for; report:
-          before the first job of the report; read: before any picture is read
+          before the first job of the report; read: before any image is read
     WHAT  self:SIGNAL or launcher:SIGNAL; twice:SIGNAL, to itself and once more a second later; preempt: make that
           file; hang: do nothing for a minute
 DISTURB_AFTER=PATH       and only once this is there, such as a checkpoint that is written in the background

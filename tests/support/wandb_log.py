@@ -50,7 +50,7 @@ def read_history(run_folder: Path) -> list[dict[str, Any]]:
                 row: dict[str, Any] = {}
                 for item in record.history.item:
                     name, *inner = item.nested_key or [item.key]
-                    if inner:  # a picture or a table
+                    if inner:  # an image or a table
                         row.setdefault(name, {})[".".join(inner)] = json.loads(item.value_json)
                     elif not name.startswith("_"):
                         row[name] = float(json.loads(item.value_json))  # NaN and Infinity come as such or as strings

@@ -80,7 +80,7 @@ function scores() {
       if (!track) continue;
       track.style.setProperty("--value", known(value) ? value : 0);
       one(".baseline", track)?.style.setProperty("--at", values.baseline_accuracy[split] ?? 0);
-      // The intervals are those of the test pictures, and of the plain threshold where the score has one.
+      // The intervals are those of the test images, and of the plain threshold where the score has one.
       const free = name === "roc_auc" || name === "average_precision";
       const whisker = one(".whisker", track);
       const interval = split === "test" && (free || !tuned) && whisker ? values.interval[name] : null;
@@ -120,7 +120,7 @@ function decide() {
   let threshold = 0;
   let at = 0; // the index of the operating point
 
-  // The operating point of a threshold: the lowest listed one that is not below it calls the same pictures a yes.
+  // The operating point of a threshold: the lowest listed one that is not below it calls the same images a yes.
   const pointOf = (attribute, threshold) => {
     let found = 0;
     attribute.thresholds.forEach((each, i) => each >= threshold && (found = i));
@@ -147,7 +147,7 @@ function decide() {
     for (const [id, value] of Object.entries(values)) one(`#${id}`).textContent = decimals(value);
     one("#threshold-now").textContent = decimals(threshold);
     const text = `From ${decimals(threshold)} on, the model says ${words(name)} of ${counts.tp + counts.fp} of `
-      + `${positives + negatives} test pictures: ${counts.tp} rightly, ${counts.fp} wrongly. It misses ${counts.fn} of the `
+      + `${positives + negatives} test images: ${counts.tp} rightly, ${counts.fp} wrongly. It misses ${counts.fn} of the `
       + `${positives} that are labelled so.`;
     one("#verdict").textContent = text;
     slider.setAttribute("aria-valuetext", `${decimals(threshold)}, precision ${decimals(precision)}, recall ${decimals(recall)}`);
@@ -159,11 +159,11 @@ function decide() {
     show();
   };
 
-  // The lanes above the slider: a stroke where pictures are, inset by half of the slider's thumb.
+  // The lanes above the slider: a stroke where images are, inset by half of the slider's thumb.
   const rug = (host) => (width) => {
     const [inset, lane, glyphs] = [8, 16, 15];
     const height = 2 * lane + 4 + glyphs;
-    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Probabilities of the test pictures" });
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Probabilities of the test images" });
     const toX = (value) => inset + Math.min(1, value) * (width - 2 * inset);
     [["tp", "with"], ["fp", "without"]].forEach(([key, tone], row) => {
       const most = Math.max(...now[key].map((count, i) => count - (now[key][i - 1] ?? 0)));
@@ -256,7 +256,7 @@ function decide() {
     const step = { ArrowRight: -1, ArrowUp: -1, ArrowLeft: 1, ArrowDown: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    // To the next point at which a picture changes sides; the listed thresholds descend.
+    // To the next point at which an image changes sides; the listed thresholds descend.
     const { thresholds, tp, fp } = now;
     let next = at + step;
     while (next > 0 && next < thresholds.length - 1 && tp[next] === tp[at] && fp[next] === fp[at]) next += step;
@@ -285,7 +285,7 @@ function sure() {
       svg.append(draw("path", { class: `stroke ${tone}`, d: path(filled.map((i) => [toX(confidence[i]), toY(frequency[i])])) }));
       for (const i of filled) {
         const dot = draw("circle", { class: `bin ${tone}`, cx: toX(confidence[i]), cy: toY(frequency[i]), r: 2.5 + 9 * Math.sqrt(count[i] / most) });
-        dot.append(draw("title", {}, `${tone} the temperature: ${plural(count[i], "picture")} at ${percent(confidence[i])}, of which ${percent(frequency[i])} have it`));
+        dot.append(draw("title", {}, `${tone} the temperature: ${plural(count[i], "image")} at ${percent(confidence[i])}, of which ${percent(frequency[i])} have it`));
         svg.append(dot);
       }
     }
