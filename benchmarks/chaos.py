@@ -1,11 +1,11 @@
-"""A training that is disturbed again and again, and goes on each time: does it end as if nothing had happened?
+"""A training that is disturbed again and again, and resumes each time: does it end as if nothing had happened?
 
     python benchmarks/chaos.py --disturbances 50 --seed 0 --json benchmarks/results/chaos.json
 
 Two CPU ranks train under `accelerate launch` on synthetic faces, with evaluations, best/ and checkpoints. First without
 a disturbance; then SIGKILL, SIGTERM or SIGSTOP meets a random rank or the launcher at a random moment, everything
-leaves, and the run goes on with `--resume auto` until it is finished. Then the next run begins, until there were enough
-disturbances.
+leaves, and the run is resumed with `--resume auto` until it is finished. Then the next run begins, until there were
+enough disturbances.
 
 Moments: a time after the launch or after the first new step, log-uniform from 0.05 s to the duration of a whole run;
 within a checkpoint write; within an evaluation; in the last step; after the last evaluation. The table has the moment
@@ -13,7 +13,7 @@ as it was found to be.
 
 A rank that is stopped for good is lost to the others, which leave after `run.timeout`. The launcher would then wait
 30 s before it kills the stopped one: here what is left of the job is killed as soon as the other rank has left, as a
-node's own reaper would. A process that is stopped for a moment only must not be missed: the run has to go on.
+node's own reaper would. A process that is stopped for a moment only must not be missed: the run has to continue.
 
 Exit status 1 if a run did not finish, is not equal to the undisturbed one, or left something behind.
 """
@@ -97,7 +97,7 @@ class Disturbance:
 
     @property
     def lasting(self) -> bool:
-        """Whether the job cannot go on."""
+        """Whether the job cannot continue."""
         return not self.what.endswith("SIGCONT")
 
 
@@ -110,7 +110,7 @@ class Hit:
         moment: where it has met the run, one of `MOMENTS`.
         step: that rank 0 was in; -1: none yet.
         at: seconds since the epoch.
-        left: seconds until everything had left; None: the job went on.
+        left: seconds until everything had left; None: the job continued.
         repeated: steps that were made again because of it.
     """
 
@@ -196,7 +196,7 @@ class Job:
 
     @property
     def fatal(self) -> Hit | None:
-        """What it cannot have gone on after."""
+        """What the job cannot have continued after."""
         return next((hit for hit in self.hits if hit.disturbance.lasting), None)
 
     @property
@@ -295,7 +295,7 @@ def _row(hits: list[Hit]) -> list[str]:
     repeated = [hit.repeated for hit in hits]
     return [
         *[str(count or "") for count in counts],
-        f"{statistics.median(left):.1f} ({max(left):.1f})" if left else "went on",
+        f"{statistics.median(left):.1f} ({max(left):.1f})" if left else "continued",
         f"{statistics.mean(repeated or [0]):.1f} ({max(repeated, default=0)})",
     ]
 
@@ -408,7 +408,7 @@ class Supervisor:
         seen = self._place / f"seen-{number}"
         seen.mkdir(parents=True)
         kept = self._run.folder / "config.yaml"
-        # Both ways to go on: by the folder's own configuration, and by the same command line again.
+        # Both ways to resume: by the folder's own configuration, and by the same command line again.
         options = ["--config", str(kept)] if kept.exists() and number % 2 else self._options()
         foreign = ("WANDB_", "ACCELERATE_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "SLURM_", "OMP_NUM_THREADS")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

@@ -89,7 +89,7 @@ def show_log() -> None:
 
 
 def open_judge(folder: RunFolder) -> "Judge":
-    """Who says after each epoch whether to go on: the study, where this run is a trial of one; on rank 0.
+    """Who says after each epoch whether to continue: the study, where this run is a trial of one; on rank 0.
 
     A study that cannot be reached prunes nothing, and ends nothing.
     """
@@ -102,14 +102,14 @@ def open_judge(folder: RunFolder) -> "Judge":
     try:
         judge = TrialJudge(folder.trial)
     except Exception as error:
-        warn(f"the study of this run cannot be reached ({error}): it goes on without pruning")
+        warn(f"the study of this run cannot be reached ({error}): the run continues without pruning")
         return never
 
     def judged(row: Mapping[str, float]) -> bool:
         try:
             return judge(row)
         except Exception as error:  # databases and file systems each have their own
-            warn(f"the study of this run cannot be reached ({error}): it goes on")
+            warn(f"the study of this run cannot be reached ({error}): the run continues")
             return False
 
     return judged

@@ -112,7 +112,7 @@ run_step() { # a command once a node, in the background: traps wait for what run
     wait "$step"
 }
 
-running() { # whether the job is to go on: it is neither cancelled, nor at its limit, nor requeued by Slurm
+running() { # whether the job is to continue: it is neither cancelled, nor at its limit, nor requeued by Slurm
     local state
     state=$(squeue --noheader --jobs="$job" --format=%T) || return 0 # a controller too busy to say is no end
     [[ -z $state || $state == RUNNING ]]
@@ -202,7 +202,7 @@ events() { # that the run has written so far
 }
 
 leave() { # saved, and not requeued
-    say "$1; to go on: sbatch slurm/train.sh … --run.folder $folder --resume auto"
+    say "$1; to resume: sbatch slurm/train.sh … --run.folder $folder --resume auto"
     exit 75
 }
 
@@ -245,7 +245,7 @@ while :; do
     port=$((10000 + (10 * SLURM_JOB_ID + crashes) % 20000))
     seen=$(events | wc -l)
     say "run folder $folder, rendezvous at $head:$port${resume[*]:+, --resume auto}"
-    # A checkpoint of its own is what a run goes on from; until there is one, a --resume of the command line stands.
+    # A checkpoint of its own is what a run resumes from; until there is one, a --resume of the command line stands.
     options=("${before[@]}" "${resume[@]}" "$@" "${after[@]}")
     [ -z "$(newest)" ] || options+=("${resume[@]}")
     launch "${options[@]}" && status=0 || status=$?

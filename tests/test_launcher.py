@@ -241,7 +241,7 @@ def test_one_rank_of_a_launch_configuration_is_stopped_and_saves(faces: Path, tm
     running.send_signal(signal.SIGTERM)
     said, errors = running.communicate(timeout=60)
     assert running.returncode == STOPPED, errors
-    assert "and saved; go on with --config" in said
+    assert "and saved; resume with --config" in said
     assert "Traceback" not in errors
     assert read_events(folder)[-1]["reason"] == "SIGTERM"
     assert leftovers(folder) == []
@@ -274,7 +274,7 @@ def test_a_signal_to_the_launcher_waits_for_its_ranks_to_save(
     ranks[0].resume()
     said, errors = running.communicate(timeout=60)
     assert running.returncode == STOPPED, errors
-    assert "and saved; go on with --config" in said
+    assert "and saved; resume with --config" in said
     assert "Traceback" not in errors
     assert read_events(folder)[-1]["event"] == "stop"
     assert not any(rank.is_running() for rank in ranks)

@@ -1,4 +1,4 @@
-"""`distrib reproduce` with real trainings: stopped, gone on with, and again."""
+"""`distrib reproduce` with real trainings: stopped, resumed, and again."""
 
 import signal
 import subprocess
@@ -40,7 +40,7 @@ def test_findings_are_reproduced_and_the_same_command_goes_on(faces: Path, tmp_p
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 75, output
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
     assert not (folder / "index.html").exists(), "nothing is found yet"
 
     def reproduce() -> str:

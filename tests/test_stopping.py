@@ -76,7 +76,7 @@ def test_asked_to_stop_wherever_it_is_it_ends_as_if_it_had_not_been(
         options = settings(faces, folder, "--resume", "auto")
         done = launch(*options, script="tests/support/observer.py", DISTURB=disturbance, **seldom)
         assert done.returncode == 1, done.stderr  # the launcher's own; the ranks' is in the next test
-        assert "and saved; go on with --config" in done.stdout, done.stdout + done.stderr
+        assert "and saved; resume with --config" in done.stdout, done.stdout + done.stderr
         stop = read_events(folder)[-1]
         assert stop["event"] == "stop"
         assert stop["reason"].startswith(reason)
@@ -102,7 +102,7 @@ def test_distrib_train_leaves_with_the_ranks_own_status(faces: Path, tmp_path: P
     (folder / "preempt").touch()
     said, errors = running.communicate(timeout=60)
     assert running.returncode == STOPPED, errors
-    assert f"go on with --config {folder / 'config.yaml'} --resume auto" in said
+    assert f"resume with --config {folder / 'config.yaml'} --resume auto" in said
     assert "Traceback" not in errors
 
 
@@ -275,7 +275,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_need_not_end_the_run(faces: 
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in read_metrics(folder)] == [1]
     assert "cannot be written" in done.stderr
-    assert "training goes on" in done.stderr
+    assert "training continues" in done.stderr
     assert len(read_events(folder, "checkpoint_failed")) > 1
     assert list((folder / "checkpoints").iterdir()) == []
     done = limited(f"--run.folder {tmp_path / 'other'}")

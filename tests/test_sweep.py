@@ -109,7 +109,7 @@ def test_a_study_is_trained_told_and_gone_on_with(
     assert read_yaml(tmp_path / "study/best.yaml") == read_yaml(best)
     assert "little" in (tmp_path / "study/study/index.html").read_text()
 
-    # A larger budget goes on; what has been trained is not trained again.
+    # A larger budget resumes the study; what has been trained is not trained again.
     write_study(tmp_path, faces, space={"how": {"variants": variants}}, budget={"trials": 3}, seeds=[5])
     sweep(file)
     assert [each["state"] for each in trials(tmp_path)] == ["finished", "failed", "finished"]
@@ -293,7 +293,7 @@ def test_a_disk_that_fails_ends_in_a_sentence_and_the_trial_is_gone_on_with(face
     done = sweep(file, status=2)
     assert done.stderr.count("\n") == 1
     assert str(log) in done.stderr
-    assert "the same command goes on" in done.stderr
+    assert "the same command resumes" in done.stderr
     log.rmdir()
     assert "trial 0 again" in sweep(file).stdout
     assert [each["state"] for each in trials(tmp_path)] == ["finished"]

@@ -328,7 +328,7 @@ def test_a_finished_checkpoint_elsewhere_starts_no_run(
     last = max((finished[0] / "checkpoints").iterdir())
     status, said = here(capsys, *settings(faces, tmp_path / "run", "--resume", last))
     assert status == 2
-    assert f"{last} is finished: 3 epochs; raise train.epochs to go on; nothing is left to train in" in said
+    assert f"{last} is finished: 3 epochs; raise train.epochs to continue; nothing is left to train in" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -393,7 +393,7 @@ def test_a_run_that_stopped_early_says_how_to_go_on(
     capsys.readouterr()
     AcceleratorState._reset_state(reset_partial_state=True)
     assert program.main([str(each) for each in settings(faces, folder, *options, "--resume", "auto")]) == 0
-    assert "raise train.early_stopping to go on" in capsys.readouterr().out
+    assert "raise train.early_stopping to continue" in capsys.readouterr().out
     assert read_metrics(folder) == rows
 
 

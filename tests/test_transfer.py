@@ -55,7 +55,7 @@ def go_back(run: Path, folder: Path, steps: int) -> Path:
 
 
 def moments(faces: Path, run: Path) -> dict[str, int]:
-    """Where in a staged run there are checkpoints to go on from: steps of the run."""
+    """Where in a staged run there are checkpoints to resume from: steps of the run."""
     per_epoch = the_plan(faces, run).steps_per_epoch
     assert per_epoch > EVERY
     return {

@@ -130,8 +130,8 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
             recover_folder(target)
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{target} cannot be written ({reason}): see to the space and rights of {target.parent}, then go on with "
-            "--resume auto"
+            f"{target} cannot be written ({reason}): check the free space and permissions of {target.parent}, then "
+            "resume with --resume auto"
         ) from None
     shutil.rmtree(old, ignore_errors=True)
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
-# Of each `standard_streams` that is on: whether the program goes on.
+# Of each `standard_streams` that is on: whether the program continues.
 _blocks: list[bool] = []
 
 
@@ -29,8 +29,8 @@ def standard_streams(goes_on: bool = False) -> Iterator[None]:
     that are not the process's own (a notebook's, a test's) are left alone.
 
     Args:
-        goes_on: whether the work is worth more than what it says of itself, as a training is: then the program goes on
-            without a stream that cannot be written, after a warning on standard error. Else it leaves.
+        goes_on: whether the work is worth more than what it says of itself, as a training is: then the program
+            continues without a stream that cannot be written, after a warning on standard error. Else it leaves.
 
     Raises:
         SystemExit: unless `goes_on`, from whatever prints: `PIPE_CLOSED` where the reader of a stream has left, 2 where
@@ -87,7 +87,7 @@ class _Output(io.FileIO):
         if leaves and isinstance(error, BrokenPipeError):
             raise SystemExit(PIPE_CLOSED)
         if self.fileno() == 1 and os.environ.get("RANK", "0") == "0":
-            word, remedy = "warning", "the work goes on without it, and writes all of its files"
+            word, remedy = "warning", "the work continues without it, and writes all of its files"
             if leaves:
                 word, remedy = "error", "write elsewhere, or make room"
             line = f"distrib: {word}: standard output cannot be written ({error.strerror}): {remedy}"

@@ -22,7 +22,7 @@ from distrib.reproduction.claims import CLAIMS
 class ReproduceOptions:
     """Run the report's experiments, and set what is measured beside what it says: a page, and Markdown.
 
-    Takes the options of `distrib train` too, such as --data.root. The same command again goes on where it was.
+    Takes the options of `distrib train` too, such as --data.root. The same command resumes where it stopped.
     """
 
     only: tuple[str, ...] = field(default=tuple(CLAIMS))

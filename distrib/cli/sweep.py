@@ -20,7 +20,7 @@ from distrib.base.streams import standard_streams
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Train every trial of a study, each as a run of its own; the same command again goes on with it.
+    """Train every trial of a study, each as a run of its own; the same command resumes it.
 
     `distrib sweep STUDY.yaml` takes the options below, and those of `distrib train`, which win over the study's own.
     Start it on several machines with one --folder that all of them see, and they share the trials.

@@ -114,7 +114,7 @@ class ModelConfig(Section):
     may be freed later: "backbone 2:layer3 5:none" trains layer4 too from epoch 2 on, and everything from epoch 5 on."""
     frozen_statistics: Literal["kept", "updated"] = "kept"
     """What BatchNorm does in frozen layers while training. kept: it normalises by the statistics it has, and keeps them
-    (evaluation mode); updated: it normalises by the batch's, and goes on averaging them."""
+    (evaluation mode); updated: it normalises by the batch's, and keeps averaging them."""
 
     @property
     def stages(self) -> tuple[tuple[int, str], ...]:
@@ -216,7 +216,7 @@ class TrainConfig(Section):
     norm_size: Literal["auto", "batch"] | Count = "auto"
     """Images that BatchNorm normalises over, a divisor of train.batch_size: what a step computes depends on it, and on
     the number of ranks only through it. auto: a rank's micro-batch in a new run, and afterwards what the run began
-    with, on however many ranks it goes on; batch: all images of a step, by torch's SyncBatchNorm (several ranks need
+    with, on however many ranks it is resumed; batch: all images of a step, by torch's SyncBatchNorm (several ranks need
     GPUs for it)."""
     accumulation: Literal["auto"] | Count = "auto"
     """Micro-batches that a rank's share of a batch is cut into, to save memory; auto: as many as train.norm_size asks
@@ -240,7 +240,7 @@ class TrainConfig(Section):
     """Steps between two looks at the loss (progress bar, W&B, check for non-finite values)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do about a step whose loss or gradient is not finite: stop; or skip it, which leaves the model as if that
-    batch had not been, and go on."""
+    batch had not been, and continue."""
     nonfinite_limit: int = Field(10, ge=1, le=1000)
     """Steps that may be skipped in a run before it stops all the same."""
 
@@ -264,7 +264,7 @@ class CheckpointConfig(Section):
     every_minutes: float | None = Field(None, gt=0)
     """Checkpoint also where the last one is so many minutes old; None: by steps and epochs alone."""
     on_failure: Literal["stop", "continue"] = "stop"
-    """What to do where a checkpoint cannot be written, as on a full disk: stop; or warn, go on without it, and try
+    """What to do where a checkpoint cannot be written, as on a full disk: stop; or warn, continue without it, and try
     again at the next."""
     best_score: Annotated[str, Words(SCORES)] = "roc_auc"
     """Validation score that chooses the epoch kept in best/: loss, accuracy, balanced_accuracy, precision, recall, f1,
@@ -344,7 +344,7 @@ class RunConfig(Section):
     folder: ConfigPath | None = None
     """Folder of the run; None: runs/NAME-DATE-TIME, after the configuration file."""
     resume: Annotated[ConfigPathText, Words(("never", "auto"))] = "never"
-    """never: start anew, in a folder without checkpoints; auto: go on from the newest valid checkpoint in the run
+    """never: start anew, in a folder without checkpoints; auto: resume from the newest valid checkpoint in the run
     folder, or start where there is none; or the path of a checkpoint. Also written --resume."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one, else the CPU."""

@@ -96,7 +96,7 @@ def separate(
         out: a folder outside of the data set that does not exist, or is empty.
         files: link, symbolic links to the absolute paths of the images; copy, copies.
         workers: number of threads that read and copy.
-        report: called while the work goes on.
+        report: called while the work is under way.
 
     Returns:
         The proof, and warnings for the user, a sentence each.
@@ -288,7 +288,7 @@ def _prove(folder: Path, config: DataConfig, sums: dict[str, str], workers: int,
         config: of the data set that it was made from.
         sums: SHA-256 of each image when it was read there.
         workers: number of threads that read.
-        report: called while the work goes on.
+        report: called while the work is under way.
 
     Raises:
         UserError: if an image is another one now, or something is in two splits that should not be.

@@ -60,7 +60,7 @@ def activation_maps(
     def keep(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
         def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             output_BCHW = output if output.ndim == 4 else output[:, :, None, None]
-            # A copy even on the CPU, because ReLUs and additions go on to work in place.
+            # A copy even on the CPU, because later ReLUs and additions work in place.
             maps[name] = output_BCHW.to("cpu", torch.float32, copy=True)
 
         return hook

@@ -53,9 +53,9 @@ CHANCE, FEW_FOUND = 0.5, 0.1
 # What a candidate stands for, where it is as absurd as the report's values.
 CAUSES = {
     "ImageNet, frozen": "that the backbone was frozen at all",
-    "ImageNet, frozen, BatchNorm in training mode": "that BatchNorm went on counting in a frozen backbone",
+    "ImageNet, frozen, BatchNorm in training mode": "that BatchNorm kept counting in a frozen backbone",
     "random, frozen": "that there was nothing but a random backbone under the head",
-    "random, frozen, BatchNorm in training mode": "that BatchNorm went on counting in a random backbone",
+    "random, frozen, BatchNorm in training mode": "that BatchNorm kept counting in a random backbone",
     "nothing trained, BatchNorm in training mode": "that the head was frozen too",
 }
 

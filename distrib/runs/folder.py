@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
 
 BY_ATTRIBUTE = ("epoch", "attribute", *SCORES)
-# A launcher gives its ranks 30 seconds to leave: so long a run that goes on may have to wait for its earlier self.
+# A launcher gives its ranks 30 seconds to leave: so long a resumed run may have to wait for its earlier self.
 LEAVES_WITHIN = 30.0
 
 
@@ -131,7 +131,7 @@ class RunFolder:
         own = resume == "auto" or named.parent == self.checkpoints.resolve() or named == self.origin()
         if not own:
             raise UserError(
-                f"run.folder {self.path} holds a run already: go on with it by --resume auto, or choose another folder"
+                f"run.folder {self.path} holds a run already: resume it with --resume auto, or choose another folder"
             )
 
     def origin(self) -> Path | None:
@@ -336,4 +336,4 @@ def _cannot_use(folder: Path, error: OSError) -> UserError:
 
 
 def _cannot_write(file: Path, error: OSError) -> UserError:
-    return UserError(f"{file} cannot be written ({error.strerror}): see to the disk, then go on with --resume auto")
+    return UserError(f"{file} cannot be written ({error.strerror}): check the disk, then resume with --resume auto")

@@ -5,7 +5,7 @@ does (a server that is down or silent, a service process that was killed or hang
 `finish` has a time limit. W&B itself writes every row to the run folder first and uploads it from there; a part of the
 run that the server has taken whole is marked as `wandb sync` marks it, so that this uploads what is missing elsewhere.
 
-A resumed run has the same W&B id (`wandb_run_id` in the run folder) and goes on as the same run: online the server
+A resumed run has the same W&B id (`wandb_run_id` in the run folder) and continues as the same run: online the server
 appends to it; offline each part is a folder `offline-run-TIME-ID` of its own, and `wandb sync` uploads the parts of one
 id in the order of their start. The charts' axes are the logged "step" and "epoch", because steps that are trained again
 after a resume are lower than the last one that W&B has, and W&B drops rows whose own counter does not grow.
@@ -150,7 +150,7 @@ def epoch_names(row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str
 
 
 class WandbTracker(Tracker):
-    """A W&B run behind a queue. Where W&B fails, the run goes on as an offline one; where that fails too, without."""
+    """A W&B run behind a queue. Where W&B fails, the run continues as an offline one; where that fails too, without."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ class WandbTracker(Tracker):
             self._jobs.put_nowait(job)
         except queue.Full:
             self._accepting = False
-            _log.warning("W&B has left %d rows waiting: nothing more is tracked, and training goes on", BACKLOG)
+            _log.warning("W&B has left %d rows waiting: nothing more is tracked, and training continues", BACKLOG)
 
     def _work(self, mode: Mode) -> None:
         """Do the jobs in their order. A job that fails is done again after going offline."""
@@ -262,7 +262,7 @@ class WandbTracker(Tracker):
                 if run is not None:
                     with contextlib.suppress(Exception):
                         run.finish(exit_code=1)  # so that its threads end, and what it has is written out
-                # Else the next start, and Python's exit, would go on talking to a service that is gone.
+                # Else the next start, and Python's exit, would keep talking to a service that is gone.
                 _teardown()
                 if self._over.is_set():
                     return
@@ -270,7 +270,7 @@ class WandbTracker(Tracker):
                 run = None
         self._accepting = False
         why = "; then: ".join(dict.fromkeys(reasons))
-        _log.warning("W&B failed (%s): nothing more is tracked, and training goes on; %s", why, self._upload())
+        _log.warning("W&B failed (%s): nothing more is tracked, and training continues; %s", why, self._upload())
 
     def _start(self, mode: Mode) -> "Run":
         wandb = import_wandb()
@@ -353,7 +353,7 @@ class WandbTracker(Tracker):
         """Called by W&B, once from each start on, when it knows that the run's Stop button was pressed at some time."""
         if self._stopped_before and time.monotonic() - self._started < STALE_SECONDS:
             _log.warning(
-                "W&B still has the Stop that an earlier part of this run has obeyed: the run goes on, and the button "
+                "W&B still has the Stop that an earlier part of this run has obeyed: the run continues, and the button "
                 "cannot stop it again (touch %s can)",
                 RunFolder(self._folder).preempt,
             )

@@ -5,7 +5,7 @@ put into W&B's own `Settings` before anything is written, one by one, so that wh
 names the variable or the file. The first of these that says something wins:
 
 1. the options `tracking.…`;
-2. for a run that goes on, what its first start came to, from the run folder: it is the same run in W&B, whatever the
+2. for a run that is resumed, what its first start came to, from the run folder: it is the same run in W&B, whatever the
    shell says by then. Of the mode alone a variable or a file says more, for it may be another machine;
 3. the variables; an empty one is not set;
 4. `wandb/settings` (`.wandb/settings` where there is a `.wandb/`) in the working directory, where `wandb offline` and
@@ -55,7 +55,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "relogin": (False, "the trainer asks for no key"),
     "x_skip_transaction_log": (False, "every row is kept in the run folder first"),
 }
-# Which run of W&B's goes on is for the run folder to say; these values leave it to that.
+# Which run of W&B's is resumed is for the run folder to say; these values leave it to that.
 RESUMING: dict[str, tuple[str, ...]] = {"resume": ("allow", "auto"), "resume_from": (), "fork_from": ()}
 # A settings file is for all runs, and these are one run's.
 NOT_IN_FILES = {"run_id": "WANDB_RUN_ID", "run_name": "WANDB_NAME"}
@@ -348,13 +348,13 @@ class _Resolution:
 
 
 def _refuse_resuming(name: str, value: str, label: str) -> None:
-    """Refuse what would have a run go on with another than its folder says.
+    """Refuse what would resume another W&B run than the folder says.
 
     Raises:
         UserError: if this is it.
     """
     if name in RESUMING and value not in RESUMING[name]:
-        raise UserError(f"{label} says which W&B run goes on, and that is for --resume and the run folder: remove it")
+        raise UserError(f"{label} says which W&B run is resumed; --resume and the run folder decide that: remove it")
 
 
 def _disabled(label: str) -> WandbSettings:

@@ -97,7 +97,7 @@ class ObjectiveConfig(Section):
 
 
 class Budget(Section):
-    """When no new trial begins any more; what is running then goes on to its end."""
+    """When no new trial begins any more; what is running then is finished."""
 
     section: ClassVar[str] = "budget"
 
@@ -174,7 +174,7 @@ class StudyFile(Section):
         if len(self.fidelity) == 1:
             raise UserError("fidelity has one rung: name at least two, from the cheapest to the whole training")
         if self.fidelity and self.pruner.name == "none":
-            raise UserError("fidelity needs a pruner that says which trials go on, such as pruner: halving")
+            raise UserError("fidelity needs a pruner that says which trials continue, such as pruner: halving")
         if self.sampler.name != "grid" and self.budget.trials is None and self.budget.hours is None:
             raise UserError(
                 f"budget is without end, and sampler {self.sampler.name} never is: say budget: {{trials: 30}}"

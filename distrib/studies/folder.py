@@ -26,7 +26,7 @@ import yaml
 from distrib.base.errors import UserError, afterwards
 from distrib.studies.definition import Study, to_yaml
 
-# What may be another when a study goes on: how much is to be done, and on what; not what it is of.
+# What may be another when a study is resumed: how much is to be done, and on what; not what it is of.
 FREE = (
     "budget.", "launch", "config.run.", "config.tracking.", "config.explain.", "config.data.root",
     "config.data.decoder", "config.data.threads", "config.data.prefetch", "config.data.dali.", "config.checkpoint.keep",

@@ -26,7 +26,7 @@ PRUNERS = {
     "hyperband": "HyperbandPruner",
     "threshold": "ThresholdPruner",
 }
-# Pruners that let one of so many trials go on at each of their rungs; Optuna's own figures.
+# Pruners that let one of so many trials continue at each of their rungs; Optuna's own figures.
 REDUCTION = {"halving": 4, "hyperband": 3}
 
 

@@ -80,7 +80,7 @@ def run_study(study: Study, folder: Path, workers: int, stop: Stop, retry_failed
             status = worker.work(stop)
         summarise(worker.publish())
     if stop.reason is not None:
-        print(f"stopped by {stop.reason}; the same command goes on with the study", flush=True)
+        print(f"stopped by {stop.reason}; the same command resumes the study", flush=True)
     return status
 
 
@@ -203,12 +203,11 @@ def failures(study: Study, folder: Path) -> Iterator[None]:
     except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
         problem = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"storage {study.fields.storage} fails ({problem}): see to it; the same command goes on with the study"
+            f"storage {study.fields.storage} fails ({problem}): check it; the same command resumes the study"
         ) from None
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder} fails ({error.strerror}): see to the disk; the same command goes on with the "
-            "study"
+            f"{error.filename or folder} fails ({error.strerror}): check the disk; the same command resumes the study"
         ) from None
 
 

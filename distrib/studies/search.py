@@ -1,4 +1,4 @@
-"""Optuna's side of a study: where its trials are kept, and which of them is not worth going on.
+"""Optuna's side of a study: where its trials are kept, and which of them is not worth continuing.
 
 A trial that has been begun is one that Optuna calls RUNNING; its worker holds a lock on it, so that a trial whose lock
 is free has lost its worker, and the next worker takes it up. All choosing is done under one lock of the study: there
@@ -93,7 +93,7 @@ def rehearse(study: Study) -> None:
 
 @dataclass(frozen=True)
 class TrialFile:
-    """What lies in a run's folder as trial.json, so that the run can ask whether it is worth going on.
+    """What lies in a run's folder as trial.json, so that the run can ask whether it is worth continuing.
 
     Attributes:
         storage: as `storage_url` gives it.
@@ -116,7 +116,7 @@ class TrialFile:
 
 
 class TrialJudge:
-    """Tells Optuna how a run does after each epoch, and the run whether to go on; on rank 0.
+    """Tells Optuna how a run does after each epoch, and the run whether to continue; on rank 0.
 
     Args:
         file: trial.json of the run.

@@ -33,7 +33,7 @@ MAX_POINTS = 10_000
 # What the study itself decides for each of its runs.
 OWN = {
     "run.folder": "each run of a study has its own",
-    "run.resume": "each run of a study goes on where it was",
+    "run.resume": "each run of a study resumes where it stopped",
     "tracking.group": "it is the study's name",
 }
 Point = dict[str, Setting]

@@ -37,7 +37,7 @@ OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing is wrong
-    """A run was asked to stop, and did; the trial is to be gone on with."""
+    """A run was asked to stop, and did; the trial is to be resumed."""
 
 
 class _Failed(Exception):  # noqa: N818 - a result, not an error
@@ -72,7 +72,7 @@ class Ending:
 
 
 class Stop:
-    """Whether this process has been asked to stop; what it is asked goes on to the processes that work for it."""
+    """Whether this process has been asked to stop; what it is asked is passed on to the processes that work for it."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -159,7 +159,7 @@ class TrialRun:
         """Train to the end, one run after the other.
 
         Raises:
-            Interrupted: if it was asked to stop; it is gone on with by another call.
+            Interrupted: if it was asked to stop; another call resumes it.
         """
         try:
             results = self._train()
@@ -195,7 +195,7 @@ class TrialRun:
                 results.append(result)
                 cheaper[seed].append((result.images, run))
             if number + 1 < len(rungs) and self._folders(number + 1)[0].exists():
-                continue  # it had gone on before it was lost
+                continue  # it had reached the next rung before its worker was lost
             if len(rungs) > 1:
                 self.trial.report(mean(results)[0], rung_step(study.fields.pruner, number))
                 if number + 1 < len(rungs) and self.trial.should_prune():
@@ -244,7 +244,7 @@ class TrialRun:
         kills = kernel_kills()
         status = self.stop.run(command, log, held, self._teller(run, config))
         if status == STOPPED or (status != 0 and self.stop.reason is not None):
-            raise Interrupted(f"{run.name} was asked to stop, and is gone on with by the next worker")
+            raise Interrupted(f"{run.name} was asked to stop; the next worker resumes it")
         if status != 0:
             killed = status == -signal.SIGKILL and kernel_kills() > kills
             state: State = "out of memory" if status == OUT_OF_MEMORY or killed else "failed"
@@ -263,7 +263,7 @@ class TrialRun:
             nonlocal told
             with suppress(UserError):  # there is no row yet
                 rows = read_rows(run)
-                for row in rows[told:] if told else rows[-1:]:  # what is gone on with has told its first epochs
+                for row in rows[told:] if told else rows[-1:]:  # of a resumed run, no epoch from before
                     said = f"{score} {short(row[score])}"
                     self.say(f"{run.name}: epoch {row['epoch']:.0f} of {config.train.epochs}, {said}")
                 told = len(rows)

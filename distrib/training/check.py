@@ -40,8 +40,8 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
 
     Raises:
         UserError: if the batch cannot be shared out, the data set is not as the configuration says, the first weights
-            cannot be had, W&B refuses one of its settings, the run folder holds another run, or what there is to go on
-            from is damaged, of another training or finished elsewhere.
+            cannot be had, W&B refuses one of its settings, the run folder holds another run, or what there is to
+            resume from is damaged, of another training or finished elsewhere.
     """
     check_batch(config.train, ranks)
     resolve_wandb(config.tracking, config.run.folder)

@@ -109,7 +109,7 @@ def save_checkpoint(
         optimizer: its state dict.
         scaler: the fp16 gradient scaler's state dict, or None.
         progress: of the run.
-        data: digest of what is trained on; a run goes on with nothing else.
+        data: digest of what is trained on; a run resumes with nothing else.
         config_yaml: the resolved configuration.
         model_json: what prediction needs, so that a checkpoint is a model folder too.
         total_steps: steps of the run so far; names the checkpoint, so that names sort by age.
@@ -153,7 +153,7 @@ class CheckpointWriter:
         data: digest of what is trained on.
         config_yaml: the resolved configuration.
         keep: how many to leave.
-        failed: called with the sentence where one could not be written and the run is to go on without it; None: the
+        failed: called with the sentence where one could not be written and the run is to continue without it; None: the
             error is raised from the next call instead.
         written: called in the background when one is on the disk.
     """
@@ -185,7 +185,7 @@ class CheckpointWriter:
     def has_failed(self) -> bool:
         """Whether the last one could not be written and the run is to stop for that; without waiting.
 
-        Then `wait` raises why. Where the run is to go on, it is told here.
+        Then `wait` raises why. Where the run is to continue, it is told here.
         """
         if self._pending is None or not self._pending.done():
             return False
@@ -233,7 +233,7 @@ class CheckpointWriter:
 class _Copy:
     """A copy of weights and optimiser on their own device, made in the order of the step's own operations.
 
-    On a GPU nobody waits for it: the host goes on, and the writer fetches it on a stream of its own.
+    On a GPU nobody waits for it: the host continues, and the writer fetches it on a stream of its own.
     """
 
     def __init__(self, contents: Contents) -> None:
@@ -274,7 +274,7 @@ def drop_later(checkpoint: Path) -> None:
 
 
 def later_than(checkpoint: Path) -> list[Path]:
-    """The checkpoints beside this one that have more steps, which a run that goes on from it passes over."""
+    """The checkpoints beside this one that have more steps, which a run that resumes from it passes over."""
     return [each for each in _newest_first(checkpoint.parent) if _steps(each) > _steps(checkpoint)]
 
 
@@ -365,10 +365,10 @@ def find_checkpoint(folder: Path, resume: str, report: Callable[[str], None]) ->
 
 
 def refuse_changes(checkpoint: Checkpoint, config: Config, data: str) -> None:
-    """Refuse to go on with another training than the checkpoint's.
+    """Refuse to resume with another training than the checkpoint's.
 
     Args:
-        checkpoint: to go on from.
+        checkpoint: to resume from.
         config: resolved, of today.
         data: digest of what would be trained on.
 

@@ -128,6 +128,6 @@ class Checkpointer:
         )
 
     def _failed(self, sentence: str) -> None:
-        warn(f"{sentence} (checkpoint.on_failure is continue: training goes on, and the next one is tried)")
+        warn(f"{sentence} (checkpoint.on_failure is continue: training continues, and the next one is tried)")
         with suppress(UserError):  # the same disk may be full
             self._run.folder.event("checkpoint_failed", error=sentence)

@@ -74,7 +74,7 @@ def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> 
     Args:
         config: of the run.
         ranks: that take part.
-        checkpoint: that the run goes on from; None: it is new.
+        checkpoint: that the run resumes from; None: it is new.
 
     Raises:
         UserError: if the batch cannot be cut up as the configuration asks, or leaves BatchNorm a single value.

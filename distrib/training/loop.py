@@ -64,8 +64,8 @@ def train(
                 watch.progress()
                 agreed, position = agreement.answer(), state.position
 
-                # An ordinary step ends here: the host goes on to the next one while the device is still at work. The
-                # end of an epoch is saved once it is validated.
+                # An ordinary step ends here: the host begins the next one while the device is still at work. The end of
+                # an epoch is saved once it is validated.
                 save = not position.at_end_of_epoch and (checkpointer.due(position) or agreed.save)
                 log = position.run_step % config.train.log_every == 0 or position.at_end_of_epoch
                 if not (agreed.stop or agreed.failed or save or log):

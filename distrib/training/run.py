@@ -151,12 +151,12 @@ def watched(
 
 
 def leave_stopped(run: TrainingRun, outcome: Outcome) -> int:
-    """Say how to go on after a stop, and leave together with the other ranks; returns the exit status."""
+    """Say how to resume after a stop, and leave together with the other ranks; returns the exit status."""
     progress = outcome.progress
     run.tracker.finish(exit_code=STOPPED)
     say(
         f"\nstopped by {outcome.stopped_by} in epoch {progress.epoch + 1}, {progress.step} steps into it, and saved; "
-        f"go on with --config {run.folder.path / 'config.yaml'} --resume auto"
+        f"resume with --config {run.folder.path / 'config.yaml'} --resume auto"
     )
     # A launcher ends all ranks as soon as one has left with another status than 0.
     run.accelerator.wait_for_everyone()

@@ -75,7 +75,7 @@ def read_start(run: TrainingRun) -> Checkpoint | None:
 
 
 def find_start(config: Config, folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint to go on from, None for a new run; locks a folder that is to be taken up; on rank 0.
+    """The checkpoint to resume from, None for a new run; locks a folder that is to be taken up; on rank 0.
 
     Raises:
         UserError: if the folder holds or is in use by another run, or no checkpoint is whole.
@@ -120,7 +120,7 @@ def what_is_finished(config: Config, checkpoint: Checkpoint) -> str:
     if checkpoint.progress.pruned:
         return f"{checkpoint.folder} is finished: its study gave it up after {checkpoint.progress.epoch} epochs"
     more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
-    return f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to go on"
+    return f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to continue"
 
 
 def verify_start(run: TrainingRun, path: Path, checkpoint: Checkpoint | None) -> Checkpoint:
@@ -168,7 +168,7 @@ def first_model(
         return make_model(config.model, attributes, config.train.channels_last, config.train.seed)
     progress = checkpoint.progress
     net = AttributeClassifier(len(attributes), config.train.channels_last, config.model.frozen_statistics)
-    return net, Origin(f"goes on from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps")
+    return net, Origin(f"resumes from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps")
 
 
 def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
@@ -180,9 +180,7 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     folder.make()
     folder.lock()
     if checkpoint is None and any(folder.checkpoints.glob("step-*")):
-        raise UserError(
-            f"run.folder {folder.path} has just been taken by another run: choose another, or go on with it"
-        )
+        raise UserError(f"run.folder {folder.path} has just been taken by another run: choose another, or resume it")
     folder.open()
     began = (launcher() or psutil.Process()).create_time()
     if folder.preempt.exists() and folder.preempt.stat().st_mtime < began:

@@ -82,7 +82,7 @@ class TrainState:
         """Train the layers of the epoch under way from here on.
 
         Args:
-            progress: of the run; the sum of the losses and the skipped steps go on from there.
+            progress: of the run; the sum of the losses and the skipped steps continue from there.
 
         Returns:
             Whether these are other layers than before.

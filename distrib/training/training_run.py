@@ -18,7 +18,7 @@ from distrib.runs.folder import RunFolder
 from distrib.runs.tracking import Tracker
 from distrib.training.checkpoint import Progress
 
-# Says on rank 0, of an epoch's row of metrics.csv, whether the run is not worth going on with.
+# Says on rank 0, of an epoch's row of metrics.csv, whether the run is not worth continuing.
 Judge = Callable[[Mapping[str, float]], bool]
 
 
@@ -31,7 +31,7 @@ def never(_: Mapping[str, float]) -> bool:
 class TrainingRun:
     """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes.
 
-    `judge` says on rank 0, of each epoch's row of metrics.csv, whether the run is not worth going on with.
+    `judge` says on rank 0, of each epoch's row of metrics.csv, whether the run is not worth continuing.
     """
 
     config: Config

@@ -59,7 +59,7 @@ def test_an_array_trains_each_trial_once_whatever_happens_to_its_workers(
     for row in rows:
         assert len(read_metrics(folder / row["runs"])) == 3
         assert len(read_events(folder / row["runs"], "end")) == 1
-    # What was under way was gone on with, and nothing else was begun twice.
+    # What was under way was resumed, and nothing else was begun twice.
     starts = [len(read_events(folder / row["runs"], "start")) for row in rows]
     assert sum(starts) <= 8
     assert (folder / "study/index.html").exists()

@@ -229,7 +229,7 @@ def test_a_training_that_somebody_stopped_is_not_started_again(cluster: Cluster,
     job = cluster.submit("--gpus-per-node=0", "--mem=2G", TRAIN, "--config", "a.yaml", cwd=stubs)
     assert cluster.ended(job)["ExitCode"] == "75:0", log_of(stubs, job)
     assert len(launches(stubs, "node1")) == 2
-    assert "was stopped and has saved; to go on: sbatch slurm/train.sh … --run.folder runs/a run" in log_of(stubs, job)
+    assert "was stopped and has saved; to resume: sbatch slurm/train.sh … --run.folder runs/a run" in log_of(stubs, job)
 
 
 @pytest.mark.slow

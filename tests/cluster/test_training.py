@@ -151,7 +151,7 @@ def test_scancel_saves_and_ends(cluster: Cluster, start: Callable[..., Training]
     assert known["JobState"] == "CANCELLED", training.log
     assert known["Restarts"] == "0"
     assert training.events() == ["start", "stop"], training.log
-    assert "to go on: sbatch slurm/train.sh … --run.folder run --resume auto" in training.log
+    assert "to resume: sbatch slurm/train.sh … --run.folder run --resume auto" in training.log
     assert not (training.run / "preempt").exists()
     assert [cluster.on(node, "ls", "/dev/shm").stdout for node in NODES] == ["", ""]
     last = read_events(training.run, "stop")[-1]

@@ -253,7 +253,7 @@ def test_a_broken_wandb_ends_tracking_alone(
         tracker.finish()
         tracker.step({"train/loss": 1.0}, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "W&B failed (no W&B today): nothing more is tracked, and training goes on; nothing of it is in the run folder"
+        "W&B failed (no W&B today): nothing more is tracked, and training continues; nothing of it is in the run folder"
     ]
 
 
@@ -279,7 +279,7 @@ def test_a_service_that_cannot_start_is_one_sentence(program: str | None, reason
     )
     assert warnings.count("WARNING") == warnings.count("\n") == 1, warnings
     assert reason in warnings
-    assert "nothing more is tracked, and training goes on; nothing of it is in the run folder" in warnings
+    assert "nothing more is tracked, and training continues; nothing of it is in the run folder" in warnings
     assert "wandb sync" not in warnings
     assert seconds["finish"] < 8
     assert seconds["program"] < 15

@@ -334,7 +334,7 @@ def test_a_stop_is_obeyed_once(
         log_in(backend)
         tracker = open_tracker(TrackingConfig(), folder, {}, heard.set)
         log(tracker, 0, 10 * rows)
-        until(lambda: heard.is_set() or "the run goes on" in caplog.text or not the_run(backend).stopped)
+        until(lambda: heard.is_set() or "the run continues" in caplog.text or not the_run(backend).stopped)
         tracker.finish()
         return heard.is_set()
 

@@ -181,7 +181,7 @@ def test_check_refuses_before_anything_is_written(
     say(monkeypatch, WANDB_RESUME="true")
     options = ["--data.root", str(faces), "--train.batch-size", "8", "--run.folder", str(tmp_path / "run")]
     assert check(options) == 2
-    assert capsys.readouterr().err.startswith("distrib: error: WANDB_RESUME=true says which W&B run goes on")
+    assert capsys.readouterr().err.startswith("distrib: error: WANDB_RESUME=true says which W&B run is resumed")
     assert not (tmp_path / "run").exists()
 
 

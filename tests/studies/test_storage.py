@@ -298,5 +298,5 @@ def test_no_trial_begins_after_the_hours_of_the_budget(tmp_path: Path) -> None:
     assert worker.take() is None
     first.lock.release()
     again = worker.take()
-    assert again is not None, "what has begun is gone on with"
+    assert again is not None, "what has begun is resumed"
     assert (again.trial.number, again.again) == (0, True)

@@ -118,7 +118,7 @@ def test_halving_lets_the_best_of_a_rung_go_on(tmp_path: Path, stop: Stop) -> No
         worker.finish(taken, stop)
         taken.lock.release()
     record = worker.publish()
-    # Those that go on fail, as there is no data set; that they went on is what counts.
+    # Those that continue fail, as there is no data set; that they continued is what counts.
     assert [trial.state for trial in record.trials] == ["failed", "pruned", "failed"]
     assert [len(trial.runs) for trial in record.trials] == [2, 1, 2]
     assert record.trials[1].reason == "given up after rung 0"

@@ -4,7 +4,7 @@ The client (wandb 0.31: Python, and `wandb-core`, its service process) goes wher
 40 characters. It has three ways, each of which may be gzipped or chunked:
 
 - `POST /graphql` with `query` (which names the operation) and `variables`. Viewer: whose key it is. RunResumeStatus:
-  what the server has of a run (bucket null: nothing); a resumed run goes on behind its line counts and its last row
+  what the server has of a run (bucket null: nothing); a resumed run continues behind its line counts and its last row
   (`historyTail`: JSON of a list of JSON). UpsertBucket: makes or changes a run. CreateRunFiles: where to PUT the run's
   files. CreateArtifact, CreateArtifactManifest, UpdateArtifactManifest, CreateArtifactFiles, CommitArtifact: an
   artifact's record, the list of its files, the files, and that it is whole. Whatever else it asks it can do without.

@@ -417,7 +417,7 @@ def writer(folder: Path, failed: Callable[[str], None] | None = None) -> Checkpo
 
 
 def test_what_is_written_is_the_moment_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training goes on and changes the weights while the disk is busy."""
+    """The training continues and changes the weights while the disk is busy."""
     go_on = threading.Event()
     save = distrib.training.checkpoint.save_checkpoint
     monkeypatch.setattr(distrib.training.checkpoint, "save_checkpoint", lambda *args: go_on.wait(20) and save(*args))

@@ -91,7 +91,7 @@ def check(whole: Path, change: Callable[[Path], None], damaged: bool = False) ->
 
 
 def use(checkpoint: Checkpoint) -> None:
-    """What training does with one: it reads where to go on, and refuses those of another training."""
+    """What training does with one: it reads where to resume, and refuses those of another training."""
     progress = checkpoint.progress
     assert isinstance(progress, Progress)
     assert min(progress.epoch, progress.step, progress.best_epoch) >= 0

@@ -111,6 +111,6 @@ def test_a_checkpoint_that_cannot_be_written_stops_all_ranks_alike(moment: str, 
     assert steps == (every + 1 if moment == "in a step" else the_plan(faces, folder).steps_per_epoch)
     assert status == 2
     assert "cannot be written" in sentence
-    assert "see to the space and rights of" in sentence
+    assert "check the free space and permissions of" in sentence
     [error] = read_events(folder, "error")
     assert sentence == f"distrib: error: {error['reason']}"

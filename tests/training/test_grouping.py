@@ -114,7 +114,7 @@ def test_an_epoch_does_not_depend_on_the_ranks_and_a_run_keeps_its_function_when
     whole = run(1, faces, tmp_path / "whole")
     assert abs(whole - four) > 5 * abs(one - four)
 
-    # Stopped on four ranks, it goes on with two, and then with one: both numbers are auto in config.yaml.
+    # Stopped on four ranks, it resumes with two, and then with one: both numbers are auto in config.yaml.
     config, resume = tmp_path / "four/config.yaml", ["--resume", "auto"]
     assert "norm_size: auto" in config.read_text()
     assert "accumulation: auto" in config.read_text()
