@@ -133,7 +133,7 @@ def make_report(run: "TrainingRun") -> str:
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        return f"report: none ({error}); the model is safe, and this makes the report: {again}"
+        return f"report: none ({error}); the model is safe; make the report with: {again}"
     page = f"report: {run.folder.page}"
     return f"{page} (failed: {', '.join(failed)}; make it again with: {again})" if failed else page
 

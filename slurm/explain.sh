@@ -30,7 +30,7 @@ refuse() {
 }
 
 [ $# -gt 0 ] || refuse "slurm/explain.sh needs the folder of a run, such as runs/NAME"
-[ -d "$1" ] || refuse "$1 is no folder in $PWD on $(hostname): submit where the training was submitted"
+[ -d "$1" ] || refuse "$1 is not a folder in $PWD on $(hostname): submit where the training was submitted"
 
 # Slurm runs a copy of this file, so that the folder of the submission is what is left to go by.
 [ ! -x .venv/bin/distrib ] || PATH="$PWD/.venv/bin:$PATH"

@@ -38,7 +38,7 @@ refuse() {
 
 [ -n "${SLURM_JOB_ID:-}" ] ||
     refuse "slurm/sweep.sh is a job: say sbatch --array=0-3 slurm/sweep.sh STUDY, or without Slurm distrib sweep STUDY"
-[ -f "${1:-}" ] || refuse "${1:-nothing} is no file in $PWD on $(hostname): name a study, such as study.yaml"
+[ -f "${1:-}" ] || refuse "${1:-nothing} is not a file in $PWD on $(hostname): name a study, such as study.yaml"
 # Slurm runs a copy of this file, so that the folder of the submission is what is left to go by.
 [ ! -x .venv/bin/distrib ] || PATH="$PWD/.venv/bin:$PATH"
 export PATH SLURM_EXPORT_ENV=ALL SRUN_EXPORT_ENV=ALL # whatever sbatch --export has left out

@@ -30,7 +30,7 @@ shopt -s nullglob
 [ $# -gt 0 ] || set -- runs/*/
 parts=()
 for run in "$@"; do
-    [ -d "$run" ] || refuse "$run is no folder in $PWD on $(hostname): expected the folder of a run, such as runs/NAME"
+    [ -d "$run" ] || refuse "$run is not a folder in $PWD on $(hostname): expected the folder of a run, such as runs/NAME"
     online=("${run%/}"/wandb/run-*/)
     lock=${run%/}/run.lock
     [ ! -e "$lock" ] || flock --shared --nonblock "$lock" true || online=()

@@ -504,7 +504,7 @@ def test_a_refusal_leaves_the_terminal_width_alone(monkeypatch: pytest.MonkeyPat
         ("data: {attributes: []}", ["data.attributes"]),
         ("data: {attributes: [Smiling, Young, Smiling]}", ["data.attributes", "Smiling"]),
         ("model: {freeze: layer5}", ["model.freeze is layer5", "did you mean layer4?"]),
-        ("model: {freeze: all}", ["model.freeze", "leaves nothing to train, the head neither"]),
+        ("model: {freeze: all}", ["model.freeze", "leaves nothing to train, not even the head"]),
         ("model: {freeze: ''}", ["model.freeze is empty"]),
         ("model: {freeze: {}}", ["model.freeze is empty"]),
         ("model: {freeze: backbone 2:layr3}", ["model.freeze has layr3", "did you mean layer3?"]),
@@ -672,7 +672,7 @@ def test_a_name_that_is_no_text_is_refused_with_what_would_make_it_text() -> Non
     name = os.fsdecode(b"caf\xe9")
     for key in ("data.root", "run.resume", "tracking.group"):
         sentence = refusal(
-            lambda key=key: load_config([f"--{key}={name}"]), f"{key} is caf", "no text in this locale (utf-8)"
+            lambda key=key: load_config([f"--{key}={name}"]), f"{key} is caf", "not text in this locale (utf-8)"
         )
         assert "LC_ALL" not in sentence
 
@@ -687,7 +687,7 @@ def test_so_is_one_that_the_locale_does_not_know(tmp_path: Path, place: str) -> 
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False)
     assert done.returncode
     assert b"data.root is caf" in done.stderr
-    assert b"no text in this locale (ascii): set LC_ALL=C.UTF-8, or choose another name" in done.stderr
+    assert b"not text in this locale (ascii): set LC_ALL=C.UTF-8, or choose another name" in done.stderr
     environment = {**environment, "LC_ALL": "C.UTF-8"}
     assert not subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False).returncode
 

@@ -163,7 +163,7 @@ def test_names_that_no_file_system_takes_are_refused(tmp_path: Path, key: str) -
 
 def test_numbers_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     told(tmp_path, f"train: {{epochs: 0x{'f' * 6000}}}", "train.epochs", "24000 bits")
-    told(tmp_path, f"train: {{epochs: [0x{'f' * 6000}]}}", "train.epochs", "very many digits")
+    told(tmp_path, f"train: {{epochs: [0x{'f' * 6000}]}}", "train.epochs", "thousands of digits")
 
 
 # --- as a user meets it

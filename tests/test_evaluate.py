@@ -227,7 +227,7 @@ def test_names_may_have_bytes_that_are_no_text(
     capsys.readouterr()
     for main, arguments in ((program.main, [folder]), (export, [run, "--to", "onnx", "--out", folder / "model.onnx"])):
         assert main([*map(str, arguments)]) == 2
-        assert "bytes in its name that are no UTF-8" in capsys.readouterr().err
+        assert "bytes in its name that are not UTF-8" in capsys.readouterr().err
 
 
 def test_two_models_are_compared_on_what_both_know(
@@ -366,7 +366,7 @@ def test_the_data_of_the_training_has_its_random_split_wherever_it_lies(
     assert rows == there
     said = capsys.readouterr().err
     assert "not the data" not in said
-    assert ("Identities in the test split that are in the images of the training too" in said) == (split == "test")
+    assert ("Identities in the test split that are in the training images too" in said) == (split == "test")
 
 
 def test_images_that_the_model_was_trained_on_are_counted(
@@ -439,7 +439,7 @@ def test_the_splits_can_be_others_than_in_training(run: Path, faces: Path, tmp_p
         (["RUN", "--data.root", "nowhere"], "data.root is nowhere, which is not a folder"),
         (["RUN", "--data.root", "OWN", "--split", "all"], "has no labels for Eyeglasses"),
         (["RUN", "--json", "missing/scores.json"], "--json missing/scores.json cannot be written"),
-        (["RUN", "--csv", "file/scores.csv"], "--csv file/scores.csv cannot be written: file is no folder"),
+        (["RUN", "--csv", "file/scores.csv"], "--csv file/scores.csv cannot be written: file is not a folder"),
         (["RUN", "--predictions", "rows.txt"], "--predictions rows.txt ends neither in .parquet nor in .csv"),
         (["RUN", "--against", "nowhere"], "nowhere holds no model"),
         (["RUN", "--against", "OTHER"], "has no attribute in common"),

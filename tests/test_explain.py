@@ -248,7 +248,7 @@ def test_other_data_without_a_test_split_is_refused(
     [
         (["RUN", "--only", "rok"], ["rok", "did you mean roc"]),
         (["RUN", "--only"], ["--only needs the names"]),
-        (["nowhere"], ["nowhere is no run"]),
+        (["nowhere"], ["nowhere is not a run"]),
         ([], ["name the run first"]),
         (["RUN", "--explain.modules", "layer9"], ["layer9", "layer4.1.conv2"]),
         (["RUN", "--explain.group", "Mael"], ["Mael", "did you mean Male"]),

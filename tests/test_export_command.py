@@ -54,7 +54,7 @@ def test_the_program_starts() -> None:
     [
         (["nowhere", "--to", "onnx"], "nowhere holds no model"),
         (["RUN", "--to", "onnx", "--out", "missing/model.onnx"], "--out missing/model.onnx cannot be written"),
-        (["RUN", "--to", "onnx", "--out", "file/model.onnx"], "file is no folder"),
+        (["RUN", "--to", "onnx", "--out", "file/model.onnx"], "file is not a folder"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(

@@ -69,7 +69,7 @@ def test_a_path_is_what_a_shell_would_make_of_it(written: str, meant: str) -> No
         ("a/${ SCRATCH }", ["no other ${…} than ${NAME} is known"]),
         ("${SCRATCH/runs", ["no other ${…} than ${NAME} is known"]),
         ("runs/$(whoami)", ["no command is run in $(…)", "write the path out"]),
-        ("~no_such_user/runs", ["~no_such_user is no user's home folder"]),
+        ("~no_such_user/runs", ["~no_such_user is not a user's home folder"]),
     ],
 )
 def test_what_cannot_be_expanded_is_refused(written: str, parts: list[str]) -> None:

@@ -81,7 +81,7 @@ def test_explain_refuses_a_run_that_is_not_there(place: Path, arguments: list[st
 
 def test_sweep_is_a_job_on_a_study(place: Path) -> None:
     refused(by_hand(SWEEP, place, "study.yaml"), "is a job", "distrib sweep STUDY")
-    refused(by_hand(SWEEP, place, "study.yaml", SLURM_JOB_ID="7"), "study.yaml is no file", str(place))
+    refused(by_hand(SWEEP, place, "study.yaml", SLURM_JOB_ID="7"), "study.yaml is not a file", str(place))
     refused(by_hand(SWEEP, place, SLURM_JOB_ID="7"), "name a study")
 
 

@@ -28,9 +28,11 @@ def check_output(file: Path, option: str) -> None:
     if file.is_dir():
         raise UserError(f"{option} {file} is a folder: name a file in it")
     if not file.parent.is_dir():
-        raise UserError(f"{option} {file} cannot be written: {file.parent} is no folder; make it, or name another")
+        raise UserError(f"{option} {file} cannot be written: {file.parent} is not a folder; make it, or name another")
     if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {file} cannot be written: you have no right to write in {file.parent}; name another")
+        raise UserError(
+            f"{option} {file} cannot be written: you have no permission to write in {file.parent}; name another"
+        )
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def _expanded(text: str) -> str:
     try:
         return str(Path(path).expanduser())
     except RuntimeError:
-        raise ValueError(f"{path.partition('/')[0]} is no user's home folder: write the path out") from None
+        raise ValueError(f"{path.partition('/')[0]} is not a user's home folder: write the path out") from None
 
 
 def _in_configuration(value: Any) -> Any:

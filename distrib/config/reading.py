@@ -123,7 +123,7 @@ def _refuse_unusable(config: Config) -> None:
             if UNDECODED.search(name) or (isinstance(value, Path) and not unprintable and not _can_be_named(name)):
                 encoding = sys.getfilesystemencoding()
                 remedy = "choose another name" if encoding == "utf-8" else "set LC_ALL=C.UTF-8, or choose another name"
-                raise UserError(f"{key} is {name}, which is no text in this locale ({encoding}): {remedy}")
+                raise UserError(f"{key} is {name}, which is not text in this locale ({encoding}): {remedy}")
             if unprintable:
                 raise UserError(f"{key} is {name}, which has a character that no terminal shows: choose another name")
             if len(name) > MAX_PATH or max(len(part.encode()) for part in name.split("/")) > MAX_NAME:

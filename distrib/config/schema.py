@@ -86,7 +86,7 @@ class DataConfig(Section):
         if not self.attributes:
             raise UserError("data.attributes is empty: name at least one attribute, or say all")
         if "all" in self.attributes and len(self.attributes) > 1:
-            raise UserError("data.attributes is all and more: say all alone, or the names alone")
+            raise UserError("data.attributes has all beside other names: say all alone, or the names alone")
         twice = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
         if twice:
             raise UserError(f"data.attributes names {twice[0]} more than once: name each attribute once")
@@ -171,7 +171,7 @@ class ModelConfig(Section):
     def _check_policy(self, policy: str) -> None:
         if policy == "all":
             raise UserError(
-                "model.freeze has all, which leaves nothing to train, the head neither: choose backbone to train the "
+                "model.freeze has all, which leaves nothing to train, not even the head: choose backbone to train the "
                 "head alone"
             )
         if policy not in POLICIES:
@@ -399,7 +399,8 @@ class Config(Section):
         if isinstance(norm, int) and batch % norm:
             lower = next(size for size in range(min(norm, batch), 0, -1) if batch % size == 0)
             raise UserError(
-                f"train.norm_size {norm} is no divisor of train.batch_size {batch}: choose one that is, such as {lower}"
+                f"train.norm_size {norm} does not divide train.batch_size {batch}: choose one that does, "
+                f"such as {lower}"
             )
         if isinstance(norm, int) and accumulation != "auto" and batch % (norm * accumulation):
             raise UserError(

@@ -248,4 +248,4 @@ def shown(value: Any, show: Callable[[Any], str] = str) -> str:
     try:
         return show(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number of very many digits"
+        return "a number with thousands of digits"

@@ -46,7 +46,7 @@ def _load(file: Path, option: str, expected: str, read: Callable[[str], Any]) ->
     except OSError as error:
         raise UserError(f"{option}{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:  # PowerShell's `>` writes UTF-16
-        raise UserError(f"{option}{file} cannot be read, for it is not UTF-8 text: save it as UTF-8") from None
+        raise UserError(f"{option}{file} cannot be read, because it is not UTF-8 text: save it as UTF-8") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
@@ -96,7 +96,7 @@ def _refuse_set(_: _Loader, node: yaml.Node) -> NoReturn:
 def _switch(loader: _Loader, node: yaml.ScalarNode) -> Switch:
     word = str(loader.construct_scalar(node))
     if word.lower() not in SWITCHES:
-        raise yaml.constructor.ConstructorError(problem=f"{word} is no !!bool", problem_mark=node.start_mark)
+        raise yaml.constructor.ConstructorError(problem=f"{word} is not a !!bool", problem_mark=node.start_mark)
     return Switch(word)
 
 

@@ -39,9 +39,9 @@ _WORDS = re.compile(r'"([^"]*)"|(\S+)')
 # What comes in place of a table, by its first bytes in lower case.
 _OTHER_KINDS = {
     b"pk\x03\x04": ("a workbook or a zip archive", "save it as CSV, or unpack it"),
-    b"<!doctype": ("a page of the web", "fetch the file itself"),
-    b"<html": ("a page of the web", "fetch the file itself"),
-    b"version https://git-lfs": ("Git LFS's note of a file", "fetch the file itself with `git lfs pull`"),
+    b"<!doctype": ("a web page", "fetch the file itself"),
+    b"<html": ("a web page", "fetch the file itself"),
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
 }
 # No table has these: where one stands, the file is damaged, or is to look other than it is.
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r")) + b"\x7f"
@@ -440,7 +440,8 @@ def _read_pairs(
     if absent and len(spelt) == len(number_of) and all(spelling(name) in spelt for name in names):
         other = spelt[spelling(absent[0])]
         notes.append(
-            f"{file} names images otherwise than the table, and was read as of the same ({other}, {absent[0]})."
+            f"{file} spells the names of images differently from the table ({other}, {absent[0]}); they were taken "
+            f"for the same images."
         )
         number_of = {name: number_of[spelt[spelling(name)]] for name in names}
     elif absent:

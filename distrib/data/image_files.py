@@ -95,7 +95,7 @@ def locate(
     notes = []
     if taken := [f"{file} for {name}" for name, file in zip(names, files, strict=True) if file and file != name]:
         notes.append(
-            f"{len(taken)} of the {len(names)} images are named otherwise in {folder} than in the table (by folder, "
+            f"{len(taken)} of the {len(names)} images have other names in {folder} than in the table (by folder, "
             f"ending, case, slash or accent), and the only file that can be meant was taken ({few(taken)})."
         )
     elif folder not in folders:
@@ -216,19 +216,19 @@ def unpacking(tree: Tree, holds: Callable[[str], bool]) -> tuple[str, str]:
         commands.append(command)
     if archives:
         return f"{few(archives)} in {tree.root} is not unpacked", f"unpack it with `{' && '.join(commands[:3])}`"
-    return (f"{broken[0]} in {tree.root} is no whole zip archive", "fetch it again") if broken else ("", "")
+    return (f"{broken[0]} in {tree.root} is not a complete zip archive", "fetch it again") if broken else ("", "")
 
 
 def not_searched(tree: Tree) -> str:
     """A clause on a folder that is too large to be searched."""
-    return f"; {tree.root} was not searched, for it holds more than {_MOST_FILES:,} files"
+    return f"; {tree.root} was not searched, because it holds more than {_MOST_FILES:,} files"
 
 
 def entries(archive: Path) -> list[str]:
     """The names in a zip archive but for what systems leave behind.
 
     Raises:
-        OSError: if it cannot be read, or is no whole zip archive.
+        OSError: if it cannot be read, or is not a complete zip archive.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

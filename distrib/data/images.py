@@ -135,11 +135,11 @@ def _refuse_no_image(data: bytes) -> None:
     if not data:
         raise ValueError("it is empty (0 bytes)")
     if not data[:512].strip(b"\0"):
-        raise ValueError("it begins with zeros, as what a disk or a copy has lost")
+        raise ValueError("it begins with zeros, as if a disk or a copy had lost its content")
     if data.startswith(_LFS_POINTER):
         raise ValueError("it is a Git LFS pointer, and not the image that it stands for: run `git lfs pull`")
     if data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        raise ValueError("it is a page of HTML or XML, as a download leaves that wanted a login or a click")
+        raise ValueError("it is an HTML or XML page, as a download that needs a login or a click leaves")
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -209,7 +209,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     except (IndexError, ValueError):
         raise ValueError("it is a JPEG that ends within its header") from None
     if not frame or not height or not width:
-        raise ValueError("it is a JPEG whose header says no size")
+        raise ValueError("it is a JPEG whose header gives no size")
     at_half = (count := height * width) > MAX_PIXELS
     if at_half:
         # Of several scans libjpeg keeps all coefficients in memory.

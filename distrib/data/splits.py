@@ -254,7 +254,7 @@ def seen_in_training(table: Table, rows: NDArray[np.int64], trained: NDArray[np.
         people = np.isin(table.identity[rows], table.identity[trained]) & ~images
         if people.any():
             notes.append(
-                f"Identities in {where} that are in the images of the training too: "
+                f"Identities in {where} that are in the training images too: "
                 f"{len(np.unique(table.identity[rows[people]]))}, with {people.sum()} images; scores flatter a model "
                 f"that has seen these people."
             )

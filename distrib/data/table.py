@@ -90,7 +90,7 @@ class Table:
             if name not in self.attributes:
                 hint = nearest(name, [*self.attributes, *self.flaws])
                 there = f"its attributes are {', '.join(self.attributes)}" if self.attributes else _NO_ATTRIBUTE
-                raise UserError(f"data.attributes names {name}, which is no column of the table{hint}: {there}")
+                raise UserError(f"data.attributes names {name}, which is not a column of the table{hint}: {there}")
         columns = [self.attributes.index(name) for name in attributes]
         return dataclasses.replace(self, attributes=tuple(attributes), targets=self.targets[:, columns])
 

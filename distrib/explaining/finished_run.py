@@ -88,7 +88,7 @@ class FinishedRun:
         table = self.table if attribute in self.table.attributes else self.whole
         if attribute not in table.attributes:
             raise UserError(
-                f"explain.group {attribute} is no attribute of {self.config.data.root}"
+                f"explain.group {attribute} is not an attribute of {self.config.data.root}"
                 f"{nearest(attribute, table.attributes)}: choose one of {', '.join(table.attributes)}"
             )
         return table.targets[:, table.attributes.index(attribute)]

@@ -40,8 +40,8 @@ def module(net: "nn.Module", name: str) -> "nn.Module":
     valid: dict[str, nn.Module] = {each: found for each, found in net.named_modules() if each}
     if name not in valid:
         raise UserError(
-            f"explain.modules names {name}, which is no module of the network{nearest(name, list(valid))}: its modules "
-            f"are {', '.join(valid)}"
+            f"explain.modules names {name}, which is not a module of the network{nearest(name, list(valid))}: its "
+            f"modules are {', '.join(valid)}"
         )
     return valid[name]
 
@@ -58,7 +58,7 @@ def convolution(net: "nn.Module", name: str) -> "nn.Conv2d":
     if name not in valid:
         hint = nearest(name, [each for each in valid if each.startswith(name)] or list(valid))
         raise UserError(
-            f"explain.filters names {name}, which is no convolution of the network{hint}: its convolutions are "
+            f"explain.filters names {name}, which is not a convolution of the network{hint}: its convolutions are "
             f"{', '.join(valid)}"
         )
     return valid[name]

@@ -26,7 +26,7 @@ def check_options(config: Config, table: Table) -> None:
         flaw = table.flaws.get(options.group)
         hint = f" ({flaw.what})" if flaw else nearest(options.group, table.attributes)
         raise UserError(
-            f"explain.group {options.group} is no attribute of {config.data.root}{hint}: choose one of "
+            f"explain.group {options.group} is not an attribute of {config.data.root}{hint}: choose one of "
             f"{', '.join(table.attributes)}"
         )
 

@@ -191,7 +191,7 @@ def _predictions(
         file.parent.mkdir(parents=True, exist_ok=True)
         save_predictions(file, predictions, made_from)
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}): see to the disk") from None
+        raise UserError(f"{file} cannot be written ({error.strerror}): check the disk") from None
     return {each.split: each for each in predictions}
 
 

@@ -71,7 +71,7 @@ def _config(folder: Path, options: Sequence[str]) -> tuple[Config, TrainedModel,
     A random split of the training means nothing for another data set: that one comes with its own.
     """
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} is no run: it has no config.yaml; name the folder that training has made")
+        raise UserError(f"{folder} is not a run: it has no config.yaml; name the folder that training has made")
     of_run = read_yaml(folder / "config.yaml")
     of_run = of_run.replace("run", folder=folder, device="auto", ranks=None).replace("data", decoder="auto")
     if of_run.train.precision != "no":

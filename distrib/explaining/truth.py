@@ -43,7 +43,7 @@ def read_boxes(file: Path) -> Boxes:
                 left, top, right, bottom = (float(row[column]) for column in COLUMNS[2:])
                 boxes.setdefault(row["image"], {})[row["part"]] = (left, top, right, bottom)
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): see to its permissions") from None
+        raise UserError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
     except (TypeError, ValueError, csv.Error):
         raise UserError(
             f"{file} is not a table of boxes: expected the columns {', '.join(COLUMNS)}, numbers in the last four; "

@@ -87,7 +87,7 @@ def export_onnx(model: TrainedModel, file: Path, option: str = "--out") -> Expor
         raise UserError(f"{model.source} is an ONNX file already: export the model folder that it was made from")
     check_output(file, option)
     if not is_text(file.absolute()):
-        raise UserError(f"{option} {file} has bytes in its name that are no UTF-8: name another place")
+        raise UserError(f"{option} {file} has bytes in its name that are not UTF-8: name another place")
     model = replace(model, net=copy.deepcopy(model.net).cpu())
     proto = _to_onnx(model)
     with written_whole(file, option) as staged:

@@ -223,7 +223,7 @@ def indices(model: TrainedModel, names: Sequence[str], option: str) -> list[int]
     for name in names:
         if name not in model.attributes:
             raise UserError(
-                f"{option} {name} is no attribute of {model.source}{nearest(name, model.attributes)}: choose from "
+                f"{option} {name} is not an attribute of {model.source}{nearest(name, model.attributes)}: choose from "
                 f"{', '.join(model.attributes)}"
             )
     return [model.attributes.index(name) for name in dict.fromkeys(names)]

@@ -118,7 +118,7 @@ class TrainedModel:
             self.net.to(device)
         except (RuntimeError, AssertionError) as error:  # the second is what a torch without CUDA raises
             raise UserError(
-                f"the model cannot go to the device {device} ({_problem(error)}): say cpu, or see to the GPU"
+                f"the model cannot go to the device {device} ({_problem(error)}): choose cpu, or check the GPU"
             ) from None
         return self
 
@@ -228,7 +228,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
     """
     path = expanded_path(path)
     if not is_text(path):
-        raise UserError(f"{path} has bytes in its name that are no UTF-8, by which no model can be opened: rename it")
+        raise UserError(f"{path} has bytes in its name that are not UTF-8, by which no model can be opened: rename it")
     try:
         if path.is_file() and path.suffix == ".onnx":
             return _load_onnx(path)
@@ -291,7 +291,7 @@ def _pixels(image: object) -> NDArray[np.uint8]:
     Raises:
         UserError: if it takes no such thing.
     """
-    takes = "fit takes one image of Pillow, or its pixels as a NumPy array, uint8 [H, W, 3 or 4] or [H, W]"
+    takes = "fit takes one Pillow image, or its pixels as a NumPy array, uint8 [H, W, 3 or 4] or [H, W]"
     if isinstance(image, Image.Image):
         try:
             return from_pillow(image)
@@ -357,8 +357,8 @@ def _parse(text: str, file: Path) -> Description:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))[:160]
         raise UserError(
-            f"{file} is no description of a model ({where + ': ' if where else ''}{first['msg']}): copy it again from "
-            "where it came, or train again"
+            f"{file} is not a description of a model ({where + ': ' if where else ''}{first['msg']}): copy it again "
+            "from where it came, or train again"
         ) from None
     wrong = next((name for name in description.attributes if not name or UNPRINTABLE.search(name)), None)
     if wrong is not None:  # it would be printed with every prediction, and do to the terminal what it says

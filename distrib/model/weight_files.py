@@ -57,7 +57,7 @@ ARCHIVES = {
 }
 OTHERS = {
     b"\x89HDF": "an HDF5 file, as Keras writes it",
-    b"\x93NUMPY": "an array of NumPy",
+    b"\x93NUMPY": "a NumPy array",
     b"\xff\xd8\xff": "a JPEG image",
     b"\x89PNG": "a PNG image",
     b"%PDF": "a PDF",
@@ -75,7 +75,7 @@ OF_NUMPY = {"_reconstruct": "numpy array", "scalar": "numpy number"}
 # Levels of mappings that are looked into, and things named in a sentence.
 DEPTH, LISTED = 6, 8
 EXPECTED = (
-    "expected the weights of torchvision's ResNet18, which timm's resnet18 has too (resnet18d and its like have not)"
+    "expected the weights of torchvision's ResNet18, whose layers timm's resnet18 has too (not resnet18d and the like)"
 )
 
 
@@ -229,28 +229,28 @@ def _refuse_other_kinds(file: Path, head: bytes, size: int) -> None:
         title = re.search(r"<title[^>]*>([^<]*)</title>", head.decode("utf-8", "replace"), re.IGNORECASE)
         called = f' ("{" ".join(title[1].split())[:60]}")' if title and title[1].strip() else ""
         raise UserError(
-            f"model.weights {file} is a page of HTML or XML{called} and no weights, as a download leaves that wanted a "
-            "login or a click: download the file itself"
+            f"model.weights {file} is an HTML or XML page{called}, not weights, as a download that needs a "
+            "login or a click leaves: download the file itself"
         )
     text = _text(head)
     if text is not None:
         raise UserError(
-            f'model.weights {file} is text that begins with "{text.split(chr(10))[0][:40].strip()}", and no weights: '
+            f'model.weights {file} is text that begins with "{text.split(chr(10))[0][:40].strip()}", not weights: '
             "name a .safetensors file, or one that torch.save has written"
         )
     for signatures, remedy in ((ARCHIVES, "unpack it, and name the weights in it"), (OTHERS, EXPECTED)):
         kind = next((kind for start, kind in signatures.items() if head.startswith(start)), None)
         if kind is not None:
-            raise UserError(f"model.weights {file} is {kind} and no file of torch or safetensors: {remedy}")
+            raise UserError(f"model.weights {file} is {kind}, not a torch or safetensors file: {remedy}")
     if ONNX.match(head):
         raise UserError(
-            f"model.weights {file} is an ONNX file, which holds a network to run and no state dict: name the run or "
+            f"model.weights {file} is an ONNX file, which holds a network to run, not a state dict: name the run or "
             "the model folder that it was exported from, or the weights of torch"
         )
     if PICKLE.match(head) and not head.startswith(OLD_TORCH, 2):
         raise UserError(
-            f"model.weights {file} is a pickle of Python's and no file of torch or safetensors: where you trust it, "
-            "load it by pickle.load, and save what is in it as a dict of tensors, by torch.save"
+            f"model.weights {file} is a Python pickle, not a torch or safetensors file: if you trust it, "
+            "load it with pickle.load, and save what is in it as a dict of tensors with torch.save"
         )
     if head[257:262] == b"ustar" and tarfile.is_tarfile(file):
         raise UserError(f"model.weights {file} is a tar archive: unpack it, and name the weights in it")
@@ -273,7 +273,7 @@ def _refuse_other_zips(file: Path, size: int) -> None:
     if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
         raise UserError(
             f"model.weights {file} is a TorchScript archive, which holds code, and nothing in a file is run: where you "
-            f"trust it, save its tensors alone, by torch.save(torch.jit.load(…).state_dict(), 'weights.pt')"
+            f"trust it, save its tensors alone with torch.save(torch.jit.load(…).state_dict(), 'weights.pt')"
         )
     if "data.pkl" not in inside:
         raise UserError(
@@ -318,16 +318,16 @@ def _read_torch(file: Path) -> Any:
             name = _asked_for(error)
             if name is not None and not _harmless(name):
                 raise UserError(
-                    f"model.weights {file} asks to run {name[:80]}, and nothing in a file is run: where you trust it, "
-                    "save the tensors in it alone, by torch.save(net.state_dict(), 'weights.pt')"
+                    f"model.weights {file} asks to run {name[:80]}, and nothing in a file is run: if you trust it, "
+                    "save the tensors in it alone with torch.save(net.state_dict(), 'weights.pt')"
                 ) from None
             if name is None or name in stand_ins:
                 if stand_ins:  # it was tensors and objects up to here
                     _refuse_pickled(str(file), next(iter(stand_ins)))
                 reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
                 raise UserError(
-                    f"model.weights {file} is no file of torch or safetensors, or a damaged one{reason}: get the file "
-                    "again, or name another one"
+                    f"model.weights {file} is not a torch or safetensors file, or is a damaged one{reason}: get the "
+                    "file again, or name another one"
                 ) from None
             stand_ins[name] = _stand_in(name)
 
@@ -379,7 +379,7 @@ def _refuse_pickled(file: str, name: str, under: str = "") -> NoReturn:
     where = f" under {under}" if under else ""
     raise UserError(
         f"model.weights {file} holds a pickled {name[:80]}{where}, whose own code would have to run, and nothing in a "
-        "file is run: where you trust it, load it by torch.load(…, weights_only=False), and save its tensors alone, by "
+        "file is run: if you trust it, load it with torch.load(…, weights_only=False), and save its tensors alone with "
         "torch.save(net.state_dict(), 'weights.pt')"
     )
 
@@ -541,9 +541,9 @@ def _misfit(name: str, value: Any, wanted: Mapping[str, torch.Tensor]) -> str:
 def _flaw(value: Any, counts: bool = False) -> str | None:
     """Why a value is no tensor of weights; None if it is one."""
     if not isinstance(value, torch.Tensor):
-        return "that is no tensor, as a state dict has"
+        return "that is not a tensor, as a state dict has"
     if value.is_nested or value.is_meta or value.is_quantized or value.layout is not torch.strided:
-        return "that is no plain tensor, as a state dict has, but a sparse, quantised, nested or empty one"
+        return "that is not a plain tensor, as a state dict has, but a sparse, quantised, nested or empty one"
     if not counts and not value.is_floating_point():
         return f"of numbers of type {str(value.dtype).removeprefix('torch.')}, and not of floats"
     return None
@@ -579,8 +579,8 @@ def _refuse_content(file: str, loaded: Any, networks: Sequence[Candidate]) -> No
             if str(key).endswith("conv1.weight") and type(value).__name__ == OF_NUMPY["_reconstruct"]:
                 where = f", {_under(path)}," if path else ""
                 raise UserError(
-                    f"model.weights {file}{where} has {_short(key)} that is a numpy array, and no tensor: where you "
-                    "trust it, load it by torch.load(…, weights_only=False), and save its arrays as tensors, by "
+                    f"model.weights {file}{where} has {_short(key)} that is a NumPy array, not a tensor: if you "
+                    "trust it, load it with torch.load(…, weights_only=False), and save its arrays as tensors with "
                     "torch.from_numpy and torch.save"
                 )
     if isinstance(loaded, Mapping):

@@ -55,7 +55,7 @@ class Photograph:
         try:
             return decode_photograph(data, lambda clause: warn(f"{self.name} {clause}"))
         except ValueError as error:
-            raise UserError(f"{self.name} is no photograph to read: {error}") from None
+            raise UserError(f"{self.name} cannot be read as a photograph: {error}") from None
 
 
 def expand(argument: str) -> list[Photograph]:
@@ -76,7 +76,9 @@ def expand(argument: str) -> list[Photograph]:
     try:
         return [Photograph(shown(file), file) for file in _files(argument, path)]
     except OSError as error:  # such as a name too long for the file system
-        raise UserError(f"{shown(path)} cannot be read ({error.strerror}): check the name and the rights") from None
+        raise UserError(
+            f"{shown(path)} cannot be read ({error.strerror}): check the name and the permissions"
+        ) from None
 
 
 def _files(argument: str, path: Path) -> list[Path]:

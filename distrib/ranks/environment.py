@@ -27,6 +27,6 @@ def launcher() -> psutil.Process | None:
 
 
 def launch_id() -> str | None:
-    """What tells one start of a launcher from all others; the same when it starts its ranks again."""
+    """Names the launcher that started this rank, alike after each of its restarts; None where there is none."""
     by = launcher()
     return None if by is None else f"process {by.pid} of {by.create_time():.2f} on {socket.gethostname()}"

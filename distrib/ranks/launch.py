@@ -95,7 +95,7 @@ def read_launch(file: Path) -> Launch:
     kind = asked.one_of("distributed_type", ("NO", "MULTI_GPU", "MULTI_CPU"), None)
     for key in FOREIGN:
         if asked.values.get(key) not in NOTHING:
-            raise asked.wrong(f"has {key}, and none of it is done here: remove it")
+            raise asked.wrong(f"has {key}, which is not supported here: remove it")
 
     ranks = asked.whole("num_processes", COUNT, 1 if kind == "NO" else None)
     machines = asked.whole("num_machines", COUNT, 1)

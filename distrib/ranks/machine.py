@@ -103,7 +103,10 @@ def _precision_of_gpu() -> str:
 
 
 def use_all_cores(local_ranks: int) -> None:
-    """Share this machine's cores out over its ranks; launchers give each rank one thread unless told otherwise."""
+    """Give each of this machine's ranks an equal share of its cores, as torch's threads.
+
+    A number of threads that a person has set stays; the one thread that launchers set where nobody has does not.
+    """
     launched = not {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}.isdisjoint(os.environ)
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is None or (launched and threads == "1"):

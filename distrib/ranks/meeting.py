@@ -153,7 +153,7 @@ def from_rank_0(accelerator: Accelerator | PartialState, make: Callable[P, T], *
             shared[0] = UserError(str(error), on_all_ranks=True)
         except OSError as error:  # the other ranks would wait for the answer
             file = error.filename or "a file"
-            reason = f"{file} cannot be read or written ({error.strerror}): see to the disk and its rights"
+            reason = f"{file} cannot be read or written ({error.strerror}): check the disk and its permissions"
             shared[0] = UserError(reason, on_all_ranks=True)
     if accelerator.num_processes > 1:
         broadcast_object_list(shared)

@@ -126,7 +126,7 @@ def read_run(folder: Path, label: str) -> ComparedRun:
     """
     for name in ("metrics.csv", "config.yaml"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no run: it has no {name}; name a folder that `distrib train` has written")
+            raise UserError(f"{folder} is not a run: it has no {name}; name a folder that `distrib train` has written")
     columns, rows = _read_metrics(folder / "metrics.csv")
     config = _read_config(folder / "config.yaml")
     best = _best(columns, rows, config.get("checkpoint.best_score", LEADING))
@@ -184,7 +184,7 @@ def _read_config(file: Path) -> dict[str, str]:
         problem = str(error).partition("\n")[0]
         raise UserError(f"{file} cannot be read ({problem}): restore it, or leave the run out") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{file} is no configuration: restore it, or leave the run out")
+        raise UserError(f"{file} is not a configuration: restore it, or leave the run out")
     return dict(_flat(tree, ""))
 
 

@@ -189,12 +189,12 @@ class Evidence:
 
     def of(self, value: Setting) -> Measured:
         """The runs of a value, none where none has finished."""
-        assert value in self.values, f"{value} is no value of {self.study.name} any more: judge by those it has"
+        assert value in self.values, f"{value} is not a value of {self.study.name} any more: judge by those it has"
         return self.measured.get(value, Measured(str(value), []))
 
     def trials(self, value: Setting) -> list[TrialRecord]:
         """The trials of a value, whatever came of them."""
-        assert value in self.values, f"{value} is no value of {self.study.name} any more: judge by those it has"
+        assert value in self.values, f"{value} is not a value of {self.study.name} any more: judge by those it has"
         return [each for each in self.record.trials if each.settings[self.study.parameters[0].name] == value]
 
     def lost(self) -> list[TrialRecord]:

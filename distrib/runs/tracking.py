@@ -129,7 +129,7 @@ def open_tracker(
     try:
         identity = keep(resolved, folder)
     except OSError as error:
-        raise UserError(f"{folder / 'wandb_run_id'} cannot be written ({error.strerror}): see to the disk") from None
+        raise UserError(f"{folder / 'wandb_run_id'} cannot be written ({error.strerror}): check the disk") from None
     return WandbTracker(config, resolved, folder, identity, settings, stop)
 
 

@@ -113,7 +113,8 @@ def resolve_wandb(config: TrackingConfig, folder: Path | None) -> WandbSettings:
         raise
     except Exception as error:  # W&B raises its own at every place
         raise UserError(
-            f"W&B cannot read its settings ({_reason(error)}): mend what it names, or choose --tracking.mode disabled"
+            f"W&B cannot read its settings ({_reason(error)}): correct what it names, or choose "
+            "--tracking.mode disabled"
         ) from None
 
 
@@ -233,7 +234,7 @@ class _Resolution:
                 label = _label(name, value, f" in {file}")
                 _refuse_resuming(name, value, label)
                 if name in NOT_IN_FILES:
-                    raise UserError(f"{label} would be that of every run: remove it, and set {NOT_IN_FILES[name]}")
+                    raise UserError(f"{label} would be shared by every run: remove it, and set {NOT_IN_FILES[name]}")
                 if name not in PASSED_OVER:
                     name = f"x{name}" if name.startswith("_") else name
                     self._put(name, value.split(",") if name == "ignore_globs" else value, label)
@@ -410,7 +411,7 @@ def _read_file(file: Path) -> list[tuple[str, str]]:
         parser.read(file, encoding="utf-8")
         return parser.items("default") if parser.has_section("default") else []
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise UserError(f"W&B's settings in {file} cannot be read ({_reason(error)}): mend or remove it") from None
+        raise UserError(f"W&B's settings in {file} cannot be read ({_reason(error)}): correct or remove it") from None
 
 
 def _kept(folder: Path) -> dict[str, Any]:

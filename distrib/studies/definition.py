@@ -177,7 +177,7 @@ class StudyFile(Section):
             raise UserError("fidelity needs a pruner that says which trials continue, such as pruner: halving")
         if self.sampler.name != "grid" and self.budget.trials is None and self.budget.hours is None:
             raise UserError(
-                f"budget is without end, and sampler {self.sampler.name} never is: say budget: {{trials: 30}}"
+                f"budget has no limit, and sampler {self.sampler.name} never ends by itself: say budget: {{trials: 30}}"
             )
         if self.storage not in ("journal", "sqlite") and "://" not in self.storage:
             raise UserError(
@@ -311,7 +311,7 @@ def read_study(file: Path, options: Mapping[str, Any] | None = None) -> Study:
     """
     if not re.fullmatch(r"[\w.-]+", file.stem):
         raise UserError(
-            f"{file} names its study {file.stem}, which is to be a part of folder names: rename the file with letters, "
+            f"{file} names its study {file.stem}, which becomes a part of folder names: rename the file with letters, "
             "digits, dots, dashes and underscores"
         )
     if len(file.stem.encode()) > MAX_STEM:

@@ -91,7 +91,7 @@ def _entry(line: bytes, file: Path, number: int) -> dict[str, Any]:
         entry = None
     if not isinstance(entry, dict) or "op_code" not in entry:
         raise UserError(
-            f"{file}, line {number} is damaged, and no entry of a study's journal: restore the file from a backup, or "
-            "start the study anew in another --folder"
+            f"{file}, line {number} is damaged: it is not an entry of a study's journal; restore the file from a "
+            "backup, or start the study anew in another --folder"
         )
     return entry

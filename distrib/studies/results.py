@@ -68,7 +68,7 @@ def read_result(folder: Path, objectives: Sequence[Objective]) -> RunResult | No
         values = tuple(kept[objective.score] for objective in objectives)
         seconds = sum(row["seconds"] for row in rows)
     except (KeyError, StopIteration) as error:
-        raise UserError(f"{folder} is no whole run ({type(error).__name__}: {error}): remove it") from None
+        raise UserError(f"{folder} is not a complete run ({type(error).__name__}: {error}): remove it") from None
     images = round(rows[-1]["step"]) * read_yaml(folder / "config.yaml").train.batch_size
     return RunResult(values, len(rows), seconds, images, bool(ends[-1].get("pruned")))
 

@@ -37,7 +37,7 @@ class Scale:
         if self.share == 1:
             return config
         root = self.share**0.25
-        # Who asks for less than the least gets what he asks for.
+        # What a configuration has below the least stays as it is.
         height, width = (
             min(side, max(LEAST_SIDE, STEP * round(root * side / STEP))) for side in config.data.image_size
         )

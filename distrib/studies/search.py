@@ -54,7 +54,7 @@ def open_storage(url: str) -> BaseStorage:
         raise UserError(f"storage {url} needs {error.name}: pip install '.[postgres]' for PostgreSQL") from None
     except Exception as error:  # SQLAlchemy, its drivers and the file system each have their own
         problem = str(error).strip().partition("\n")[0]
-        raise UserError(f"storage {url} cannot be opened ({problem}): see to it, or say storage: journal") from None
+        raise UserError(f"storage {url} cannot be opened ({problem}): check it, or say storage: journal") from None
 
 
 def open_study(study: Study, folder: Path) -> optuna.Study:
@@ -87,7 +87,7 @@ def rehearse(study: Study) -> None:
         except Exception as error:  # samplers, and the packages they need, each have their own
             problem = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"sampler {method.name} cannot do with this study ({problem}): change its options, or choose another"
+                f"sampler {method.name} cannot handle this study ({problem}): change its options, or choose another"
             ) from None
 
 

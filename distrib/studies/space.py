@@ -271,7 +271,7 @@ def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str,
     if step is not None and not 0 < step <= high - low:
         raise UserError(f"{where}.step is {step}: expected a number above 0 and up to {high - low}")
     if not (whole or float in _types(name)):
-        raise UserError(f"{where} is a range, and {name} is no number: list its values instead")
+        raise UserError(f"{where} is a range, and {name} is not a number: list its values instead")
     distribution: BaseDistribution
     # One more than a grid may have is enough to refuse it.
     count = 0 if log or (step is None and not whole) else int(min((high - low) / (step or 1) + 1e-8, MAX_POINTS)) + 1

@@ -251,11 +251,11 @@ class TrialRun:
             raise _Failed(_reason(log, began, status), state)
         result = self._result(run)
         if result is None:
-            raise _Failed(f"the run left no end in {run / 'events.jsonl'}; see {log.name}")
+            raise _Failed(f"the run recorded no end in {run / 'events.jsonl'}; see {log.name}")
         return result
 
     def _teller(self, run: Path, config: Config) -> Callable[[], None]:
-        """What says each epoch that a run has come to since it was last called."""
+        """What says the epochs that a run has finished since the last call."""
         score = self.study.objectives[0].score
         told = 0
 
@@ -263,7 +263,7 @@ class TrialRun:
             nonlocal told
             with suppress(UserError):  # there is no row yet
                 rows = read_rows(run)
-                for row in rows[told:] if told else rows[-1:]:  # of a resumed run, no epoch from before
+                for row in rows[told:] if told else rows[-1:]:  # a resumed run's first epochs have been said
                     said = f"{score} {short(row[score])}"
                     self.say(f"{run.name}: epoch {row['epoch']:.0f} of {config.train.epochs}, {said}")
                 told = len(rows)
@@ -297,4 +297,4 @@ def _reason(log: Path, began: int, status: int) -> str:
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line.partition("distrib: error: ")[2] for line in lines if "distrib: error: " in line]
     ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
-    return errors[-1] if errors else f"{ended}: {lines[-1] if lines else 'nothing was said'}"[:500]
+    return errors[-1] if errors else f"{ended}: {lines[-1] if lines else 'it printed nothing'}"[:500]

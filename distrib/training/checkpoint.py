@@ -348,7 +348,7 @@ def find_checkpoint(folder: Path, resume: str, report: Callable[[str], None]) ->
             return load_checkpoint(Path(resume))
         except DamagedError as damage:
             raise UserError(
-                f"--resume {resume} is no whole checkpoint: {damage}; name another, or say --resume auto"
+                f"--resume {resume} is not a complete checkpoint: {damage}; name another, or say --resume auto"
             ) from None
     candidates = _newest_first(folder)
     for candidate in candidates:
@@ -423,7 +423,7 @@ def _write_manifest(folder: Path) -> None:
 
 def _unreadable(path: Path, error: OSError | MemoryError) -> UserError:
     reason = error.strerror if isinstance(error, OSError) else "out of memory"
-    return UserError(f"{path} cannot be read now ({reason}): see to the disk and its rights, and try again")
+    return UserError(f"{path} cannot be read now ({reason}): check the disk and its permissions, and try again")
 
 
 def _first_line(error: Exception) -> str:

@@ -106,13 +106,13 @@ def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> 
     if changes:
         assert past is not None
         notes.append(
-            f"BatchNorm normalises over {norm_size} images (train.norm_size) from this step on, and not over "
-            f"{past.norm_size} as so far: what a step computes changes"
+            f"BatchNorm normalises over {norm_size} images (train.norm_size) from this step on, instead of "
+            f"{past.norm_size} so far: what a step computes changes"
         )
     if past is not None and past.consecutive:
         notes.append(
-            "the images of a step are grouped otherwise from here on than by the version of this program that began "
-            "this run, where train.accumulation is more than 1"
+            "train.accumulation is more than 1: from here on, the images of a step are grouped differently than by the "
+            "version of this program that began this run"
         )
     if not _keeps_all_statistics(config):
         _refuse_one_value(config, norm_size, ranks)

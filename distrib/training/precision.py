@@ -60,7 +60,7 @@ def choose_precision(config: Config, ranks: int) -> Precision:
     if before in ("no", "bf16"):
         return Precision(before, {})
     if before is not None:
-        warn(f"this run was trained in {before}, in which this CPU does not compute: its precision is measured anew")
+        warn(f"this run was trained in {before}, which this CPU does not compute in: its precision is measured anew")
     seconds = measure(config, ranks)
     return Precision("bf16" if seconds["no"] >= WORTH_IT * seconds["bf16"] else "no", seconds)
 

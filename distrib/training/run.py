@@ -176,7 +176,7 @@ def conclude(
                 report = make_report(run)
     except Stopped as stop:
         again = f"--config {folder.path / 'config.yaml'} --resume auto, or distrib explain {folder.path}"
-        report = f"report: stopped by {stop}; the model is safe, and this makes the report: {again}"
+        report = f"report: stopped by {stop}; the model is safe; make the report with: {again}"
         folder.event("stop", reason=str(stop), epoch=progress.epoch, step=progress.step)
         folder.preempt.unlink(missing_ok=True)
         status = stopped_status()

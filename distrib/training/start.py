@@ -138,7 +138,7 @@ def verify_start(run: TrainingRun, path: Path, checkpoint: Checkpoint | None) ->
         checkpoint = checkpoint or load_checkpoint(path)
     except DamagedError as damage:
         raise UserError(
-            f"{path} is no whole checkpoint here ({damage}): put the run folder where all machines see it"
+            f"{path} is not a complete checkpoint here ({damage}): put the run folder where all machines see it"
         ) from None
     refuse_changes(checkpoint, run.config, run.data)
     refuse_finished(checkpoint, run.config, run.folder)

@@ -87,8 +87,8 @@ def test_clean_up_does_not_hide_the_first_error(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     check_output(tmp_path / "scores.json", "--json")
     refusal(lambda: check_output(tmp_path, "--json"), "--json", "is a folder")
-    refusal(lambda: check_output(tmp_path / "none/scores.json", "--json"), "--json", "none is no folder")
+    refusal(lambda: check_output(tmp_path / "none/scores.json", "--json"), "--json", "none is not a folder")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     if not os.access(closed, os.W_OK):  # root may write everywhere
-        refusal(lambda: check_output(closed / "scores.json", "--json"), "no right to write")
+        refusal(lambda: check_output(closed / "scores.json", "--json"), "no permission to write")

@@ -187,7 +187,7 @@ def test_of_several_readings_none_is_taken(
         pytest.param(["images/x.png", "y.jpg"], ["there are others (y.jpg, images/x.png)"], id="other names"),
         pytest.param(["notes.pdf"], ["no image at all"], id="nothing"),
         pytest.param(["img.7z.001"], ["7z x"], id="7z"),
-        pytest.param(["faces.zip"], ["faces.zip", "no whole zip archive", "fetch it again"], id="a broken zip"),
+        pytest.param(["faces.zip"], ["faces.zip", "not a complete zip archive", "fetch it again"], id="a broken zip"),
     ],
 )
 def test_the_nearest_that_is_there_is_said(tmp_path: Path, files: list[str], parts: list[str]) -> None:

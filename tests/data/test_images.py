@@ -357,7 +357,7 @@ def test_every_bit_of_a_pngs_pixels_counts() -> None:
         (b"", r"it is empty \(0 bytes\)"),
         (bytes(700), "it begins with zeros"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer.*`git lfs pull`"),
-        (b"\xef\xbb\xbf\n<!DOCTYPE html><html></html>", "a page of HTML or XML"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html></html>", "an HTML or XML page"),
         (b"GIF89a", "begins as GIF does, and is cut off or damaged"),
         (encoded(PIXELS, "GIF")[:9], "begins as GIF does, and is cut off or damaged"),
         (encoded(PIXELS, "WEBP")[:20], "begins as WEBP does, and is cut off or damaged"),

@@ -455,7 +455,7 @@ def test_a_folder_that_is_too_large_is_not_said_to_be_empty(tmp_path: Path, monk
     monkeypatch.setattr("distrib.data.image_files._MOST_FILES", 3)
     (tmp_path / "faces").mkdir()
     root = lay_out(tmp_path / "faces", {}, "pics")
-    refusal(lambda: read_table(root), "holds no table", "was not searched, for it holds more than 3 files")
+    refusal(lambda: read_table(root), "holds no table", "was not searched, because it holds more than 3 files")
     (root / "table.csv").write_bytes(CSV)
     assert "no image at all" not in refusal(lambda: read_table(root), "was not searched", "put the images into")
 
@@ -489,7 +489,7 @@ def test_a_missing_value_names_row_and_column(tmp_path: Path, nothing: str) -> N
     ("start", "parts"),
     [
         (b"PK\x03\x04", ["workbook", "CSV"]),
-        (b"<!DOCTYPE html><html>\n", ["page of the web"]),
+        (b"<!DOCTYPE html><html>\n", ["a web page"]),
         (b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS", "git lfs pull"]),
         (b"000001.jpg,1\n000002.jpg,0\n", ["line 1 has '000001.jpg'", "file,smiling"]),
     ],

@@ -216,7 +216,7 @@ def test_a_wrong_module_is_refused_with_the_list_of_right_ones(name: str, hint: 
     ("name", "hint"), [("layer3", "layer3."), ("bn1", None), ("fc", None), ("layer1.0.conv3", "layer1.0.conv")]
 )
 def test_what_is_no_convolution_has_no_filters(net: AttributeClassifier, name: str, hint: str | None) -> None:
-    sentence = refusal(lambda: check_modules([], ["conv1", name]), "explain.filters", name, "no convolution")
+    sentence = refusal(lambda: check_modules([], ["conv1", name]), "explain.filters", name, "not a convolution")
     listed = sentence.rpartition(" are ")[2].split(", ")
     assert listed == [right for right, module in resnet18().named_modules() if isinstance(module, nn.Conv2d)]
     assert hint is None or f"did you mean {hint}" in sentence

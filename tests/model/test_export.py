@@ -98,5 +98,5 @@ def test_an_onnx_file_is_not_exported_again(exported: Export, tmp_path: Path) ->
 
 
 def test_a_place_that_cannot_be_written_is_refused_first(model: TrainedModel, tmp_path: Path) -> None:
-    refusal(lambda: export_onnx(model, tmp_path / "none" / "model.onnx"), "--out", "is no folder")
+    refusal(lambda: export_onnx(model, tmp_path / "none" / "model.onnx"), "--out", "is not a folder")
     refusal(lambda: export_onnx(model, tmp_path), "--out", "is a folder")

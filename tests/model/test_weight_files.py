@@ -116,7 +116,7 @@ def test_what_holds_itself_is_looked_through_once() -> None:
     [
         (torch.zeros(64, 3, 7, 7, dtype=torch.int8), "of numbers of type int8"),
         (torch.full((64, 3, 7, 7), torch.inf), "with values that are not finite"),
-        (torch.zeros(64, 3, 7, 7).to_sparse(), "no plain tensor"),
+        (torch.zeros(64, 3, 7, 7).to_sparse(), "not a plain tensor"),
     ],
     ids=["int8", "infinite", "sparse"],
 )
@@ -291,21 +291,21 @@ HTML = "\n<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</t
     [
         (b"", ["is empty (0 bytes)"]),
         (LFS.encode(), ["is a Git LFS pointer", "46,830,571 bytes", "git lfs pull"]),
-        (HTML.encode(), ["is a page of HTML", "Google Drive - Virus scan warning", "download the file itself"]),
+        (HTML.encode(), ["is an HTML or XML page", "Google Drive - Virus scan warning", "download the file itself"]),
         (LFS.replace("\n", "\r\n").encode(), ["is a Git LFS pointer", "46,830,571 bytes"]),
-        (b"<html><title>\n Anmelden f\xfcr alle\n </title>", ["is a page of HTML", "Anmelden"]),
+        (b"<html><title>\n Anmelden f\xfcr alle\n </title>", ["is an HTML or XML page", "Anmelden"]),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', ["HTML or XML"]),
         (b'{"message": "Bad credentials"}', ['text that begins with "{"message": "Bad credentials"}"']),
         (b"hello\n" * 2000, ['text that begins with "hello"']),
         (gzip.compress(b"weights"), ["is a gzip archive", "unpack it"]),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), ["is an HDF5 file"]),
-        (bytes(range(256)) * 9, ["no file of torch or safetensors"]),
-        (bytes(5000), ["no file of torch or safetensors"]),
+        (bytes(range(256)) * 9, ["not a torch or safetensors file"]),
+        (bytes(5000), ["not a torch or safetensors file"]),
         (
             pickle.dumps({"a": 1}),
-            ["is a pickle of Python's and no file of torch or safetensors", "as a dict of tensors"],
+            ["is a Python pickle, not a torch or safetensors file", "as a dict of tensors"],
         ),
-        (pickle.dumps({"conv1.weight": np.ones(3)}, 2), ["is a pickle of Python's", "as a dict of tensors"]),
+        (pickle.dumps({"conv1.weight": np.ones(3)}, 2), ["is a Python pickle", "as a dict of tensors"]),
         (b"\x08\x0a\x12\x07pytorch\x1a\x062.11.0:\xff\x01" + bytes(99), ["is an ONNX file", "exported from"]),
         (b"\x08\x07:\xff\x01" + bytes(99), ["is an ONNX file", "exported from"]),
     ],
@@ -374,7 +374,7 @@ def test_arrays_of_numpy_are_named(tmp_path: Path, prefix: str) -> None:
     content = {f"{prefix}{name}": np.zeros(1, np.float32) for name in WANTED}
     for each, where in ((content, ""), ({"net": content, "best": np.float64(0.9)}, ", under net,")):
         torch.save(each, tmp_path / "arrays.pt")
-        refusal(tmp_path / "arrays.pt", f"{where} has {prefix}conv1.weight that is a numpy array", "torch.from_numpy")
+        refusal(tmp_path / "arrays.pt", f"{where} has {prefix}conv1.weight that is a NumPy array", "torch.from_numpy")
     torch.save({"mean": np.zeros(3), "best": np.float64(0.9)}, tmp_path / "arrays.pt")
     refusal(tmp_path / "arrays.pt", "mean (numpy array); best (numpy number)")
 

@@ -204,7 +204,7 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, donor: dict[str, 
     sentence = sentences.refusal(lambda: make(folder, (*NAMES, "Young")), "fc.", "of shape [2", ", not [3")
     check_sentence(sentence, folder)
     (folder / "model.json").write_text("{}")
-    refusal(folder, str(folder / "model.json"), "no description of a model")
+    refusal(folder, str(folder / "model.json"), "not a description of a model")
 
 
 # --- what is no ResNet18, or nothing at all
@@ -280,7 +280,7 @@ def test_a_file_is_read_by_what_it_holds_and_not_by_its_name(
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path / "nothing.pt", str(tmp_path / "nothing.pt"), "not a file or folder", "imagenet")
     refusal("imagenett", "imagenett", "not a file or folder")
-    refusal("~nobody-of-this-name/x.pt", "~nobody-of-this-name", "no user", "write the path out")
+    refusal("~nobody-of-this-name/x.pt", "~nobody-of-this-name", "not a user", "write the path out")
 
 
 # --- torchvision's store

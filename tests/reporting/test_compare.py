@@ -81,7 +81,7 @@ def test_a_folder_that_is_no_run_is_refused(
 ) -> None:
     assert main([str(runs[0]), str(tmp_path), "--out", str(tmp_path / "page.html")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"distrib: error: {tmp_path} is no run: it has no metrics.csv")
+    assert error.startswith(f"distrib: error: {tmp_path} is not a run: it has no metrics.csv")
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path) ->
         ("metrics.csv", f"{header}\n1,2\n", "metrics.csv cannot be read"),
         ("metrics.csv", "", "metrics.csv cannot be read"),
         ("config.yaml", "a: [", "config.yaml cannot be read"),
-        ("config.yaml", "just words", "config.yaml is no configuration"),
+        ("config.yaml", "just words", "config.yaml is not a configuration"),
     ):
         refusal(partial(render_comparison, [runs[0], broken(name, text)], out), part)
     assert not out.exists()

@@ -99,7 +99,7 @@ def test_a_value_that_a_study_has_no_more_is_not_passed_over(tmp_path: Path) -> 
     evidence = gather(study, a_record(study, tmp_path, []), NUMBERS)
     assert not evidence.of(16).runs
     for call in (evidence.of, evidence.trials):
-        with pytest.raises(AssertionError, match="48 is no value of batch-size"):
+        with pytest.raises(AssertionError, match="48 is not a value of batch-size"):
             call(48)
 
 

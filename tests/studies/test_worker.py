@@ -151,7 +151,7 @@ def test_a_run_that_is_damaged_costs_its_trial_and_not_the_study(tmp_path: Path,
     taken.lock.release()
     [trial] = worker.publish().trials
     assert (trial.state, trial.epochs) == ("failed", 1)
-    assert "is no whole run" in trial.reason
+    assert "is not a complete run" in trial.reason
     assert take(worker).trial.number == 1
 
 

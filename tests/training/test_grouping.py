@@ -198,8 +198,8 @@ def test_what_these_ranks_cannot_do_is_refused_with_a_remedy(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--train.norm-size", "24"], ["train.norm_size 24 is no divisor of train.batch_size 64", "such as 16"]),
-        (["--train.norm-size", "128"], ["train.norm_size 128 is no divisor", "such as 64"]),
+        (["--train.norm-size", "24"], ["train.norm_size 24 does not divide train.batch_size 64", "such as 16"]),
+        (["--train.norm-size", "128"], ["train.norm_size 128 does not divide", "such as 64"]),
         (["--train.norm-size", "batch", "--train.accumulation", "2"], ["train.norm_size is batch", "accumulation 2"]),
         (["--train.norm-size", "32", "--train.accumulation", "4"], ["accumulation 4", "norm_size 32", "to auto"]),
         (["--train.norm-size", "some"], ["norm-size", "some"]),
@@ -228,7 +228,7 @@ def test_a_run_keeps_its_groups_on_other_ranks(
     assert grouping.accumulation == 64 // norm_size // ranks
     assert grouping.before is None
     assert any("train.accumulation is" in note for note in grouping.notes) == (grouping.accumulation != accumulation)
-    assert any("grouped otherwise" in note for note in grouping.notes) == (not recorded and accumulation > 1)
+    assert any("grouped differently" in note for note in grouping.notes) == (not recorded and accumulation > 1)
 
     # And once more, from a checkpoint of these ranks, whose config.yaml still has what was asked for.
     numbers = (grouping.norm_size, grouping.accumulation)
