@@ -159,7 +159,7 @@ class ModelConfig(Section):
         for (before, more), (epoch, fewer) in itertools.pairwise(self.stages):
             if epoch <= before:
                 raise UserError(
-                    f"model.freeze has {epoch}:{fewer} after epoch {before}: let the epochs ascend, from 2 on"
+                    f"model.freeze has {epoch}:{fewer} after epoch {before}: name epochs in ascending order, from 2 on"
                 )
             if POLICIES[fewer] >= POLICIES[more]:
                 raise UserError(

@@ -112,7 +112,7 @@ def other_split(config: DataConfig, drawn: str) -> str:
     """
     return (
         f"{config.root} is not the data that the model was trained on, whose split (data.split {drawn}) says nothing "
-        f"of it: its own split is used; --data.split {drawn} draws one"
+        f"about it: its own split is used; --data.split {drawn} draws one"
     )
 
 

@@ -304,11 +304,11 @@ def _pixels(image: object) -> NDArray[np.uint8]:
             Path: "open the file with PIL.Image.open",
             bytes: "open them with PIL.Image.open(io.BytesIO(…))",
         }
-        how = next((said for kind, said in remedy.items() if isinstance(image, kind)), "make one of it with np.asarray")
+        how = next((said for kind, said in remedy.items() if isinstance(image, kind)), "convert it with np.asarray")
         raise UserError(f"{takes}, found {type(image).__name__}: {how}")
     found = f"{takes}, found {image.dtype} {list(image.shape)}"
     if image.ndim == 4:
-        raise UserError(f"{found}: call it for each image of the batch, and give logits what comes out, stacked")
+        raise UserError(f"{found}: call it for each image of the batch, and give the stacked results to logits")
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.ndim not in (2, 3) or channels not in (1, 3, 4):
         if image.ndim == 3 and image.shape[0] in (1, 3, 4):
@@ -328,11 +328,11 @@ def _to_uint8(image: NDArray[Any]) -> str:
     if image.dtype.kind in "fiu":
         least, most = image.min(), image.max()
         if image.dtype.kind == "f" and least >= 0 and most <= 1:
-            return "from 0 … 1, they become so by (image * 255).round().astype(np.uint8)"
+            return "convert them from 0 … 1 with (image * 255).round().astype(np.uint8)"
         if least >= 0 and most <= 255:
-            return "from 0 … 255, they become so by image.round().astype(np.uint8)"
+            return "convert them from 0 … 255 with image.round().astype(np.uint8)"
         if image.dtype == np.uint16:
-            return "from 16 bits, they become so by (image >> 8).astype(np.uint8)"
+            return "convert them from 16 bits with (image >> 8).astype(np.uint8)"
     return "bring them back to 0 … 255 first (if they were normalised: the network does that itself)"
 
 

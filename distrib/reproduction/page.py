@@ -18,7 +18,7 @@ def render_reproduction(sections: Sequence[ClaimSection], notes: Sequence[str], 
 
     Args:
         sections: a finding each.
-        notes: what was done otherwise than in the report.
+        notes: what was done differently from the report.
         file: to write; the links of the sections are relative to its folder.
 
     Raises:

@@ -110,7 +110,7 @@ def available(table: Table, studies: Sequence[Study]) -> dict[str, int]:
 
 
 def describe(studies: Sequence[tuple[Study, Study]], scale: Scale, whole: bool) -> list[str]:
-    """What is done otherwise than in the report: a sentence or two, or none.
+    """What is done differently from the report: a sentence or two, or none.
 
     Args:
         studies: each as it is run, and as it is in configs/report/.
@@ -137,7 +137,7 @@ def describe(studies: Sequence[tuple[Study, Study]], scale: Scale, whole: bool) 
     if not found:
         return []
     small = f"This is a small version of the report (--scale {scale.share:g})"
-    what = small if scale.share < 1 else "This is done otherwise than in the report"
+    what = small if scale.share < 1 else "This is done differently from the report"
     return [f"{what}: {', '.join(found)}. What it says of the report is an indication, not a verdict."]
 
 

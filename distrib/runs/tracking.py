@@ -225,7 +225,7 @@ class WandbTracker(Tracker):
             _kill_service()
             self._thread.join(GRACE_SECONDS)
         if self._thread.is_alive():
-            _log.warning("W&B does not finish and is ended; %s", self._upload())
+            _log.warning("W&B does not finish and is stopped; %s", self._upload())
             self._over.set()
             _kill_service()
             self._thread.join(KILL_SECONDS)
@@ -327,7 +327,7 @@ class WandbTracker(Tracker):
             try:
                 self._log_artifact(run, self._best)
             except Exception as error:
-                _log.warning("W&B takes no artifact of %s (%s)", self._best, _first_line(error))
+                _log.warning("W&B refuses an artifact of %s (%s)", self._best, _first_line(error))
         part, online = Path(run.sync_dir), not run.offline
         try:
             run.finish(exit_code)

@@ -339,7 +339,7 @@ class _Resolution:
                 return True
             return bool(values.identity_token_file or wbauth.read_netrc_auth(host=host))
         except OSError as error:  # a home folder of somebody else
-            warnings.append(f"no key is looked for in {error.filename} ({error.strerror})")
+            warnings.append(f"{error.filename} was not searched for a key ({error.strerror})")
             return False
         except Exception as error:
             raise _refusal(label, error, ", or choose --tracking.mode offline") from None

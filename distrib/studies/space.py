@@ -147,7 +147,7 @@ def make_dimensions(space: Mapping[str, Any], base: Config) -> tuple[Dimension, 
     while waiting:
         ready = [name for name, entry in waiting.items() if not set(_conditions(entry)) & waiting.keys()]
         if not ready:
-            raise UserError(f"space: the conditions (when) of {', '.join(waiting)} go round in a circle")
+            raise UserError(f"space: the conditions (when) of {', '.join(waiting)} form a circle")
         for name in ready:
             found[name] = _dimension(name, waiting.pop(name), base, found)
     owners: dict[str, Dimension] = {}

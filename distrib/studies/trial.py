@@ -282,9 +282,9 @@ class TrialRun:
         told = False
         while (held := self.folder.lock_run(self.trial.number)) is None:
             if self.stop.reason is not None:
-                raise Interrupted(f"{run.name} is still at work, left by another worker")
+                raise Interrupted(f"{run.name} is still running, left behind by another worker")
             if not told:
-                self.say(f"{run.name} is still at work, left by another worker: waiting for it")
+                self.say(f"{run.name} is still running, left behind by another worker: waiting for it")
             told = True
             time.sleep(1)
         return held

@@ -408,7 +408,7 @@ def test_the_numbers_of_the_report_are_whole() -> None:
     assert (best["epoch"], best["val_accuracy"], best["val_roc_auc"]) == (4, 0.85, 0.9132)
 
 
-# --- what is done otherwise than in the report
+# --- what is done differently from the report
 
 
 def differences(
@@ -438,19 +438,19 @@ def test_nothing_is_said_of_all_of_celeba() -> None:
         ),
         (
             differences("split", images=4_464, whole=False),
-            "This is done otherwise than in the report: 3,772 to 3,773 training images where it had 162,770.",
+            "This is done differently from the report: 3,772 to 3,773 training images where it had 162,770.",
         ),
         (
             differences("batch-size", data__image_size=[64, 64]),
-            "This is done otherwise than in the report: images of 64 x 64 pixels where it had 178 x 178.",
+            "This is done differently from the report: images of 64 x 64 pixels where it had 178 x 178.",
         ),
         (
             differences("batch-size", "subset", train__epochs=3),
-            "This is done otherwise than in the report: 3 epochs where it had 15, 3 epochs where it had 10.",
+            "This is done differently from the report: 3 epochs where it had 15, 3 epochs where it had 10.",
         ),
         (
             differences("batch-size", data__subset=5000),
-            "This is done otherwise than in the report: 5,000 training images where it had 162,770.",
+            "This is done differently from the report: 5,000 training images where it had 162,770.",
         ),
     ],
 )

@@ -94,7 +94,7 @@ function start(parts) {
     } catch (error) {
       console.error(error);
       const note = Object.assign(document.createElement("p"), { className: "absent", role: "alert" });
-      note.textContent = `The moving parts of this section could not be made of its data (${error}); its tables still hold.`;
+      note.textContent = `The moving parts of this section could not be made from its data (${error}); its tables still hold.`;
       one(`#${part.name}`)?.append(note);
     }
   }
