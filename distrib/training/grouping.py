@@ -106,8 +106,8 @@ def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> 
     if changes:
         assert past is not None
         notes.append(
-            f"BatchNorm normalises over {norm_size} images (train.norm_size) from this step on, instead of "
-            f"{past.norm_size} so far: what a step computes changes"
+            f"BatchNorm normalises over {norm_size} images (train.norm_size) from this step on, instead of over "
+            f"{past.norm_size} as before: what a step computes changes"
         )
     if past is not None and past.consecutive:
         notes.append(
