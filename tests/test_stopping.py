@@ -26,6 +26,7 @@ from distrib.runs.folder import METRICS, RunFolder
 from distrib.scoring.metrics import Scores
 from distrib.training import checkpoint
 from distrib.training.checkpoint import load_checkpoint
+from distrib.training.start import choose
 
 
 def newest(folder: Path) -> str:
@@ -293,7 +294,7 @@ def test_two_runs_do_not_share_a_folder(
     first = subprocess.Popen([sys.executable, "distrib/train.py", *options], cwd=ROOT, env=clean_environment())
     try:
         until(lambda: list((folder / "checkpoints").glob("step-*")))
-        monkeypatch.setattr(program, "LEAVES_WITHIN", 0.5)
+        monkeypatch.setattr("distrib.training.start.LEAVES_WITHIN", 0.5)
         assert program.main([*options, "--resume", "auto"]) == 2
         assert f"is in use by process {first.pid} on " in capsys.readouterr().err
     finally:
@@ -388,7 +389,7 @@ def test_killed_before_its_first_checkpoint_a_run_from_elsewhere_begins_there_ag
     assert killed.returncode == -signal.SIGKILL
     assert (folder / "best").exists()
     assert [path.suffix for path in (folder / "checkpoints").iterdir()] == [".staged"]
-    again = program.choose(RunFolder(folder), "auto")
+    again = choose(RunFolder(folder), "auto")
     assert again is not None
     assert again.folder == start
     AcceleratorState._reset_state(reset_partial_state=True)

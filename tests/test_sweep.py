@@ -33,7 +33,7 @@ from distrib.studies.run import check, share
 SMALL = {
     "data.attributes": ["Smiling", "Male"], "data.image_size": [32, 32], "train.batch_size": 16, "train.epochs": 3,
     "checkpoint.every_steps": 2, "explain.after_training": False, "tracking.mode": "disabled", "run.device": "cpu",
-    "run.ranks": 1,
+    "run.ranks": 1, "train.precision": "no",
 }  # fmt: skip
 
 

@@ -155,14 +155,17 @@ class StopRequests:
 
     def wanted(self) -> bool:
         """Whether this rank has been asked to stop; cheap enough for every step."""
-        now = time.monotonic()
-        if self.reason is None and now >= self._next_look:
-            self._next_look = now + LOOK_EVERY
-            if self._file is not None and self._file.exists():
-                self.reason = f"the file {self._file}"
-            elif self._launcher_is_gone():
-                self.reason = "the end of the launcher"
+        if self.reason is None and time.monotonic() >= self._next_look:
+            self.look()
         return self.reason is not None
+
+    def look(self) -> None:
+        """Look for the file and the launcher now, whenever that was last done."""
+        self._next_look = time.monotonic() + LOOK_EVERY
+        if self.reason is None and self._file is not None and self._file.exists():
+            self.reason = f"the file {self._file}"
+        elif self.reason is None and self._launcher_is_gone():
+            self.reason = "the end of the launcher"
 
     def ask(self, reason: str) -> None:
         """Ask this rank to stop where it asks `wanted`, or soon where a request is raised; from any thread."""
@@ -267,6 +270,7 @@ class Agreement:
     @property
     def reason(self) -> str:
         """What asked to stop."""
+        self._requests.look()  # another rank may have noticed first what this one can see as well
         return self._requests.reason or "a request to another rank"
 
     def wish(self, save: bool, failed: bool) -> None:
