@@ -13,6 +13,7 @@ from small_run import settings, the_plan
 
 from distrib import train as program
 from distrib.config import Config
+from distrib.ranks import ending
 from distrib.ranks import meeting as runtime
 from distrib.ranks.machine import resolve
 from distrib.ranks.meeting import start_ranks
@@ -94,6 +95,7 @@ def told(*arguments: object) -> tuple[int, int, str]:
     TrainState.step, CheckpointWriter.save = watched_step, save_and_wait
     runtime.SPEAK_WITHIN = 0  # every rank says its own
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000_000, 60_000_000))
+    ending.SPEAK_WITHIN = 0  # no launcher ends rank 1 here once rank 0 has spoken
     said = io.StringIO()
     with redirect_stderr(said):
         status = program.main([str(each) for each in arguments])
