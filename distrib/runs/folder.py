@@ -40,6 +40,7 @@ from distrib.base.errors import UserError
 from distrib.base.files import recover_folder, remove_leftovers, replace_folder, save_weights, write_whole
 from distrib.base.json import to_json
 from distrib.config import SCORES
+from distrib.ranks.environment import launch_id, restarts
 from distrib.runs.metrics import METRICS as METRICS
 from distrib.scoring.metrics import Scores
 
@@ -133,6 +134,12 @@ class RunFolder:
             raise UserError(
                 f"run.folder {self.path} holds a run already: resume it with --resume auto, or choose another folder"
             )
+
+    def meant(self, resume: str) -> str:
+        """What `run.resume` means for the run in this folder: auto after its earlier self, which the launcher has
+        started again, whatever was asked for at first."""
+        again = restarts() > 0 and any(event.get("launch") == launch_id() for event in self.events("start"))
+        return "auto" if again else resume
 
     def origin(self) -> Path | None:
         """The checkpoint elsewhere from which this folder's run has begun, as long as it has none of its own."""

@@ -95,7 +95,10 @@ def measure(config: Config, ranks: int) -> dict[str, float]:
 
 def _of_run(config: Config) -> str | None:
     """The precision that the run in the folder was last started with; None for a new run."""
-    if config.run.folder is None or config.run.resume == "never":
+    if config.run.folder is None:
         return None
-    starts = RunFolder(config.run.folder).events("start")
+    folder = RunFolder(config.run.folder)
+    if folder.meant(config.run.resume) == "never":
+        return None
+    starts = folder.events("start")
     return str(starts[-1]["precision"]) if starts and "precision" in starts[-1] else None

@@ -80,9 +80,7 @@ def find_start(config: Config, folder: RunFolder) -> Checkpoint | None:
     Raises:
         UserError: if the folder holds or is in use by another run, or no checkpoint is whole.
     """
-    resume = config.run.resume
-    if restarts() > 0 and any(event.get("launch") == launch_id() for event in folder.events("start")):
-        resume = "auto"  # after this run's earlier self, which the launcher has started again
+    resume = folder.meant(config.run.resume)
     folder.check(resume)
     if resume == "never":
         return None

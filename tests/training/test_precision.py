@@ -113,3 +113,17 @@ def test_a_run_of_another_machine_is_measured_anew_with_a_warning(
     config = CPU.replace("run", folder=tmp_path, resume="auto")
     assert choose_precision(config, ranks=1) == Precision("bf16", {"no": 3.0, "bf16": 1.0})
     assert "this run was trained in fp16, which this CPU does not compute in" in capsys.readouterr().err
+
+
+def test_a_run_that_its_launcher_starts_again_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = measured(monkeypatch, no=3.0, bf16=1.0)
+    start = {"event": "start", "precision": "no", "launch": "process 7 of 1.00 on here"}
+    (tmp_path / "events.jsonl").write_text(json.dumps(start) + "\n")
+    config = CPU.replace("run", folder=tmp_path)
+    assert config.run.resume == "never"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr("distrib.runs.folder.launch_id", lambda: "process 7 of 1.00 on here")
+    assert choose_precision(config, ranks=1) == Precision("no", {})
+    assert asked == []
