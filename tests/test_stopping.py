@@ -22,7 +22,8 @@ from small_run import BATCH, EVERY, assert_same_training, settings, the_plan
 
 from distrib import train as program
 from distrib.ranks.stopping import STOPPED
-from distrib.runs.folder import METRICS, RunFolder
+from distrib.runs.folder import RunFolder
+from distrib.runs.metrics import METRICS
 from distrib.scoring.metrics import Scores
 from distrib.training import checkpoint
 from distrib.training.checkpoint import load_checkpoint

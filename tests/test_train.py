@@ -22,7 +22,7 @@ import distrib.training.checkpoint
 from distrib import train as program
 from distrib.config import Config, read_yaml
 from distrib.ranks.machine import fallbacks
-from distrib.runs.folder import METRICS
+from distrib.runs.metrics import METRICS
 
 
 def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, Path]) -> None:

@@ -41,7 +41,7 @@ from distrib.base.files import recover_folder, remove_leftovers, replace_folder,
 from distrib.base.json import to_json
 from distrib.config import SCORES
 from distrib.ranks.environment import launch_id, restarts
-from distrib.runs.metrics import METRICS as METRICS
+from distrib.runs.metrics import METRICS
 from distrib.scoring.metrics import Scores
 
 if TYPE_CHECKING:

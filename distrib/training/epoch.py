@@ -9,7 +9,7 @@ from distrib.base.errors import UserError
 from distrib.model.card import model_card
 from distrib.model.trained import Description
 from distrib.ranks.printing import warn
-from distrib.runs.folder import METRICS
+from distrib.runs.metrics import METRICS
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Progress

@@ -19,7 +19,8 @@ from distrib.base.errors import UserError
 from distrib.base.files import write_whole
 from distrib.base.json import finite
 from distrib.config import SCORES, Config, read_yaml
-from distrib.runs.folder import BY_ATTRIBUTE, METRICS, RunFolder
+from distrib.runs.folder import BY_ATTRIBUTE, RunFolder
+from distrib.runs.metrics import METRICS
 from distrib.scoring.metrics import Scores
 from distrib.training.start import choose
 

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 from sentences import refusal
 
-from distrib.runs.folder import METRICS
+from distrib.runs.metrics import METRICS
 from distrib.studies.definition import Study, read_study
 from distrib.studies.folder import Lock
 from distrib.studies.results import read_record

@@ -9,7 +9,7 @@ from launching import ROOT
 
 from distrib.reproduction.claims import make_section
 from distrib.reproduction.evidence import ClaimSection, gather
-from distrib.runs.folder import METRICS
+from distrib.runs.metrics import METRICS
 from distrib.studies.definition import Study, read_study
 from distrib.studies.record import Setting, StudyRecord, TrialRecord
 from distrib.studies.scale import Scale
