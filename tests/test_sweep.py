@@ -1,6 +1,7 @@
 """Studies through the command, with real trainings."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from wandb_log import read_records, wandb_files
 
 from distrib.cli.sweep import main
 from distrib.config import read_yaml
+from distrib.ranks.machine import cpu_computes_in_bf16
 from distrib.studies.definition import read_study
 from distrib.studies.run import check, share
 
@@ -147,6 +149,35 @@ def test_pruning_is_agreed_by_all_ranks(faces: Path, tmp_path: Path) -> None:
     assert end["pruned"]
     assert read_events(run, "start")[0]["ranks"] == 2
     assert not read_events(run, "lost")
+
+
+@pytest.mark.slow
+def test_all_trials_train_in_the_precision_that_their_study_has_measured_once(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"train.precision": "auto", "train.epochs": 1}
+    file = write_study(tmp_path, faces, space={"optim.lr": [1e-3, 1e-4, 1e-5]}, budget={"trials": 2}, set=settings)
+    done = sweep(file, "--workers", 2)
+    kept = tmp_path / "study/precision.json"
+    chosen = json.loads(kept.read_text())["precision"]
+    assert done.stdout.count(f"precision {chosen}") == 1
+    runs = [tmp_path / "study" / each["runs"] for each in trials(tmp_path)]
+    assert [read_yaml(run / "config.yaml").train.precision for run in runs] == [chosen] * 2
+    starts = [start for run in runs for start in read_events(run, "start")]
+    assert [(start["precision"], start["precision_seconds"]) for start in starts] == [(chosen, None)] * 2
+    assert main([str(file), "--folder", str(tmp_path / "study"), "--best"]) == 0
+    (tmp_path / "best.yaml").write_text(capsys.readouterr().out)
+    best = read_yaml(tmp_path / "best.yaml")
+    assert best == read_yaml(tmp_path / "study/best.yaml")
+    assert best.train.precision == chosen
+
+    # Whatever a measurement would find now, the study keeps to what it has chosen.
+    other = "bf16" if chosen == "no" and cpu_computes_in_bf16() else "no"
+    kept.write_text(json.dumps({"precision": other}))
+    write_study(tmp_path, faces, space={"optim.lr": [1e-3, 1e-4, 1e-5]}, budget={"trials": 3}, set=settings)
+    assert "measured here" not in sweep(file).stdout
+    third = tmp_path / "study" / trials(tmp_path)[2]["runs"]
+    assert read_yaml(third / "config.yaml").train.precision == other
 
 
 @pytest.mark.slow

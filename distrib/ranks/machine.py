@@ -86,6 +86,15 @@ def _device_type(config: Config) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def computes_in(precision: str, device: str) -> bool:
+    """Whether this machine's `cpu` or `cuda` computes in a precision."""
+    import torch
+
+    if precision == "bf16":
+        return cpu_computes_in_bf16() if device == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "no" or device == "cuda"
+
+
 def cpu_computes_in_bf16() -> bool:
     """Whether this CPU has instructions for it, which says nothing about their speed."""
     import torch

@@ -218,6 +218,7 @@ class Study:
         seeds: of the runs of each trial; None: the base configuration's own, or the space's.
         scale: makes each configuration smaller; None: they are as they are.
         data: digest of what the base configuration trains on; None: it has not been read.
+        precision: of all trials, chosen where the base configuration leaves it open; None: not chosen.
     """
 
     name: str
@@ -228,6 +229,7 @@ class Study:
     seeds: tuple[int, ...] | None
     scale: Scale | None = None
     data: str | None = None
+    precision: str | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -293,6 +295,8 @@ class Study:
         changes.update(rung)
         if seed is not None:
             changes["train.seed"] = seed
+        if self.precision is not None:
+            changes["train.precision"] = self.precision
         changes["tracking.group"] = self.name
         config = changed(self.base, changes)
         return config if self.scale is None else self.scale(config)

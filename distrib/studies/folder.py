@@ -2,6 +2,7 @@
 
     study.yaml           the study and its base configuration, as it was last started
     journal.log          Optuna's trials (or study.db; or a database elsewhere)
+    precision.json       the precision of all trials, where the study left it to the machine, and what was measured
     study.csv            a trial a row
     best.yaml            the configuration of the best trial
     study/index.html     the page
@@ -40,6 +41,7 @@ class StudyFolder:
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
         self.definition = path / "study.yaml"
+        self.precision = path / "precision.json"
         self.csv = path / "study.csv"
         self.best = path / "best.yaml"
         self.page = path / "study" / "index.html"

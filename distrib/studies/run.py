@@ -27,6 +27,7 @@ from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOPPED
 from distrib.studies.definition import Study, read_study
 from distrib.studies.folder import StudyFolder
+from distrib.studies.precision import with_kept_precision, with_precision
 from distrib.studies.record import State, StudyRecord
 from distrib.studies.results import read_record
 from distrib.studies.search import open_study, rehearse
@@ -71,6 +72,7 @@ def run_study(study: Study, folder: Path, workers: int, stop: Stop, retry_failed
     with failures(study, folder):
         worker = Worker(study, folder, say)
         introduce(study, folder)
+        study = worker.study = with_precision(study, worker.folder, workers)
         if retry_failed:
             print(f"again:   {plural(worker.retry_failed(), 'failed trial')}", flush=True)
         if workers > 1:
@@ -130,6 +132,7 @@ def best(study: Study, folder: Path) -> str:
     if not (folder / "study.yaml").is_file():
         raise UserError(f"{folder} holds no study: start it with distrib sweep, or name its folder with --folder")
     StudyFolder(folder, study.name).check(study)
+    study = with_kept_precision(study, StudyFolder(folder, study.name))
     with failures(study, folder):
         record = read_record(study, open_study(study, folder), folder, importance=False)
     if not record.front:
