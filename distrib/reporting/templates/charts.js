@@ -78,6 +78,15 @@ function axes(host, width, height, { x, y, xTicks, yTicks, xTitle, yTitle, label
   return { svg, toX, toY, left, right: width - right, top, bottom: height - bottom };
 }
 
+// What stands in the place of a chart that has nothing to show.
+const nothing = (host) => host.replaceChildren(Object.assign(document.createElement("p"), { className: "soft", textContent: "No value is known." }));
+
+// A range that has a width, also where it is of a single value.
+const widened = (low, high) => (low < high ? [low, high] : [low - Math.abs(low) * 0.1 - 1e-9, high + Math.abs(high) * 0.1 + 1e-9]);
+
+// Where a pointer is in the coordinates of a drawing.
+const pointerIn = (svg, { clientX, clientY }) => new DOMPoint(clientX, clientY).matrixTransform(svg.getScreenCTM().inverse());
+
 // The path through points; a point that is not known leaves a gap.
 function path(points) {
   let pen = "M";
@@ -95,12 +104,10 @@ function path(points) {
 function lineChart(host, { epochs, lines, best, label, point }) {
   const values = lines.flatMap((line) => line.values).filter(known);
   if (!values.length) {
-    host.replaceChildren(Object.assign(document.createElement("p"), { className: "soft", textContent: "No value is known." }));
+    nothing(host);
     return () => {};
   }
-  let [low, high] = [Math.min(...values), Math.max(...values)];
-  if (low === high) [low, high] = [low - Math.abs(low) * 0.1 - 1e-9, high + Math.abs(high) * 0.1 + 1e-9];
-  const yTicks = ticks(low, high, 3);
+  const yTicks = ticks(...widened(Math.min(...values), Math.max(...values)), 3);
   const y = [yTicks[0], yTicks.at(-1)];
   const count = epochs.length;
   const xTicks = count < 7 ? epochs : ticks(1, epochs.at(-1), 5).filter((tick) => tick >= 1 && tick <= epochs.at(-1));
@@ -135,8 +142,7 @@ function lineChart(host, { epochs, lines, best, label, point }) {
     };
     place();
     const nearest = (event) => {
-      const box = svg.getBoundingClientRect();
-      const x = ((event.clientX - box.left) / box.width) * width;
+      const { x } = pointerIn(svg, event);
       let found = 0;
       for (let i = 1; i < count; i++) if (Math.abs(at(i) - x) < Math.abs(at(found) - x)) found = i;
       return found;

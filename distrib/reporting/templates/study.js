@@ -16,6 +16,7 @@ const clear = []; // and when all trials are to be shown again
 
 const kind = (state) => state.replaceAll(" ", "-");
 const cut = (text, length) => (text.length > length ? `${text.slice(0, Math.max(1, length - 1))}…` : text);
+const sign = ({ better }) => (better === "higher" ? 1 : -1); // of an objective: by it, more is better
 const between = (value, low, high) => Math.max(low, Math.min(high, value));
 
 function mark(number) {
@@ -51,14 +52,13 @@ function chart(host, render) {
 }
 
 // Marks the trial that is nearest to the pointer; a press keeps it. `nearest` gives its number for a place in the chart.
-function pointable(svg, width, nearest) {
+function pointable(svg, nearest) {
   const found = (event) => {
-    const box = svg.getBoundingClientRect();
-    const scale = width / box.width;
-    return nearest((event.clientX - box.left) * scale, (event.clientY - box.top) * scale);
+    const { x, y } = pointerIn(svg, event);
+    return nearest(x, y) ?? chosen;
   };
-  svg.addEventListener("pointermove", (event) => mark(found(event) ?? chosen));
-  svg.addEventListener("pointerdown", (event) => choose(found(event) ?? chosen));
+  svg.addEventListener("pointermove", (event) => mark(found(event)));
+  svg.addEventListener("pointerdown", (event) => choose(found(event)));
   svg.addEventListener("pointerleave", () => mark(chosen));
 }
 
@@ -67,15 +67,14 @@ function pointable(svg, width, nearest) {
 function scaleOf(points, { better }, lane) {
   const values = points.map(({ value }) => value).filter(known).sort((a, b) => a - b);
   if (!values.length) return null;
-  const [low, lower, upper, high] = [0, 0.25, 0.75, 1].map((share) => values[Math.round(share * (values.length - 1))]);
+  const [lower, upper] = [0.25, 0.75].map((share) => values[Math.round(share * (values.length - 1))]);
   const reach = values.length > 7 && upper > lower ? 3 * (upper - lower) : Infinity;
   const near = values.filter((value) => (better === "higher" ? value >= lower - reach : value <= upper + reach));
   let ends = [near[0], near.at(-1)];
   for (const { value, spread } of points) {
     if (value >= near[0] && value <= near.at(-1) && known(spread)) ends = [Math.min(ends[0], value - spread), Math.max(ends[1], value + spread)];
   }
-  if (ends[0] === ends[1]) ends = [low - Math.abs(low) * 0.1 - 1e-9, high + Math.abs(high) * 0.1 + 1e-9];
-  const at = ticks(...ends, 4);
+  const at = ticks(...widened(...ends), 4);
   const [first, last] = [at[0], at.at(-1)];
   const room = lane ? 0.2 * (last - first) : 0;
   return {
@@ -107,6 +106,12 @@ function inner(low, high, log, count = 5) {
 }
 const ofLog = (exponent) => brief(Number((10 ** exponent).toPrecision(3)));
 
+// Trials, epochs or rungs as an axis: its domain, and whole numbers as its ticks.
+const counted = (first, last, width) => ({
+  x: first === last ? [first - 0.5, last + 0.5] : [first, last],
+  xTicks: inner(first, last, false, Math.min(last - first, width / 70)).filter(Number.isInteger),
+});
+
 // A parameter as an axis: its domain, its ticks and their texts, and the place of a trial's setting.
 function settingScale({ choices, log, low, high }) {
   if (choices) {
@@ -117,40 +122,35 @@ function settingScale({ choices, log, low, high }) {
   return { domain: [to(low) - room, to(high) + room], ticks: inner(low, high, log), text: log ? ofLog : brief, to };
 }
 
-// Trials as shapes. Each of `points` has its trial, x and y; it may have whiskers (lines), and a turn where it stands at
-// the end of the scale because it lies beyond.
-function shapes(svg, width, points) {
+// Where a value stands on a scale, in pixels: `at`, the ends of its whisker, and on which side it lies beyond, if it does.
+function standing({ value, spread }, scale, to) {
+  if (!known(value)) return { at: to(scale.lane) };
+  const ends = known(spread) ? [value - spread, value + spread].map((end) => to(scale.inside(end))) : null;
+  return { at: to(scale.inside(value)), ends, side: scale.beyond(value) };
+}
+
+// Trials as shapes. Each of `points` has its trial, and as x and y where it stands.
+function shapes(svg, points) {
   const order = ({ trial }) => (marked.has(trial.number) ? 2 : trial.state === "finished" ? 1 : 0);
-  for (const { trial, x, y, whiskers = [], turn } of [...points].sort((a, b) => order(a) - order(b))) {
+  for (const { trial, x, y } of [...points].sort((a, b) => order(a) - order(b))) {
     const group = draw("g", { class: `shape ${kind(trial.state)}`, "data-trial": trial.number });
     group.classList.toggle("front", marked.has(trial.number));
-    for (const [x1, y1, x2, y2] of whiskers) group.append(draw("line", { class: "whisker", x1, y1, x2, y2 }));
-    group.append(draw("circle", { class: "halo", cx: x, cy: y, r: 8 }));
-    if (turn !== undefined) group.append(draw("path", { class: "beyond", transform: `translate(${x} ${y}) rotate(${turn})`, d: "M-4 7l4 4l4 -4" }));
-    group.append(draw("use", { href: `#mark-${kind(trial.state)}`, x, y }));
+    if (x.ends) group.append(draw("line", { class: "whisker", x1: x.ends[0], x2: x.ends[1], y1: y.at, y2: y.at }));
+    if (y.ends) group.append(draw("line", { class: "whisker", x1: x.at, x2: x.at, y1: y.ends[0], y2: y.ends[1] }));
+    group.append(draw("circle", { class: "halo", cx: x.at, cy: y.at, r: 8 }));
+    const turn = y.side ? 90 + 90 * y.side : -90 * x.side;
+    if (y.side || x.side) group.append(draw("path", { class: "beyond", transform: `translate(${x.at} ${y.at}) rotate(${turn})`, d: "M-4 7l4 4l4 -4" }));
+    group.append(draw("use", { href: `#mark-${kind(trial.state)}`, x: x.at, y: y.at }));
     svg.append(group);
   }
-  pointable(svg, width, (x, y) => {
+  pointable(svg, (left, top) => {
     let [found, least] = [undefined, 30];
-    for (const point of points) {
-      const apart = Math.hypot(point.x - x, point.y - y);
-      if (apart < least && !out.has(point.trial.number)) [found, least] = [point.trial.number, apart];
+    for (const { trial, x, y } of points) {
+      const apart = Math.hypot(x.at - left, y.at - top);
+      if (apart < least && !out.has(trial.number)) [found, least] = [trial.number, apart];
     }
     return found;
   });
-}
-
-const nothing = (host) => host.replaceChildren(Object.assign(document.createElement("p"), { className: "soft", textContent: "No value is known." }));
-
-// Where a trial stands whose values run upward, or to the right, at a place of the other axis.
-function placed({ trial, value, spread }, scale, to, place, upright) {
-  const at = to(known(value) ? scale.inside(value) : scale.lane);
-  const ends = known(value) && known(spread) ? [value - spread, value + spread].map((end) => to(scale.inside(end))) : null;
-  const side = known(value) ? scale.beyond(value) : 0;
-  const turn = side ? (upright ? 90 + 90 * side : -90 * side) : undefined;
-  return upright
-    ? { trial, x: place, y: at, whiskers: ends ? [[place, ends[0], place, ends[1]]] : [], turn }
-    : { trial, x: at, y: place, whiskers: ends ? [[ends[0], place, ends[1], place]] : [], turn };
 }
 
 // The name of the lane of trials without a value, where there is one.
@@ -168,25 +168,22 @@ function history() {
     const scale = scaleOf(points, data.goals[goal], points.some(({ value }) => !known(value)));
     if (!scale) return nothing(host);
     const [first, last] = [data.trials[0].number, data.trials.at(-1).number];
-    const x = first === last ? [first - 0.5, last + 0.5] : [first, last];
     const { svg, toX, toY, left, right } = axes(host, width, 260, {
-      x, y: scale.domain, yTicks: scale.ticks, xTitle: "trial", yTitle: data.goals[goal].name,
-      xTicks: inner(first, last, false, Math.min(last - first, width / 70)).filter(Number.isInteger),
+      ...counted(first, last, width), y: scale.domain, yTicks: scale.ticks, xTitle: "trial", yTitle: data.goals[goal].name,
       label: `${data.goals[goal].title} of the trials in their order`,
     });
     nameLane(svg, scale, left - 6, toY(scale.lane) + 3.5);
-    const better = data.goals[goal].better === "higher" ? (a, b) => a > b : (a, b) => a < b;
-    let best;
+    let best = -Infinity;
     let line = "";
     for (const { trial, value } of points) {
-      if (trial.state !== "finished" || !known(value)) continue;
+      const merit = trial.state === "finished" && known(value) ? sign(data.goals[goal]) * value : -Infinity;
+      if (merit <= best) continue;
+      best = merit;
       const [x, y] = [toX(trial.number).toFixed(1), toY(scale.inside(value)).toFixed(1)];
-      if (best === undefined) line = `M${x} ${y}`;
-      else if (better(value, best)) line += `H${x}V${y}`;
-      if (best === undefined || better(value, best)) best = value;
+      line += line ? `H${x}V${y}` : `M${x} ${y}`;
     }
     if (line) svg.append(draw("path", { class: "stroke so-far", d: `${line}H${right}` }));
-    shapes(svg, width, points.map((point) => placed(point, scale, toY, toX(point.trial.number), true)));
+    shapes(svg, points.map((point) => ({ trial: point.trial, x: { at: toX(point.trial.number) }, y: standing(point, scale, toY) })));
   });
 }
 
@@ -201,9 +198,7 @@ function curves() {
   chart(host, (width) => {
     if (!scale) return nothing(host);
     const { svg, toX, toY } = axes(host, width, 300, {
-      x: first === last ? [first - 0.5, last + 0.5] : [first, last], y: scale.domain, yTicks: scale.ticks,
-      xTicks: inner(first, last, false, Math.min(last - first, width / 70)).filter(Number.isInteger),
-      xTitle: data.step, yTitle: data.goals[0].name, label: `${data.goals[0].title} of the trials while they learnt`,
+      ...counted(first, last, width), y: scale.domain, yTicks: scale.ticks, xTitle: data.step, yTitle: data.goals[0].name, label: `${data.goals[0].title} of the trials while they learnt`,
     });
     const lines = drawn.map((trial) => ({
       trial,
@@ -211,7 +206,7 @@ function curves() {
       merit: trial.state === "finished" && known(trial.values[0]) ? outcome.merit(trial.values[0]) : -1,
     }));
     traces(svg, lines);
-    pointable(svg, width, (x, y) => nearestLine(lines, x, y));
+    pointable(svg, (x, y) => nearestLine(lines, x, y));
   });
 }
 
@@ -270,9 +265,10 @@ function slices() {
       });
       if (upright) nameLane(svg, scale, left - 6, toY(scale.lane) + 3.5);
       else nameLane(svg, scale, toX(scale.lane) + 12, bottom + 15);
-      shapes(svg, width, having.map((point) => {
-        const along = (upright ? toX : toY)(setting.to(point.place));
-        return placed(point, scale, upright ? toY : toX, along, upright);
+      shapes(svg, having.map((point) => {
+        const along = { at: (upright ? toX : toY)(setting.to(point.place)) };
+        const value = standing(point, scale, upright ? toY : toX);
+        return { trial: point.trial, x: upright ? along : value, y: upright ? value : along };
       }));
     });
   }
@@ -287,41 +283,28 @@ function front() {
     const [across, up] = selects[0] ? selects.map(({ value }) => Number(value)) : [1, 0];
     const [goalX, goalY] = [data.goals[across], data.goals[up]];
     const finished = data.trials.filter(({ state, values }) => state === "finished" && known(values[across]) && known(values[up]));
-    const along = (place) => finished.map((trial) => ({ trial, value: trial.values[place], spread: trial.spread[place] }));
-    const [scaleX, scaleY] = [scaleOf(along(across), goalX, false), scaleOf(along(up), goalY, false)];
+    const [pointsX, pointsY] = [across, up].map((place) => finished.map(({ values, spread }) => ({ value: values[place], spread: spread[place] })));
+    const [scaleX, scaleY] = [scaleOf(pointsX, goalX, false), scaleOf(pointsY, goalY, false)];
     if (!scaleX) return nothing(host);
     const { svg, toX, toY } = axes(host, width, Math.min(Math.max(width * 0.75, 260), 400), {
       x: scaleX.domain, y: scaleY.domain, xTicks: scaleX.ticks, yTicks: scaleY.ticks, xTitle: title(goalX), yTitle: title(goalY),
       label: `${goalY.title} against ${goalX.name}`,
     });
-    const points = finished.map((trial) => {
-      const [x, y] = [across, up].map((place) => ({ trial, value: trial.values[place], spread: trial.spread[place] }));
-      const [lying, standing] = [placed(x, scaleX, toX, 0, false), placed(y, scaleY, toY, 0, true)];
-      return {
-        trial, x: lying.x, y: standing.y, turn: standing.turn ?? lying.turn,
-        whiskers: [...lying.whiskers.map(([x1, , x2]) => [x1, standing.y, x2, standing.y]),
-          ...standing.whiskers.map(([, y1, , y2]) => [lying.x, y1, lying.x, y2])],
-      };
-    });
     // The edge of what is beaten: between two neighbours on the front it passes where both are worse.
-    const worse = ({ better }, a, b) => (better === "higher" ? Math.min(a, b) : Math.max(a, b));
-    const edge = edgeOf(finished.filter(({ number }) => marked.has(number)).map(({ values }) => [values[across], values[up]]), goalX, goalY);
-    const corners = edge.flatMap(([x, y], i) => (i ? [[worse(goalX, edge[i - 1][0], x), worse(goalY, edge[i - 1][1], y)], [x, y]] : [[x, y]]));
-    svg.append(draw("path", { class: "stroke so-far", d: path(corners.map(([x, y]) => [toX(scaleX.inside(x)), toY(scaleY.inside(y))])) }));
-    shapes(svg, width, points);
+    const edge = [];
+    const corners = finished.filter(({ number }) => marked.has(number)).map(({ values }) => [values[across], values[up]]);
+    corners.sort((a, b) => sign(goalX) * (b[0] - a[0]) || sign(goalY) * (b[1] - a[1]));
+    for (const [x, y] of corners) {
+      const last = edge.at(-1);
+      if (last && sign(goalY) * (y - last[1]) <= 0) continue; // beaten in the two objectives that are shown
+      if (last) edge.push([x, last[1]]);
+      edge.push([x, y]);
+    }
+    if (sign(goalX) > 0) edge.reverse(); // from left to right
+    svg.append(draw("path", { class: "stroke so-far", d: path(edge.map(([x, y]) => [toX(scaleX.inside(x)), toY(scaleY.inside(y))])) }));
+    shapes(svg, finished.map((trial, i) => ({ trial, x: standing(pointsX[i], scaleX, toX), y: standing(pointsY[i], scaleY, toY) })));
   });
   for (const select of selects) select?.addEventListener("change", () => redraws.forEach((each) => each()));
-}
-
-// Those of some points that no other one beats in both objectives, from left to right.
-function edgeOf(points, goalX, goalY) {
-  const sign = ({ better }) => (better === "higher" ? 1 : -1);
-  const as = ([x, y]) => [sign(goalX) * x, sign(goalY) * y];
-  const beaten = (a) => points.some((b) => {
-    const [[ax, ay], [bx, by]] = [as(a), as(b)];
-    return bx >= ax && by >= ay && (bx > ax || by > ay);
-  });
-  return points.filter((point) => !beaten(point)).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
 }
 
 // Parallel coordinates: the parameters, and then the objectives, as axes side by side.
@@ -338,46 +321,40 @@ function together() {
     }),
   ];
   for (const scale of scales) scale.lacking = data.trials.some((trial) => !known(scale.of(trial)));
-  // What an axis keeps: null is all; of choices the set of those, -1 for trials without one; of numbers from, to and
-  // whether trials without one are kept.
-  const kept = scales.map(() => null);
-  const passes = (trial) => scales.every((scale, i) => {
-    const value = scale.of(trial);
-    if (!kept[i]) return true;
-    if (scale.choices) return kept[i].has(known(value) ? value : -1);
-    return known(value) ? value >= (kept[i].from ?? -Infinity) && value <= (kept[i].to ?? Infinity) : kept[i].without;
-  });
 
+  // What an axis keeps stands in its fields: a box for each choice and, of number -1, for trials without a value, and the
+  // ends of a range. Dragging along the axis fills them.
   let showKept = () => {};
-  const keep = (i, what, fields = true) => {
-    kept[i] = what;
-    if (fields) fill(i);
+  const sift = () => {
     out.clear();
-    for (const trial of data.trials) if (!passes(trial)) out.add(trial.number);
+    for (const trial of data.trials) if (!scales.every((scale) => passes(scale, trial))) out.add(trial.number);
     fade();
     showKept();
     for (const each of sifted) each();
   };
-  clear.push(() => scales.forEach((_, i) => keep(i, null)));
-
-  // The fields beside the axes do the same as dragging.
-  const fieldsets = scales.map((_, i) => one(`[data-field="${i}"]`));
-  const fill = (i) => {
-    for (const box of all("[type=checkbox]", fieldsets[i])) {
-      box.checked = !kept[i] || (scales[i].choices ? kept[i].has(Number(box.value)) : kept[i].without);
-    }
-    for (const field of all("[type=number]", fieldsets[i])) field.value = kept[i]?.[field.dataset.end] ?? "";
+  scales.forEach((scale, i) => {
+    const fieldset = one(`[data-field="${i}"]`);
+    scale.boxes = new Map(all("[type=checkbox]", fieldset).map((box) => [Number(box.value), box]));
+    scale.ends = all("[type=number]", fieldset);
+    fieldset.addEventListener("input", sift);
+  });
+  const endsOf = ({ ends }) => ends.map(({ value }) => (value === "" ? null : Number(value)));
+  const passes = (scale, trial) => {
+    const value = scale.of(trial);
+    const box = scale.boxes.get(known(value) ? value : -1);
+    if (scale.choices || !known(value)) return box.checked;
+    const [from, to] = endsOf(scale);
+    return value >= (from ?? -Infinity) && value <= (to ?? Infinity);
   };
-  fieldsets.forEach((fieldset, i) => fieldset.addEventListener("input", () => {
-    const boxes = all("[type=checkbox]", fieldset);
-    if (scales[i].choices) {
-      const ticked = boxes.filter((box) => box.checked);
-      return keep(i, ticked.length < boxes.length ? new Set(ticked.map((box) => Number(box.value))) : null, false);
-    }
-    const [from, to] = all("[type=number]", fieldset).map((field) => (field.value === "" ? null : Number(field.value)));
-    const without = boxes.every((box) => box.checked);
-    keep(i, from === null && to === null && without ? null : { from, to, without }, false);
-  }));
+  const fill = (scale, ends = [], keeps = () => true) => {
+    scale.ends.forEach((field, end) => (field.value = ends[end] ?? ""));
+    for (const [place, box] of scale.boxes) box.checked = keeps(place);
+  };
+  clear.push(() => {
+    for (const scale of scales) fill(scale);
+    sift();
+  });
+  for (const scale of scales) fill(scale); // a browser may have kept what stood in them
 
   chart(host, (width) => {
     const wide = Math.max(width, 96 * scales.length);
@@ -397,21 +374,22 @@ function together() {
       const digits = Math.ceil(Math.log10(500 / (domain[1] - domain[0])));
       return log ? Number((10 ** value).toPrecision(3)) : Number(value.toFixed(between(digits, 0, 12)));
     };
-    const band = (scale) => (bottom - top) / scale.choices.length / 2; // half of what a choice has of its axis
-    // What an axis keeps when it is dragged over from one height to a lower one.
-    const dragged = (scale, high, low) => {
-      const without = scale.lacking && low > (bottom + below) / 2;
-      if (!scale.choices) {
-        return { from: low < bottom ? valueAt(scale, low) : null, to: high > top ? valueAt(scale, high) : null, without };
-      }
-      const over = (place) => toY(scale, place) - band(scale) < low && toY(scale, place) + band(scale) > high;
-      return new Set([...scale.ticks.filter(over), ...(without ? [-1] : [])]);
+    // Where a choice stands on its axis, or what has no value below it, from the upper to the lower end.
+    const lane = (scale, place) => {
+      const [middle, half] = place < 0 ? [below, 8] : [toY(scale, place), (bottom - top) / scale.choices.length / 2];
+      return [middle - half, middle + half];
+    };
+    // Keeps what is dragged over, from one height to a lower one.
+    const drag = (scale, high, low) => {
+      const over = (place) => (place < 0 ? low > (bottom + below) / 2 : lane(scale, place)[0] < low && lane(scale, place)[1] > high);
+      fill(scale, [low < bottom ? valueAt(scale, low) : null, high > top ? valueAt(scale, high) : null], over);
+      sift();
     };
     const grip = (scale, i) => {
       const rect = draw("rect", { class: "grip", x: toX(i) - 14, y: top - 8, width: 28, height: height - top + 8 });
       rect.append(draw("title", {}, `Drag to keep a range of ${scale.label}`));
       let start;
-      const at = ({ clientY }) => ((clientY - svg.getBoundingClientRect().top) * wide) / svg.getBoundingClientRect().width;
+      const at = (event) => pointerIn(svg, event).y;
       rect.addEventListener("pointerdown", (event) => {
         event.stopPropagation();
         event.preventDefault();
@@ -422,9 +400,13 @@ function together() {
         if (start === undefined) return;
         event.stopPropagation();
         const ends = [start, at(event)].sort((a, b) => a - b);
-        if (ends[1] - ends[0] > 4) keep(i, dragged(scale, ...ends));
+        if (ends[1] - ends[0] > 4) drag(scale, ...ends);
       });
-      rect.addEventListener("pointerup", (event) => Math.abs(at(event) - start) > 4 || keep(i, null));
+      rect.addEventListener("pointerup", (event) => {
+        if (Math.abs(at(event) - start) > 4) return;
+        fill(scale);
+        sift();
+      });
       rect.addEventListener("lostpointercapture", () => (start = undefined));
       return rect;
     };
@@ -451,18 +433,15 @@ function together() {
     });
     const bars = draw("g");
     svg.append(bars, ...scales.map(grip));
-    showKept = () => {
-      bars.replaceChildren();
-      scales.forEach((scale, i) => {
-        const bar = (high, low) => bars.append(draw("rect", { class: "kept", x: toX(i) - 6, y: high, width: 12, height: Math.max(2, low - high) }));
-        if (!kept[i]) return;
-        if (!scale.choices) bar(kept[i].to === null ? top : toY(scale, kept[i].to), kept[i].from === null ? bottom : toY(scale, kept[i].from));
-        for (const place of scale.choices ? kept[i] : []) if (place >= 0) bar(toY(scale, place) - band(scale) + 1, toY(scale, place) + band(scale) - 1);
-        if (scale.lacking && (scale.choices ? kept[i].has(-1) : kept[i].without)) bar(below - 8, below + 8);
-      });
-    };
+    showKept = () => bars.replaceChildren(...scales.flatMap((scale, i) => {
+      const [places, [from, to]] = [[...scale.boxes.keys()].filter((place) => scale.boxes.get(place).checked), endsOf(scale)];
+      if (places.length === scale.boxes.size && !known(from) && !known(to)) return []; // it keeps all
+      const kept = places.map((place) => lane(scale, place)).map(([high, low]) => [high + 1, low - 1]);
+      if (!scale.choices) kept.push([known(to) ? toY(scale, to) : top, known(from) ? toY(scale, from) : bottom]);
+      return kept.map(([high, low]) => draw("rect", { class: "kept", x: toX(i) - 6, y: high, width: 12, height: Math.max(2, low - high) }));
+    }));
     showKept();
-    pointable(svg, wide, (x, y) => nearestLine(lines, x, y));
+    pointable(svg, (x, y) => nearestLine(lines, x, y));
     host.replaceChildren(svg);
   });
 }
