@@ -6,14 +6,13 @@ conclusion holds. The page and the Markdown are made of the same sections.
 
 import csv
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from distrib.base.errors import UserError
-from distrib.base.words import duration
+from distrib.base.words import DASH, duration
 from distrib.config import Config
 from distrib.reproduction.evidence import (
-    DASH,
     Claim,
     ClaimSection,
     Evidence,
@@ -68,11 +67,11 @@ def batch_size(evidence: Evidence, section: ClaimSection) -> Verdict:
         report = report_epochs(evidence.numbers, str(number))
         section.tables.append(epoch_table(f"Table {number}, batch size {size}", report, each))
         section.charts += learning_curves(f"batch size {size} (Figure {number})", report, each)
-        rows |= {f"{size}, report": Measured("", [report]), f"{size}, measured": each}
+        rows |= {f"{size}, report": Measured([report]), f"{size}, measured": each}
     section.tables.append(kept_table(rows))
     if not all(each.runs for each in measured.values()):
         return too_few(evidence)
-    section.notes.append(robust_fit(measured.values()))
+    section.notes.append(robust_fit(measured))
     accuracy, f1 = (
         {size: each.kept(column) for size, each in measured.items()} for column in ("val_accuracy", "val_f1")
     )
@@ -149,7 +148,7 @@ def epochs(evidence: Evidence, section: ClaimSection) -> Verdict:
         return too_few(evidence)
     # 10, 15 and 20 epochs of the report, in the length that was run.
     lengths = sorted({max(1, round(share * longest.epochs)) for share in (0.5, 0.75, 1.0)})
-    shorter = {str(length): Measured("", [rows[:length] for rows in longest.runs]) for length in lengths}
+    shorter = {str(length): Measured([rows[:length] for rows in longest.runs]) for length in lengths}
     table = kept_table(shorter, "Runs of so many epochs, at their epoch of the lowest validation loss")
     ends = [around(longest.at("val_loss", length)) for length in lengths]
     section.tables.append(with_column(table, "validation loss at the end", ends))
@@ -181,7 +180,7 @@ def subset(evidence: Evidence, section: ClaimSection) -> Verdict:
     section.tables.append(epoch_table(f"Table 5, 80,000 images (measured: {here})", report, part))
     section.charts += learning_curves("80,000 images", report, part)
     section.tables.append(
-        kept_table({"80,000, report": Measured("", [report]), f"{here}, measured": part, "no subset, measured": whole})
+        kept_table({"80,000, report": Measured([report]), f"{here}, measured": part, "no subset, measured": whole})
     )
     if not (part.runs and whole.runs):
         return too_few(evidence, "no claim")
@@ -298,11 +297,8 @@ def optuna(evidence: Evidence, section: ClaimSection) -> Verdict:
          f"{trial.values[0]:.6f}" if trial.values else DASH, duration(trial.seconds), trial.state]
         for trial in trials
     ]  # fmt: skip
-    section.tables.append(
-        ShownTable(
-            "ShownTable 4", ("trial", "learning rate", "batch size", "accuracy", "time", "state"), [*report, *rows]
-        )
-    )
+    header = ("trial", "learning rate", "batch size", "accuracy", "time", "state")
+    section.tables.append(ShownTable("Table 4", header, [*report, *rows]))
     values = {trial.number: trial.values[0] for trial in evidence.record.of_state("finished") if trial.values}
     if len(values) < 2:
         return too_few(evidence, "no claim")
@@ -431,12 +427,12 @@ def too_few(evidence: Evidence, verdict: Holds = "undecided") -> Verdict:
     return Verdict(verdict, f"Too few runs finished to say. {why}".strip())
 
 
-def robust_fit(measured: Iterable[Measured]) -> str:
+def robust_fit(measured: Mapping[int, Measured]) -> str:
     """How far validation turns at each batch size."""
     return "The robust fit: " + "; ".join(
-        f"at batch size {each.label} the validation loss is lowest after epoch {around(each.kept('epoch'), 1)} "
+        f"at batch size {size} the validation loss is lowest after epoch {around(each.kept('epoch'), 1)} "
         f"({around(each.kept('val_loss'))}) and {around(each.at('val_loss', each.epochs))} after the last"
-        for each in measured
+        for size, each in measured.items()
     ) + "."  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from distrib.base.words import DASH
 from distrib.studies.definition import Study
 from distrib.studies.record import Setting, StudyRecord, TrialRecord
 
@@ -24,7 +25,6 @@ Holds = Literal["holds", "does not hold", "undecided", "no claim"]
 # The columns of the report's tables, as metrics.csv has them; accuracy in per cent there.
 COLUMNS = ("train_loss", "val_loss", "val_accuracy", "val_precision", "val_f1", "val_roc_auc")
 HEADINGS = ("training loss", "validation loss", "accuracy", "precision", "F1", "ROC AUC")
-DASH = "–"  # noqa: RUF001
 # The charts of a training: its lines by their columns.
 CHARTS = {
     "Loss": {"train_loss": "training", "val_loss": "validation"},
@@ -137,20 +137,18 @@ class Measured:
     """Several trainings of the same settings that differ in their seeds.
 
     Attributes:
-        label: what they are of.
         runs: the rows of metrics.csv of each.
     """
 
-    label: str
     runs: "Sequence[MetricRows]"
 
     @property
     def epochs(self) -> int:
         return max((len(rows) for rows in self.runs), default=0)
 
-    def kept(self, column: str, within: int | None = None) -> list[float]:
-        """A column at the epoch of the lowest validation loss, a value a run; among the first epochs alone if given."""
-        return [min(rows[:within], key=_loss)[column] for rows in self.runs]
+    def kept(self, column: str) -> list[float]:
+        """A column at the epoch of the lowest validation loss, a value a run."""
+        return [min(rows, key=_loss)[column] for rows in self.runs]
 
     def at(self, column: str, epoch: int) -> list[float]:
         """A column after an epoch, counted from 1, a value a run that came so far."""
@@ -190,7 +188,7 @@ class Evidence:
     def of(self, value: Setting) -> Measured:
         """The runs of a value, none where none has finished."""
         assert value in self.values, f"{value} is not a value of {self.study.name} any more: judge by those it has"
-        return self.measured.get(value, Measured(str(value), []))
+        return self.measured.get(value, Measured([]))
 
     def trials(self, value: Setting) -> list[TrialRecord]:
         """The trials of a value, whatever came of them."""
@@ -217,8 +215,8 @@ def gather(study: Study, record: StudyRecord, numbers: Path) -> Evidence:
     for trial in record.of_state("finished"):
         # A trial of the same settings as an earlier one has the runs of that one, which count once.
         runs.setdefault(trial.settings[name], {}).update(dict.fromkeys(trial.runs))
-    found = {key: [read_rows(record.folder / run) for run in each] for key, each in runs.items()}
-    return Evidence(study, record, {key: Measured(str(key), rows) for key, rows in found.items()}, numbers)
+    found = {key: Measured([read_rows(record.folder / run) for run in each]) for key, each in runs.items()}
+    return Evidence(study, record, found, numbers)
 
 
 def report_epochs(numbers: Path, table: str) -> "MetricRows":

@@ -24,12 +24,7 @@ def render_reproduction(sections: Sequence[ClaimSection], notes: Sequence[str], 
     Raises:
         UserError: if it cannot be written.
     """
-    numbers = {
-        section.id: [
-            {"title": chart.title, "lines": [asdict(line) for line in chart.lines]} for chart in section.charts
-        ]
-        for section in sections
-    }
+    numbers = {section.id: [asdict(chart) for chart in section.charts] for section in sections}
     parts = [
         {"id": section.id, "title": section.finding.title,
          "html": render("reproduction/section.html.j2", {"section": section, "marks": MARKS})}
