@@ -274,12 +274,13 @@ def render(template: str, context: Mapping[str, Any]) -> Markup:
 
 
 def write_page(file: Path, page: str) -> None:
-    """Write a page whole or not at all.
+    """Write a page whole or not at all, in a folder that is made.
 
     Raises:
         UserError: if it cannot be written.
     """
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, page)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}): choose another place, or make room") from None

@@ -133,19 +133,13 @@ class StudyFile(Section):
                     raise UserError(f"{key} is not a key of a study{hint}: the keys are {', '.join(cls.model_fields)}")
         return values
 
-    @pydantic.field_validator("set", "space", mode="before")
+    @pydantic.field_validator("set", "space", "fidelity", mode="before")
     @classmethod
     def _settle(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         """Let the words of YAML that stand for true and false be what the keys of the configuration take."""
-        if not isinstance(value, dict):
-            return value
+        if info.field_name == "fidelity":
+            return [settled_keys(rung) for rung in value] if isinstance(value, list) else value
         return settled_space(value) if info.field_name == "space" else settled_keys(value)
-
-    @pydantic.field_validator("fidelity", mode="before")
-    @classmethod
-    def _settle_rungs(cls, value: Any) -> Any:
-        rungs = value if isinstance(value, list) else []
-        return [settled_keys(rung) if isinstance(rung, dict) else rung for rung in rungs] or value
 
     @pydantic.field_validator("objective", mode="before")
     @classmethod
@@ -215,7 +209,6 @@ class Study:
         base: the configuration of all trials, before the space is put over it.
         dimensions: of the space, each after those it depends on.
         objectives: the first one is what pruning goes by.
-        seeds: of the runs of each trial; None: the base configuration's own, or the space's.
         scale: makes each configuration smaller; None: they are as they are.
         data: digest of what the base configuration trains on; None: it has not been read.
         precision: of all trials, chosen where the base configuration leaves it open; None: not chosen.
@@ -226,7 +219,6 @@ class Study:
     base: Config
     dimensions: tuple[Dimension, ...]
     objectives: tuple[Objective, ...]
-    seeds: tuple[int, ...] | None
     scale: Scale | None = None
     data: str | None = None
     precision: str | None = None
@@ -244,6 +236,11 @@ class Study:
     def rungs(self) -> tuple[Mapping[str, Any], ...]:
         """What each rung of a trial sets, the whole training last; one of nothing where there is no fidelity."""
         return self.fields.fidelity or ({},)
+
+    @property
+    def seeds(self) -> tuple[int | None, ...]:
+        """Of the runs of each trial; None: the base configuration's own, or the space's."""
+        return self.fields.seeds or (None,)
 
     @property
     def is_grid(self) -> bool:
@@ -326,10 +323,10 @@ def read_study(file: Path, options: Mapping[str, Any] | None = None) -> Study:
         fields = StudyFile.model_validate(read_settings(file, "", "keys such as space: and objective:"))
         base = Config() if fields.base is None else read_yaml(file.parent / fields.base)
         if fields.launch is not None:
-            launch = (file.parent / fields.launch).resolve()
+            launch = file.parent / fields.launch
             if not launch.is_file():
                 raise UserError(f"launch {launch} is not a file: name a configuration of accelerate's")
-            fields = fields.model_copy(update={"launch": launch})
+            fields = fields.model_copy(update={"launch": launch.resolve()})
         return make_study(file.stem, fields, base, options or {})
     except UserError as error:
         sentence = str(error)
@@ -356,10 +353,9 @@ def make_study(name: str, fields: StudyFile, base: Config, options: Mapping[str,
     for key in options:
         check_key(key, "the command line")
     base = changed(base, options)
-    seeds = fields.seeds
-    if seeds is not None and "train.seed" in varied:
+    if fields.seeds is not None and "train.seed" in varied:
         raise UserError("seeds and space both vary train.seed: leave one of the two out")
-    study = Study(name, fields, base, dimensions, tuple(scores), seeds)
+    study = Study(name, fields, base, dimensions, tuple(scores))
     if study.is_grid:
         for point in study.points():
             for each in study.rungs:

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, TypeGuard, get_args
 from urllib.parse import quote
 
-from distrib.base.errors import UserError
 from distrib.base.words import DASH, MINUS, duration, plural, words
 from distrib.reporting.page import compose, render, score_name, write_page
 from distrib.studies.record import Objective, Parameter, Setting, State, StudyRecord, TrialRecord
@@ -91,10 +90,7 @@ class Goal:
 
     def rank(self, trial: TrialRecord) -> float:
         """What trials are sorted by: the best one comes first, and those without a value last."""
-        value = self.value(trial)
-        if value is None:
-            return math.inf
-        return -value if self.objective.direction == "maximize" else value
+        return self.objective.rank(self.value(trial))
 
     def text(self, value: float | None) -> str:
         """A value with its decimals, a dash for what is none."""
@@ -165,21 +161,6 @@ class Axis:
     def told(self, trial: TrialRecord) -> str:
         """The value of a trial, a dash where it has none."""
         return self.text(trial.settings[self.parameter.name]) if self.has(trial) else DASH
-
-
-@dataclass(frozen=True)
-class RunLink:
-    """A run of a trial, and where it lies as seen from the page.
-
-    Attributes:
-        name: its folder, relative to the study's.
-        report: its report page; None where there is none.
-        folder: its folder; None where there is none.
-    """
-
-    name: str
-    report: str | None
-    folder: str | None
 
 
 @dataclass(frozen=True)
@@ -271,10 +252,6 @@ def render_study(record: StudyRecord, file: Path) -> Path:
     ]
     numbers = _numbers(record, goals, axes, front if several else best[:1])
     page = compose("study.html.j2", "study.js", numbers, {**context, "parts": parts})
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}): choose another place, or make room") from None
     write_page(file, page)
     return file
 
@@ -343,11 +320,11 @@ def _field(trials: Sequence[TrialRecord], scale: Axis | Goal) -> dict[str, Any]:
     return {"label": scale.label, "choices": choices, "lacking": any(scale.place(trial) is None for trial in trials)}
 
 
-def _run(folder: Path, name: str, file: Path) -> RunLink:
-    """A run, with links to what there is of it."""
+def _run(folder: Path, name: str, file: Path) -> dict[str, str | None]:
+    """A run by its name, with links to its report and its folder as seen from the page, where there are such."""
     seen = quote(Path(os.path.relpath(folder, file.parent)).as_posix())
     report = f"{seen}/report/index.html" if (folder / "report" / "index.html").is_file() else None
-    return RunLink(name, report, f"{seen}/" if folder.is_dir() else None)
+    return {"name": name, "report": report, "folder": f"{seen}/" if folder.is_dir() else None}
 
 
 def _headline(

@@ -29,11 +29,11 @@ class Objective:
     score: str
     direction: Direction
 
-    def better(self, value: float, other: float) -> bool:
-        """Whether a value is better than another; NaN is better than nothing."""
-        if math.isnan(value) or math.isnan(other):
-            return math.isnan(other) and not math.isnan(value)
-        return value > other if self.direction == "maximize" else value < other
+    def rank(self, value: float | None) -> float:
+        """What values are sorted by: the best one comes first, and none, or no number, last."""
+        if value is None or math.isnan(value):
+            return math.inf
+        return -value if self.direction == "maximize" else value
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ def read_record(study: Study, found: optuna.Study, folder: Path, importance: boo
     trials = [trial for trial in found.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     again = {trial.user_attrs[RETRY_OF]: trial.number for trial in trials if RETRY_OF in trial.user_attrs}
-    several = len(study.objectives) > 1
-    best = [trial.number for trial in found.best_trials] if several else _best(finished, study.objectives[0])
+    ranked = sorted(finished, key=lambda trial: study.objectives[0].rank(trial.values[0]))
+    best = found.best_trials if len(study.objectives) > 1 else ranked[:1]
     return StudyRecord(
         name=study.name,
         folder=folder,
@@ -122,8 +122,8 @@ def read_record(study: Study, found: optuna.Study, folder: Path, importance: boo
         importance=tuple(
             _importance(found, i, len(finished)) if importance else {} for i in range(len(study.objectives))
         ),
-        front=tuple(best),
-        seeds=len(study.seeds or (None,)),
+        front=tuple(trial.number for trial in best),
+        seeds=len(study.seeds),
         rungs=len(study.rungs),
     )
 
@@ -152,14 +152,6 @@ def _trial(trial: FrozenTrial, study: Study, again: int | None) -> TrialRecord:
         runs=tuple(kept.get("runs", ())),
         reason=reason if again is None else f"{reason} (tried again as trial {again})",
     )
-
-
-def _best(finished: Sequence[FrozenTrial], objective: Objective) -> list[int]:
-    best: FrozenTrial | None = None
-    for trial in finished:
-        if best is None or objective.better(trial.values[0], best.values[0]):
-            best = trial
-    return [] if best is None else [best.number]
 
 
 def _importance(found: optuna.Study, objective: int, finished: int) -> dict[str, float]:

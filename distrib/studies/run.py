@@ -106,7 +106,7 @@ def check(study: Study) -> str:
 def introduce(study: Study, folder: Path) -> None:
     """Say what is about to be searched."""
     planned = "as many trials as there is time for" if study.planned is None else plural(study.planned, "trial")
-    runs = len(study.rungs) * len(study.seeds or (None,))
+    runs = len(study.rungs) * len(study.seeds)
     of = f" of {runs} runs each" if runs > 1 else ""
     print(f"study:   {study.name}, {planned}{of}, by {study.fields.sampler.name}, in {folder}")
     print(f"over:    {', '.join(parameter.name for parameter in study.parameters)}")

@@ -85,13 +85,17 @@ class Dimension:
         return Parameter(self.name, low=kind.low, high=kind.high, log=kind.log)
 
 
-def settled_space(space: Mapping[str, Any]) -> dict[str, Any]:
-    """A space as `read_settings` has read it, with the configuration's own words and values."""
+def settled_space(space: Any) -> Any:
+    """A space as `read_settings` has read it, with the configuration's own words and values; what is none stays so."""
+    if not isinstance(space, dict):
+        return space
     return {str(name): _settled_entry(str(name), entry) for name, entry in space.items()}
 
 
-def settled_keys(changes: Mapping[str, Any]) -> dict[str, Any]:
+def settled_keys(changes: Any) -> Any:
     """The same of changes to the configuration, key -> value."""
+    if not isinstance(changes, dict):
+        return changes
     return {str(key): settled(str(key), value) for key, value in changes.items()}
 
 
@@ -101,10 +105,7 @@ def _settled_entry(name: str, entry: Any) -> Any:
     found = {key: settled(name, value) if key == "choices" else value for key, value in entry.items()}
     found |= {key: _number(found[key]) for key in ("low", "high", "step") if isinstance(found.get(key), str)}
     if isinstance(found.get("variants"), dict):
-        found["variants"] = {
-            label: settled_keys(changes) if isinstance(changes, dict) else changes
-            for label, changes in found["variants"].items()
-        }
+        found["variants"] = {label: settled_keys(changes) for label, changes in found["variants"].items()}
     if isinstance(found.get("when"), dict):  # of other names, which may be those of variants
         found["when"] = {
             other: settled(other, value) if other in keys() else value for other, value in found["when"].items()
@@ -185,11 +186,16 @@ def _dimension(name: str, entry: Any, base: Config, before: Mapping[str, Dimensi
             raise UserError(f"{where} has {key}{nearest(str(key), allowed)}: expected {', '.join(allowed)}")
     when = _when(where, entry.get("when"), before)
     if "variants" in entry:
-        return _variants(name, entry["variants"], base, when)
-    check_key(name, "space")
-    if "choices" in entry:
-        return _choices(name, entry["choices"], base, when)
-    return _range(name, entry, base, when)
+        settings = _variants(name, entry["variants"], base)
+    else:
+        check_key(name, "space")
+        if "low" in entry:
+            return _range(name, entry, base, when)
+        settings = _choices(name, entry["choices"], base)
+    from optuna.distributions import CategoricalDistribution
+
+    labels = tuple(settings)
+    return Dimension(name, CategoricalDistribution(labels), settings, when, labels)
 
 
 def _when(where: str, entry: Any, before: Mapping[str, Dimension]) -> dict[str, tuple[Setting, ...]]:
@@ -210,7 +216,7 @@ def _when(where: str, entry: Any, before: Mapping[str, Dimension]) -> dict[str, 
     return found
 
 
-def _choices(name: str, values: Any, base: Config, when: Mapping[str, tuple[Setting, ...]]) -> Dimension:
+def _choices(name: str, values: Any, base: Config) -> dict[Setting, Mapping[str, Any]]:
     if not isinstance(values, list) or not values:
         raise UserError(f"space.{name} is {values!r}: expected a list of values")
     settings: dict[Setting, Mapping[str, Any]] = {}
@@ -220,10 +226,10 @@ def _choices(name: str, values: Any, base: Config, when: Mapping[str, tuple[Sett
         if label in settings:  # Optuna tells choices apart by ==, as a mapping does
             raise UserError(f"space.{name} names {short(label)} twice: name each value once")
         settings[label] = {name: value}
-    return _labelled(name, settings, when)
+    return settings
 
 
-def _variants(name: str, entry: Any, base: Config, when: Mapping[str, tuple[Setting, ...]]) -> Dimension:
+def _variants(name: str, entry: Any, base: Config) -> dict[Setting, Mapping[str, Any]]:
     if name in keys():
         raise UserError(f"space.{name} has variants, and is the name of a setting: choose another name")
     if not isinstance(entry, dict) or not all(isinstance(each, dict) for each in entry.values()) or not entry:
@@ -232,16 +238,7 @@ def _variants(name: str, entry: Any, base: Config, when: Mapping[str, tuple[Sett
     for label, changes in entry.items():
         with_changes(base, f"space.{name}.variants.{label}", changes)
         settings[str(label)] = changes
-    return _labelled(name, settings, when)
-
-
-def _labelled(
-    name: str, settings: Mapping[Setting, Mapping[str, Any]], when: Mapping[str, tuple[Setting, ...]]
-) -> Dimension:
-    from optuna.distributions import CategoricalDistribution
-
-    labels = tuple(settings)
-    return Dimension(name, CategoricalDistribution(labels), settings, when, labels)
+    return settings
 
 
 def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str, tuple[Setting, ...]]) -> Dimension:

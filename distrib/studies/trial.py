@@ -40,16 +40,12 @@ class Interrupted(Exception):  # noqa: N818 - nothing is wrong
     """A run was asked to stop, and did; the trial is to be resumed."""
 
 
-class _Failed(Exception):  # noqa: N818 - a result, not an error
-    """A run came to no value; says why."""
+class _Ended(Exception):  # noqa: N818 - a result, not an error
+    """A trial comes to no value; says what it is instead, and why."""
 
-    def __init__(self, reason: str, state: State = "failed") -> None:
+    def __init__(self, state: State, reason: str) -> None:
         super().__init__(reason)
         self.state = state
-
-
-class _Pruned(Exception):  # noqa: N818 - a result, not an error
-    """Others are better; says when that was seen."""
 
 
 @dataclass(frozen=True)
@@ -163,35 +159,31 @@ class TrialRun:
         """
         try:
             results = self._train()
-        except _Pruned as pruned:
-            return Ending("pruned", self._epochs(), reason=f"given up {pruned}")
-        except _Failed as failure:
-            return Ending(failure.state, self._epochs(), reason=str(failure))
-        values = mean(results)
-        for objective, value in zip(self.study.objectives, values, strict=True):
-            if math.isnan(value):
-                reason = f"{objective.score} is undefined at the epoch that was kept"
-                return Ending("failed", self._epochs(), reason=reason)
+            values = mean(results)
+            for objective, value in zip(self.study.objectives, values, strict=True):
+                if math.isnan(value):
+                    raise _Ended("failed", f"{objective.score} is undefined at the epoch that was kept")
+        except _Ended as end:
+            return Ending(end.state, self._epochs(), reason=str(end))
         return Ending("finished", self._epochs(), values, spread(results))
 
     def _train(self) -> list[RunResult]:
         """The results of the last rung, a seed each."""
         study, rungs = self.study, self.study.rungs
-        seeds = study.seeds or (None,)
-        cheaper: dict[int | None, list[tuple[int, Path]]] = {seed: [] for seed in seeds}
+        cheaper: dict[int | None, list[tuple[int, Path]]] = {seed: [] for seed in study.seeds}
         for number, rung in enumerate(rungs):
             results: list[RunResult] = []
-            for seed, run in zip(seeds, self._folders(number), strict=True):
+            for seed, run in zip(study.seeds, self._folders(number), strict=True):
                 try:
                     config = study.config(self.point, rung, seed).replace("run", folder=run.resolve(), resume="auto")
                 except UserError as error:
-                    raise _Failed(str(error)) from None
+                    raise _Ended("failed", str(error)) from None
                 if study.fields.warm_start and cheaper[seed]:
                     _, longest = max(cheaper[seed])
                     config = config.replace("model", weights=str(RunFolder(longest.resolve()).best))
                 result = self._run(run, config, judged=not results and len(rungs) == 1)
                 if result.pruned:
-                    raise _Pruned(f"after epoch {result.epochs}")
+                    raise _Ended("pruned", f"given up after epoch {result.epochs}")
                 results.append(result)
                 cheaper[seed].append((result.images, run))
             if number + 1 < len(rungs) and self._folders(number + 1)[0].exists():
@@ -199,7 +191,7 @@ class TrialRun:
             if len(rungs) > 1:
                 self.trial.report(mean(results)[0], rung_step(study.fields.pruner, number))
                 if number + 1 < len(rungs) and self.trial.should_prune():
-                    raise _Pruned(f"after rung {number}")
+                    raise _Ended("pruned", f"given up after rung {number}")
         return results
 
     def _epochs(self) -> int:
@@ -212,7 +204,7 @@ class TrialRun:
 
     def _folders(self, rung: int) -> list[Path]:
         """The folders of a rung's runs, a seed each."""
-        seeds, number = self.study.seeds or (None,), self.trial.number
+        number, seeds = self.trial.number, self.study.seeds
         named = rung if len(self.study.rungs) > 1 else None
         return [self.folder.run(number, named, seed if len(seeds) > 1 else None) for seed in seeds]
 
@@ -248,10 +240,10 @@ class TrialRun:
         if status != 0:
             killed = status == -signal.SIGKILL and kernel_kills() > kills
             state: State = "out of memory" if status == OUT_OF_MEMORY or killed else "failed"
-            raise _Failed(_reason(log, began, status), state)
+            raise _Ended(state, _reason(log, began, status))
         result = self._result(run)
         if result is None:
-            raise _Failed(f"the run recorded no end in {run / 'events.jsonl'}; see {log.name}")
+            raise _Ended("failed", f"the run recorded no end in {run / 'events.jsonl'}; see {log.name}")
         return result
 
     def _teller(self, run: Path, config: Config) -> Callable[[], None]:
@@ -275,7 +267,7 @@ class TrialRun:
         try:
             return read_result(run, self.study.objectives)
         except UserError as error:
-            raise _Failed(str(error)) from None
+            raise _Ended("failed", str(error)) from None
 
     def _lock_run(self, run: Path) -> Lock:
         """The lock of this trial's runs. One that has outlived its worker is waited for, and what it did is kept."""

@@ -1,7 +1,6 @@
 """A worker of a study: takes one trial after the other, new ones and those that other workers have lost."""
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -249,8 +248,7 @@ def best_yaml(study: Study, record: StudyRecord) -> str:
     """
     objectives = record.objectives
     front = [trial for trial in record.trials if trial.number in record.front]
-    sign = 1 if objectives[0].direction == "maximize" else -1
-    best = max(front, key=lambda trial: sign * (trial.values or (-sign * math.inf,))[0])
+    best = min(front, key=lambda trial: objectives[0].rank(trial.values[0] if trial.values else None))
     scores = ", ".join(f"{o.score} {short(v)}" for o, v in zip(objectives, best.values or (), strict=True))
     lines = [f"# Trial {best.number} of the study {study.name}: {scores}.", f"# {describe_point(best.settings)}"]
     if len(objectives) > 1:
@@ -258,5 +256,5 @@ def best_yaml(study: Study, record: StudyRecord) -> str:
         lines.insert(1, f"# The best in {objectives[0].score} of the Pareto front, which is trials {others}.")
     if len(study.rungs) > 1 and study.fields.warm_start:
         lines.append("# It had started from its cheaper runs (warm_start), which model.weights here does not name.")
-    config: Config = study.config(best.settings, study.rungs[-1], study.seeds[0] if study.seeds else None)
+    config: Config = study.config(best.settings, study.rungs[-1], study.seeds[0])
     return "\n".join([*lines, config.replace("tracking", group=None).to_yaml()])

@@ -50,6 +50,7 @@ def check(content: bytes) -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), min_size=1, max_size=3))
 @example({"space": "{optim.lr: [1], 3: [1]}"})
+@example({"launch": '"\\0"'})
 def test_any_value_under_any_key(values: dict[str, str]) -> None:
     whole = {"space": "{optim.lr: [0.1]}", "sampler": "grid", **values}
     check("\n".join(f"{key}: {value}" for key, value in whole.items()).encode())
