@@ -4,7 +4,6 @@ Each of its findings is a section: the report's numbers, those of a study in con
 conclusion holds. The page and the Markdown are made of the same sections.
 """
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -30,6 +29,7 @@ from distrib.reproduction.evidence import (
     learning_curves,
     magnitudes,
     points,
+    read_numbers,
     report_epochs,
     restlessness,
     unless_told,
@@ -288,9 +288,8 @@ def optimizers(evidence: Evidence, section: ClaimSection) -> Verdict:
 
 def optuna(evidence: Evidence, section: ClaimSection) -> Verdict:
     """Table 4."""
-    with (evidence.numbers / "table-4.csv").open(newline="", encoding="utf-8") as file:
-        report = [[f"{row['trial']}, report", row["learning_rate"], row["batch_size"], row["value"], row["time"], ""]
-                  for row in csv.DictReader(file)]  # fmt: skip
+    report = [[f"{row['trial']}, report", row["learning_rate"], row["batch_size"], row["value"], row["time"], ""]
+              for row in read_numbers(evidence.numbers / "table-4.csv")]  # fmt: skip
     trials = evidence.record.trials
     rows = [
         [f"{trial.number}, measured", f"{trial.settings['optim.lr']:.6f}", str(trial.settings["train.batch_size"]),

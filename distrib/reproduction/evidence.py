@@ -219,17 +219,22 @@ def gather(study: Study, record: StudyRecord, numbers: Path) -> Evidence:
     return Evidence(study, record, found, numbers)
 
 
+def read_numbers(file: Path) -> list[dict[str, str]]:
+    """The rows of a table of the report's own numbers."""
+    with file.open(newline="", encoding="utf-8") as table:
+        return list(csv.DictReader(table))
+
+
 def report_epochs(numbers: Path, table: str) -> "MetricRows":
     """The rows of one of the report's tables by our column names; accuracy as a share."""
-    with (numbers / "tables-1-2-3-5.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["table"] == table]
     return [
         {
             "epoch": float(row["epoch"]),
             "val_accuracy": float(row["val_accuracy_percent"]) / 100,
             **{name: float(row[name]) for name in COLUMNS if name != "val_accuracy"},
         }
-        for row in rows
+        for row in read_numbers(numbers / "tables-1-2-3-5.csv")
+        if row["table"] == table
     ]
 
 

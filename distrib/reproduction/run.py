@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from distrib.base.errors import UserError
-from distrib.base.files import write_whole
 from distrib.base.streams import standard_streams
 from distrib.config import Config
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.ranks.machine import resolve
 from distrib.ranks.stopping import STOPPED
+from distrib.reporting.page import write_page
 from distrib.reproduction.claims import CLAIMS, make_section
 from distrib.reproduction.evidence import ClaimSection, gather
 from distrib.reproduction.page import render_reproduction, to_markdown
@@ -72,7 +72,8 @@ def reproduce(
         if status != 0:
             return status
         sections.append(section_of(study, folder, here / "numbers"))
-        write(folder, sections, notes)
+        write_page(folder / "reproduction.md", to_markdown(sections, notes))
+        render_reproduction(sections, notes, folder / "index.html")
         if stop.reason is not None:
             return STOPPED
     print(f"\n{len(studies)} finding{'s' * (len(studies) > 1)} in {(time.monotonic() - began) / 60:.0f} minutes")
@@ -164,16 +165,3 @@ def section_of(study: Study, folder: Path, numbers: Path) -> ClaimSection:
     place = folder / "studies" / study.name
     record = read_record(study, open_study(study, place), place, importance=False)
     return make_section(gather(study, record, numbers))
-
-
-def write(folder: Path, sections: Sequence[ClaimSection], notes: Sequence[str]) -> None:
-    """The Markdown and the page.
-
-    Raises:
-        UserError: if they cannot be written.
-    """
-    try:
-        write_whole(folder / "reproduction.md", to_markdown(sections, notes))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --folder") from None
-    render_reproduction(sections, notes, folder / "index.html")

@@ -214,13 +214,11 @@ class TrialRun:
         self.trial.set_user_attr("runs", self.runs)
         held = self._lock_run(run)
         with afterwards(held.release):
-            return self._ended(run, config) or self._launch(run, config, judged, held)
-
-    def _ended(self, run: Path, config: Config) -> RunResult | None:
-        """What a run came to that has ended before, its report included; None where there is something left to do."""
-        result = self._result(run)
-        reported = RunFolder(run).has_report() or not config.explain.after_training
-        return result if result is not None and (reported or result.pruned) else None
+            result = self._result(run)
+            reported = RunFolder(run).has_report() or not config.explain.after_training
+            if result is not None and (reported or result.pruned):
+                return result  # it has ended before, its report included
+            return self._launch(run, config, judged, held)
 
     def _launch(self, run: Path, config: Config, judged: bool, held: Lock) -> RunResult:
         if judged and len(self.study.objectives) == 1:
