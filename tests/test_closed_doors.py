@@ -34,6 +34,7 @@ from distrib.model.weights import make_model
 from distrib.train import main
 from distrib.training.checkpoint import (
     Checkpoint,
+    Contents,
     DamagedError,
     Progress,
     find_checkpoint,
@@ -196,9 +197,8 @@ def loose(value: object) -> dict[str, object]:
 def checkpoints(folder: Path) -> Path:
     """Two checkpoints, the newer of which is to be tampered with."""
     for number in (100, 200):
-        save_checkpoint(
-            folder, {"a": torch.zeros(2)}, {}, None, Progress(epoch=1), "data", Config().to_yaml(), "{}", number, 9
-        )
+        contents = Contents({"a": torch.zeros(2)}, {}, None, Progress(epoch=1), "{}", number)
+        save_checkpoint(folder, contents, "data", Config().to_yaml(), 9)
     return folder / "step-00000200"
 
 

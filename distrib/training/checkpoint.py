@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,53 +89,18 @@ class DamagedError(Exception):
         super().__init__(printable(problem))
 
 
-def save_checkpoint(
-    folder: Path,
-    weights: dict[str, torch.Tensor],
-    optimizer: dict[str, Any],
-    scaler: dict[str, Any] | None,
-    progress: Progress,
-    data: str,
-    config_yaml: str,
-    model_json: str,
-    total_steps: int,
-    keep: int,
-) -> Path:
-    """Write a checkpoint into the folder of checkpoints and prune the oldest ones.
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a checkpoint and changes from one to the next.
 
-    Args:
-        folder: of all checkpoints of a run.
+    Attributes:
         weights: the network's state, by torchvision's names.
         optimizer: its state dict.
         scaler: the fp16 gradient scaler's state dict, or None.
         progress: of the run.
-        data: digest of what is trained on; a run resumes with nothing else.
-        config_yaml: the resolved configuration.
         model_json: what prediction needs, so that a checkpoint is a model folder too.
         total_steps: steps of the run so far; names the checkpoint, so that names sort by age.
-        keep: how many to leave.
     """
-    trainer = {"optimizer": optimizer, "scaler": scaler, "progress": asdict(progress), "data": data}
-
-    def write(staged: Path) -> None:
-        save_weights(weights, staged / "model.safetensors")
-        _save_trainer(trainer, staged / "trainer.pt")
-        (staged / "config.yaml").write_text(config_yaml, encoding="utf-8")
-        (staged / "model.json").write_text(model_json, encoding="utf-8")
-        _write_manifest(staged)
-
-    target = folder / f"step-{total_steps:08d}"
-    replace_folder(target, write)
-    drop_later(target)
-    others = [each for each in _newest_first(folder) if each.is_dir()]
-    for old in others[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What goes into a checkpoint: the arguments of `save_checkpoint` that change from one to the next."""
 
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
@@ -143,6 +108,40 @@ class Contents:
     progress: Progress
     model_json: str
     total_steps: int
+
+
+def save_checkpoint(folder: Path, contents: Contents, data: str, config_yaml: str, keep: int) -> Path:
+    """Write a checkpoint into the folder of checkpoints and prune the oldest ones.
+
+    Args:
+        folder: of all checkpoints of a run.
+        contents: of this one.
+        data: digest of what is trained on; a run resumes with nothing else.
+        config_yaml: the resolved configuration.
+        keep: how many to leave.
+    """
+    trainer = {
+        "optimizer": contents.optimizer,
+        "scaler": contents.scaler,
+        "progress": asdict(contents.progress),
+        "data": data,
+    }
+
+    def write(staged: Path) -> None:
+        save_weights(contents.weights, staged / "model.safetensors")
+        _save_trainer(trainer, staged / "trainer.pt")
+        (staged / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        (staged / "model.json").write_text(contents.model_json, encoding="utf-8")
+        _write_manifest(staged)
+
+    target = folder / f"step-{contents.total_steps:08d}"
+    replace_folder(target, write)
+    for later in later_than(target):  # of a past that the run has gone back from
+        shutil.rmtree(later, ignore_errors=True)
+    others = [each for each in _newest_first(folder) if each.is_dir()]
+    for old in others[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
 
 
 class CheckpointWriter:
@@ -215,18 +214,8 @@ class CheckpointWriter:
 
     def _write(self, contents: Contents, copy: "_Copy") -> None:
         weights, optimizer = copy.on_cpu()
-        save_checkpoint(
-            self._folder,
-            weights,
-            optimizer,
-            contents.scaler,
-            contents.progress,
-            self._data,
-            self._config_yaml,
-            contents.model_json,
-            contents.total_steps,
-            self._keep,
-        )
+        on_cpu = replace(contents, weights=weights, optimizer=optimizer)
+        save_checkpoint(self._folder, on_cpu, self._data, self._config_yaml, self._keep)
         self._written()
 
 
@@ -264,13 +253,6 @@ def _map_tensors(change: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> A
     if isinstance(tree, list | tuple):
         return [_map_tensors(change, each) for each in tree]
     return tree
-
-
-def drop_later(checkpoint: Path) -> None:
-    """Remove the checkpoints beside this one that have more steps: they are of a past the run has gone back from."""
-    for each in _newest_first(checkpoint.parent):
-        if each.is_dir() and _steps(each) > _steps(checkpoint):
-            shutil.rmtree(each, ignore_errors=True)
 
 
 def later_than(checkpoint: Path) -> list[Path]:

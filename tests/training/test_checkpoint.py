@@ -44,10 +44,9 @@ def weights(number: float = 0) -> dict[str, torch.Tensor]:
 
 
 def save(folder: Path, number: int, /, keep: int = 9, **progress: Any) -> Path:
-    return save_checkpoint(
-        folder, weights(number), {"state": {}, "param_groups": []}, None, Progress(**progress), "data",
-        Config().to_yaml(), '{"epoch": 1}', number, keep,
-    )  # fmt: skip
+    optimizer = {"state": {}, "param_groups": []}
+    contents = Contents(weights(number), optimizer, None, Progress(**progress), '{"epoch": 1}', number)
+    return save_checkpoint(folder, contents, "data", Config().to_yaml(), keep)
 
 
 def names(folder: Path) -> list[str]:
@@ -101,9 +100,8 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str, me
     net, optimizer = build()
     for number in range(3):
         step(net, optimizer, number)
-    saved = save_checkpoint(
-        tmp_path, net.state_dict(), optimizer.state_dict(), None, Progress(), "data", "", "{}", 3, 1
-    )
+    contents = Contents(net.state_dict(), optimizer.state_dict(), None, Progress(), "{}", 3)
+    saved = save_checkpoint(tmp_path, contents, "data", "", 1)
     for number in range(3, 6):
         step(net, optimizer, number)
 
@@ -120,7 +118,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str, me
 
 def test_the_scaler_is_kept(tmp_path: Path) -> None:
     scaler = {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 12}
-    saved = save_checkpoint(tmp_path, weights(), {}, scaler, Progress(), "data", "", "{}", 1, 1)
+    saved = save_checkpoint(tmp_path, Contents(weights(), {}, scaler, Progress(), "{}", 1), "data", "", 1)
     assert load_checkpoint(saved).trainer["scaler"] == scaler
 
 
@@ -153,9 +151,9 @@ def test_what_is_not_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
 
 def test_older_ones_go_only_after_the_new_one_is_there(tmp_path: Path) -> None:
     save(tmp_path, 1, keep=1)
-    broken = {"not a tensor": "text"}
+    broken = Contents({"not a tensor": "text"}, {}, None, Progress(), "{}", 2)  # type: ignore[dict-item]
     with pytest.raises(AttributeError):
-        save_checkpoint(tmp_path, broken, {}, None, Progress(), "data", "", "{}", 2, 1)  # type: ignore[arg-type]
+        save_checkpoint(tmp_path, broken, "data", "", 1)
     found, _ = find(tmp_path)
     assert found is not None
     assert found.folder.name == "step-00000001"

@@ -19,6 +19,7 @@ from distrib.config import Config
 from distrib.training.checkpoint import (
     VERSION,
     Checkpoint,
+    Contents,
     DamagedError,
     Progress,
     find_checkpoint,
@@ -45,9 +46,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "params": [0]}],
     }
     for number in (100, 200):
-        save_checkpoint(
-            folder, weights, optimizer, None, Progress(epoch=1), "data", Config().to_yaml(), '{"epoch": 1}', number, 9
-        )
+        contents = Contents(weights, optimizer, None, Progress(epoch=1), '{"epoch": 1}', number)
+        save_checkpoint(folder, contents, "data", Config().to_yaml(), 9)
     return folder
 
 

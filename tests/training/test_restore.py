@@ -9,7 +9,7 @@ import torch
 
 from distrib.config import Config, OptimConfig
 from distrib.model.network import AttributeClassifier
-from distrib.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from distrib.training.checkpoint import Contents, Progress, load_checkpoint, save_checkpoint
 from distrib.training.optimizer import make_optimizer
 from distrib.training.state import restore
 
@@ -36,10 +36,8 @@ def test_a_resume_that_changes_the_memory_format_trains_on_as_without(
     net = AttributeClassifier(3, channels_last)
     optimizer = make_optimizer(net, config)
     step(net, optimizer, 1)
-    folder = save_checkpoint(
-        tmp_path, net.net.state_dict(), optimizer.state_dict(), None, Progress(step=1), "data", Config().to_yaml(),
-        "{}", 1, 1,
-    )  # fmt: skip
+    contents = Contents(net.net.state_dict(), optimizer.state_dict(), None, Progress(step=1), "{}", 1)
+    folder = save_checkpoint(tmp_path, contents, "data", Config().to_yaml(), 1)
 
     other = AttributeClassifier(3, not channels_last)
     others_optimizer = make_optimizer(other, config)
