@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
+from distrib.ranks.printing import say
+
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
@@ -172,7 +174,7 @@ class StopRequests:
         if self.reason is None:
             self.reason = reason
             if self._mode == "defer":
-                _say(f"\ndistrib: {reason}: stopping after this step")
+                say(f"\ndistrib: {reason}: stopping after this step", sys.stderr)
 
     def _launcher_is_gone(self) -> bool:
         return self._launcher is not None and os.getppid() != self._launcher
@@ -215,7 +217,7 @@ class StopRequests:
             self.reason = number.name
             if mode == "defer":
                 again = "; Ctrl-C again leaves at once" if number is signal.SIGINT else ""
-                _say(f"\ndistrib: {number.name}: stopping after this step{again}")
+                say(f"\ndistrib: {number.name}: stopping after this step{again}", sys.stderr)
         if number is signal.SIGINT and self._interrupted_at is None:
             self._interrupted_at = now
         if first and mode == "leave":
@@ -228,7 +230,7 @@ class StopRequests:
                 self._told.add(each)
 
     def _leave(self, status: int, line: str) -> None:
-        _say(line)
+        say(line, sys.stderr)  # the terminal may be what has gone
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(status)
@@ -324,9 +326,3 @@ class Agreement:
             torch.distributed.all_reduce(wishes)
         self.hear(wishes)
         return self.answer()
-
-
-def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        with suppress(OSError):  # the terminal may be what has gone
-            print(line, file=sys.stderr, flush=True)
