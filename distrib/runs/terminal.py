@@ -4,9 +4,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,13 +20,15 @@ HEADER = (
 )
 
 
-class Terminal(Protocol):
-    """Shows how a run gets on."""
+class Terminal:
+    """Shows how a run gets on; this one shows nothing, as on every rank but the first."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def step(self, epoch: int, done: int, metrics: Mapping[str, float]) -> None:
         """After a look at the device: the epoch from 1, the steps done of the run, and the metrics as W&B has them."""
 
@@ -37,27 +39,11 @@ class Terminal(Protocol):
 def make_terminal(main: bool, total_steps: int, done: int, epochs: int) -> Terminal:
     """A bar where rank 0 has a terminal, lines where it has none, and nothing on other ranks."""
     if not main:
-        return Silence()
+        return Terminal()
     return Bar(total_steps, done, epochs) if sys.stdout.isatty() else Lines(total_steps, done, epochs)
 
 
-class Silence:
-    """Of every rank but the first."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def step(self, epoch: int, done: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def epoch(self, row: Mapping[str, float], best: bool) -> None:
-        pass
-
-
-class Lines:
+class Lines(Terminal):
     """For logs."""
 
     def __init__(self, total_steps: int, done: int, epochs: int) -> None:
@@ -69,9 +55,6 @@ class Lines:
         print(HEADER, flush=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def step(self, epoch: int, done: int, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
         if now - self._last < LINE_EVERY or done == self._first:
@@ -80,7 +63,7 @@ class Lines:
         left = (now - self._began) / (done - self._first) * (self._total - done)
         print(
             f"        epoch {epoch}/{self._epochs}, step {done}/{self._total}: {_numbers(metrics)}, "
-            f"{_duration(left)} left",
+            f"{timedelta(seconds=int(left))} left",
             flush=True,
         )
 
@@ -88,7 +71,7 @@ class Lines:
         print(_row(row, best), flush=True)
 
 
-class Bar:
+class Bar(Terminal):
     """For people."""
 
     def __init__(self, total_steps: int, done: int, epochs: int) -> None:
@@ -154,9 +137,3 @@ def _row(row: Mapping[str, float], best: bool) -> str:
 def _numbers(metrics: Mapping[str, float]) -> str:
     loss, lr, speed = (metrics[f"train/{name}"] for name in ("loss", "lr", "images_per_second"))
     return f"loss {loss:.4f}, lr {lr:.2e}, {speed:,.0f} images/s"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

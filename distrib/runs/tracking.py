@@ -73,7 +73,10 @@ _log = logging.getLogger("distrib")
 
 
 class Tracker:
-    """Where the numbers of a run go. No method raises or waits for a server; `finish` alone takes (bounded) time."""
+    """Where the numbers of a run go. No method raises or waits for a server; `finish` alone takes (bounded) time.
+
+    This one records nothing: for ranks other than 0 and for `tracking.mode: disabled`.
+    """
 
     def step(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers of a training step, under complete names such as `train/loss`."""
@@ -92,10 +95,6 @@ class Tracker:
 
     def finish(self, exit_code: int = 0) -> None:
         """Write out what is left and end the run; 0: it went well. Later calls do nothing."""
-
-
-class NullTracker(Tracker):
-    """Records nothing: for ranks other than 0 and for `tracking.mode: disabled`."""
 
 
 def interrupt() -> None:
@@ -122,7 +121,7 @@ def open_tracker(
     for note in resolved.notes:
         _log.warning(note)
     if resolved.mode == "disabled":
-        return NullTracker()
+        return Tracker()
     for name in filter(SLURM_SECRETS.match, list(os.environ)):
         del os.environ[name]
     folder = folder.resolve()

@@ -10,7 +10,7 @@ from wandb_log import read_history, read_records, wandb_files
 from distrib.__main__ import check
 from distrib.base.errors import UserError
 from distrib.config import TrackingConfig
-from distrib.runs.tracking import NullTracker, open_tracker
+from distrib.runs.tracking import Tracker, open_tracker
 from distrib.runs.wandb_settings import resolve_wandb, run_id
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -158,7 +158,7 @@ def test_a_variable_that_wandb_refuses_is_named_and_nothing_is_written(
     assert KEY not in str(refusal.value)
     assert not (tmp_path / "run").exists()
     # What the sentence may offer at the least does help.
-    assert isinstance(open_tracker(TrackingConfig(mode="disabled"), tmp_path / "run", {}), NullTracker)
+    assert type(open_tracker(TrackingConfig(mode="disabled"), tmp_path / "run", {})) is Tracker
 
 
 def test_two_kinds_of_credentials_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_wandb_disabled_is_obeyed(said: str, mode: str, monkeypatch: pytest.Monk
 def test_wandb_disabled_said_in_the_folder_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings_file("[default]\nmode = disabled\n")
     say(monkeypatch, WANDB_API_KEY=KEY)
-    assert isinstance(open_tracker(TrackingConfig(), tmp_path / "run", {}), NullTracker)
+    assert type(open_tracker(TrackingConfig(), tmp_path / "run", {})) is Tracker
     assert not (tmp_path / "run").exists()
 
 
@@ -229,7 +229,7 @@ def test_wandb_disabled_said_after_the_first_start_is_obeyed_on_a_resume(
     settings_file("[default]\nmode = online\n")
     assert resolve_wandb(TrackingConfig(), tmp_path / "run").mode == "online"
     settings_file("[default]\nmode = disabled\n")
-    assert isinstance(open_tracker(TrackingConfig(), tmp_path / "run", {}), NullTracker)
+    assert type(open_tracker(TrackingConfig(), tmp_path / "run", {})) is Tracker
     assert resolve_wandb(TrackingConfig(mode="offline"), tmp_path / "run").mode == "offline"
 
 
