@@ -163,6 +163,17 @@ def from_rank_0(accelerator: Accelerator | PartialState, make: Callable[P, T], *
     return result
 
 
+def on_rank_0(accelerator: Accelerator, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """What `make(…)` returns on rank 0, which alone has it: the others wait for that, and get None.
+
+    Raises:
+        UserError: as `from_rank_0` does.
+    """
+    made: list[T] = []
+    from_rank_0(accelerator, lambda: made.append(make(*args, **kwargs)))
+    return made[0] if made else None
+
+
 def on_every_rank(accelerator: Accelerator, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `make(…)` returns on this rank, once it has succeeded on all.
 

@@ -12,16 +12,14 @@ from distrib.base.streams import standard_streams
 from distrib.config import Config
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.ending import RankLost, stopped_status
-from distrib.ranks.meeting import from_rank_0, on_every_rank
+from distrib.ranks.meeting import from_rank_0, on_every_rank, on_rank_0
 from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
 from distrib.ranks.watch import Watch
 from distrib.runs.folder import RunFolder
-from distrib.runs.tracking import NullTracker, Tracker, open_tracker
+from distrib.runs.tracking import Tracker, open_tracker
 from distrib.training.check import read_data
-from distrib.training.checkpoint import (
-    Checkpoint,
-)
+from distrib.training.checkpoint import Checkpoint
 from distrib.training.grouping import Grouping, group_batch
 from distrib.training.loop import finished, train
 from distrib.training.precision import Precision
@@ -60,7 +58,7 @@ def run_training(
     table, splits = on_every_rank(accelerator, read_data, config)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
-    run = TrainingRun(config, accelerator, table, splits, folder, NullTracker())
+    run = TrainingRun(config, accelerator, table, splits, folder, Tracker())
     try:
         checkpoint = read_start(run)
         outcome = None
@@ -79,7 +77,9 @@ def run_training(
                 if outcome is None:
                     introduce(run, origin, precision, notes, checkpoint, grouping)
                 run = replace(run, judge=open_judge(folder))
-            run = replace(run, tracker=open_tracker_on_rank_0(run, requests))
+            settings, stop = config.model_dump(mode="json"), partial(requests.ask, STOP_BUTTON)
+            tracker = on_rank_0(accelerator, open_tracker, config.tracking, folder.path, settings, stop)
+            run = replace(run, tracker=tracker or run.tracker)
             outcome = outcome or watched(run, net, checkpoint, grouping, requests)
             if outcome.stopped_by is not None:
                 return leave_stopped(run, outcome)
@@ -97,23 +97,6 @@ def run_training(
         raise
     finally:
         folder.unlock()
-
-
-def open_tracker_on_rank_0(run: TrainingRun, requests: StopRequests) -> Tracker:
-    """The tracker of a run; on the other ranks one that records nothing.
-
-    Raises:
-        UserError: on every rank, as `open_tracker` does on rank 0.
-    """
-    trackers: list[Tracker] = []
-
-    def open_here() -> None:
-        settings = run.config.model_dump(mode="json")
-        stop = partial(requests.ask, STOP_BUTTON)
-        trackers.append(open_tracker(run.config.tracking, run.folder.path, settings, stop))
-
-    from_rank_0(run.accelerator, open_here)
-    return trackers[0] if trackers else NullTracker()
 
 
 def watched(

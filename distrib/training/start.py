@@ -10,12 +10,13 @@ import psutil
 from distrib.base.errors import UserError
 from distrib.base.files import remove_leftovers
 from distrib.base.paths import fitting_name
+from distrib.base.words import plural
 from distrib.config import Config
 from distrib.model.network import AttributeClassifier
 from distrib.model.weights import Origin, make_model
 from distrib.ranks.environment import launch_id, launcher, restarts
 from distrib.ranks.machine import describe_machine
-from distrib.ranks.meeting import from_rank_0, on_every_rank
+from distrib.ranks.meeting import from_rank_0, on_every_rank, on_rank_0
 from distrib.ranks.printing import say, warn
 from distrib.ranks.waiting import waiting, waiting_line
 from distrib.runs.folder import LEAVES_WITHIN, RunFolder
@@ -59,19 +60,9 @@ def read_start(run: TrainingRun) -> Checkpoint | None:
     Raises:
         UserError: on every rank, as `find_start` does on rank 0 or `verify_start` on any.
     """
-    chosen: list[Checkpoint] = []
-
-    def choose_here() -> Path | None:
-        checkpoint = find_start(run.config, run.folder)
-        if checkpoint is None:
-            return None
-        chosen.append(checkpoint)
-        return checkpoint.folder
-
-    path = from_rank_0(run.accelerator, choose_here)
-    if path is None:
-        return None
-    return on_every_rank(run.accelerator, verify_start, run, path, chosen[0] if chosen else None)
+    chosen = on_rank_0(run.accelerator, find_start, run.config, run.folder)
+    path = from_rank_0(run.accelerator, lambda: None if chosen is None else chosen.folder)
+    return None if path is None else on_every_rank(run.accelerator, verify_start, run, path, chosen)
 
 
 def find_start(config: Config, folder: RunFolder) -> Checkpoint | None:
@@ -211,12 +202,11 @@ def introduce(
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
-    attributes = f"{len(table.attributes)} attributes" if len(table.attributes) > 1 else table.attributes[0]
+    attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
     machine = describe_machine(accelerator)
-    ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
-    say(f"machine: {ranks} on {machine['device']}, {how}")
+    say(f"machine: {plural(accelerator.num_processes, 'rank')} on {machine['device']}, {how}")
     if (line := waiting_line()) is not None:
         say(f"         {line}")
     say(f"model:   {config.model.name}, {origin.summary}")
