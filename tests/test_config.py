@@ -288,13 +288,13 @@ def test_help_lists_every_key_with_its_description_and_default(tmp_path: Path) -
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", result.stdout).replace("│", " ").split())
     lines = {" ".join(line.strip("│ ").split()) for line in result.stdout.splitlines()}
     assert len(keys()) > 40
-    for key, description in keys().items():
+    for key, field in keys().items():
         option = "--" + key.replace("_", "-")
-        assert description, f"{key} has no description"
+        assert field.description, f"{key} has no description"
         assert any(line.split(" ")[0] == option for line in lines), f"{option} is not in --help"
         default = value_of(Config(), key)
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        assert f"{description} (default: {shown})" in text, key
+        assert f"{field.description} (default: {shown})" in text, key
 
 
 def test_help_shows_what_the_yaml_has_made_of_the_defaults(

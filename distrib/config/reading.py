@@ -15,7 +15,7 @@ from distrib.base.errors import UNPRINTABLE, UserError
 from distrib.base.paths import MAX_NAME, MAX_PATH, expanded_path
 from distrib.base.words import nearest
 from distrib.config.schema import Config
-from distrib.config.section import SWITCHES, Switch, Takes, as_taken, field_of, keys, spellings
+from distrib.config.section import SWITCHES, Switch, Takes, as_taken, keys, spellings
 from distrib.config.yaml_files import read_settings
 
 # Bytes of a command line that are no text in the locale, as Python has them.
@@ -62,11 +62,12 @@ def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> 
     arguments = list(argv)
     helps = not {"-h", "--help"}.isdisjoint(arguments)
     errors = io.StringIO()
+    # Beside the help, standard error says why that could not be written.
+    taken_down: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if helps else _taken_down(errors)
     try:
         _refuse_unknown(arguments)
         arguments = ["--help"] if helps else list(_in_the_fields_words(arguments))
-        # Beside the help, standard error says why that could not be written.
-        with _wide_terminal(not helps), contextlib.nullcontext() if helps else contextlib.redirect_stderr(errors):
+        with taken_down:
             config = tyro.cli(
                 Config,
                 default=default,
@@ -107,7 +108,7 @@ def _in_the_fields_words(arguments: Iterable[str]) -> Iterator[str]:
         name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         key = name[2:].replace("-", "_") or key
         if key in keys() and value.lower() in SWITCHES:
-            takes = Takes.of(field_of(key))
+            takes = Takes.of(keys()[key])
             if bool in takes.types or takes.words:
                 value = str(as_taken(takes, Switch(value)))
         yield f"{name}{equals}{value}"
@@ -169,13 +170,13 @@ def _refuse_unknown(arguments: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _wide_terminal(wide: bool) -> Iterator[None]:
-    """Keep tyro from wrapping an error, so that it can be read back as one sentence."""
+def _taken_down(errors: io.StringIO) -> Iterator[None]:
+    """Keep tyro's error for reading it back as one sentence, and from being wrapped."""
     before = os.environ.get("COLUMNS")
-    if wide:
-        os.environ["COLUMNS"] = "1000"
+    os.environ["COLUMNS"] = "1000"
     try:
-        yield
+        with contextlib.redirect_stderr(errors):
+            yield
     finally:
         if before is None:
             os.environ.pop("COLUMNS", None)

@@ -116,22 +116,13 @@ class Takes:
         return cls(frozenset(types), tuple(words))
 
 
-def field_of(key: str) -> pydantic.fields.FieldInfo:
-    """The field of the configuration with a key such as `optim.lr`."""
-    *groups, name = key.split(".")
-    section: Any = Section.tree
-    for group in groups:
-        section = section.model_fields[group].annotation
-    found: pydantic.fields.FieldInfo = section.model_fields[name]
-    return found
-
-
 def settled(key: str, value: Any) -> Any:
     """A value of `read_settings` as a key of the configuration takes it.
 
     What it does not take is left as it is, for the configuration to refuse.
     """
-    return as_taken(Takes.of(field_of(key)), value) if key in keys() else plain(value)
+    field = keys().get(key)
+    return plain(value) if field is None else as_taken(Takes.of(field), value)
 
 
 def plain(value: Any) -> Any:
@@ -169,25 +160,25 @@ def _switches(value: Any, depth: int = 0) -> Iterator[Switch]:
             yield from _switches(each, depth + 1)
 
 
-def keys() -> dict[str, str]:
-    """Every key of the tree (`optim.lr`) with its description."""
+def keys() -> dict[str, pydantic.fields.FieldInfo]:
+    """Every key of the tree (`optim.lr`) with its field."""
     return dict(_walk(Section.tree, ""))
 
 
-def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
+def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, pydantic.fields.FieldInfo]]:
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _walk(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field.description or ""
+            yield f"{prefix}{name}", field
 
 
 def spellings() -> dict[str, str]:
     """What a person may have meant by a wrong key: the key, its last part, or the first words of its description."""
     spellings: dict[str, str] = {}
-    for key, description in keys().items():
-        words = re.split(r"[,.:;(]", description)[0].strip().lower().replace(" ", "_")
-        said = () if words in Takes.of(field_of(key)).words else (words,)
+    for key, field in keys().items():
+        words = re.split(r"[,.:;(]", field.description or "")[0].strip().lower().replace(" ", "_")
+        said = () if words in Takes.of(field).words else (words,)
         for spelling in (*said, key.rpartition(".")[2], key):
             spellings[spelling] = key
     return spellings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distrib.base.errors import UserError
 from distrib.base.words import nearest
 from distrib.config import Config
-from distrib.config.section import Takes, field_of, keys, plain, settled
+from distrib.config.section import Takes, keys, plain, settled
 from distrib.studies.record import Parameter, Setting
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str,
 
 def _types(key: str) -> set[type]:
     """The types that a key of the configuration takes: of `int | None`, int and NoneType."""
-    return set(Takes.of(field_of(key)).types)
+    return set(Takes.of(keys()[key]).types)
 
 
 def with_changes(config: Config, where: str, changes: Any) -> Config:
