@@ -32,7 +32,9 @@ def resolve(config: Config, like: str | None = None) -> Config:
 
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
-    device = _device_type(config)
+    device: str = config.run.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cuda" and local_ranks > torch.cuda.device_count():
         raise UserError(
@@ -76,14 +78,6 @@ def describe_machine(accelerator: "Accelerator") -> dict[str, Any]:
         "device": device,
         "versions": {"python": platform.python_version(), **versions},
     }
-
-
-def _device_type(config: Config) -> str:
-    if config.run.device != "auto":
-        return config.run.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def computes_in(precision: str, device: str) -> bool:

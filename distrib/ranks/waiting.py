@@ -13,6 +13,8 @@ from contextlib import suppress
 
 import psutil
 
+from distrib.ranks.environment import launcher
+
 # With any of these a person has chosen.
 CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # In this variable the ranks find what their launcher measured.
@@ -56,11 +58,10 @@ def cores_busy_elsewhere(seconds: float) -> float:
 
     The family is what this process's launcher has started, or this process where it has none, with all its children.
     """
-    launched = "TORCHELASTIC_RUN_ID" in os.environ
-    before, mine = _busy_seconds(), _family_seconds(launched)
+    before, mine = _busy_seconds(), _family_seconds()
     time.sleep(seconds)
     after = _busy_seconds()
-    family = sum(max(0.0, spent - mine.get(pid, 0.0)) for pid, spent in _family_seconds(launched).items())
+    family = sum(max(0.0, spent - mine.get(pid, 0.0)) for pid, spent in _family_seconds().items())
     return max(0.0, after - before - family) / seconds
 
 
@@ -71,11 +72,11 @@ def _busy_seconds() -> float:
     return sum(each[core].user + each[core].system + each[core].nice for core in mine if core < len(each))
 
 
-def _family_seconds(launched: bool) -> Mapping[int, float]:
+def _family_seconds() -> Mapping[int, float]:
     """What each process of the family has worked since it began."""
     spent = {}
     with suppress(psutil.Error):
-        eldest = psutil.Process(os.getppid() if launched else None)
+        eldest = launcher() or psutil.Process()
         for process in (eldest, *eldest.children(recursive=True)):
             with suppress(psutil.Error):
                 times = process.cpu_times()

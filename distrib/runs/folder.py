@@ -181,11 +181,7 @@ class RunFolder:
 
     def epochs(self) -> int:
         """How many epochs metrics.csv tells of."""
-        try:
-            lines = (self.path / "metrics.csv").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return 0
-        return max(0, len(lines) - 1)
+        return max(0, len(_lines(self.path / "metrics.csv")) - 1)
 
     def has_report(self) -> bool:
         """Whether the report has been finished since the training ended; a page alone may lack what was to come."""
@@ -193,12 +189,8 @@ class RunFolder:
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """The events of these kinds that events.jsonl tells of; a line that a kill cut off is none."""
-        try:
-            lines = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
         found = []
-        for line in lines:
+        for line in _lines(self.path / "events.jsonl"):
             with suppress(ValueError):
                 event = json.loads(line)
                 if isinstance(event, dict) and event.get("event") in kinds:
@@ -307,6 +299,14 @@ def _epoch_of(best: Path) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return epoch if isinstance(epoch, int) else None
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file that a kill may have cut off anywhere; none where there is none."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _append_rows(file: Path, header: tuple[str, ...], rows: list[list[Any]]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from distrib.base.errors import UserError
+from distrib.base.words import plural
 from distrib.config import Config, TrainConfig, read_yaml
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def check_batch(train: TrainConfig, ranks: int) -> None:
         fits = next(number for number in range(ranks, 0, -1) if train.batch_size % number == 0)
         raise UserError(
             f"train.batch_size {train.batch_size} cannot be shared out evenly over {ranks} ranks: start "
-            f"{_some(fits, 'rank')}, or, in a new run, choose a multiple of {ranks}"
+            f"{plural(fits, 'rank')}, or, in a new run, choose a multiple of {ranks}"
         )
 
 
@@ -99,15 +100,14 @@ def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> 
     found = train.batch_size // ranks // micro_batch
     if train.accumulation not in ("auto", found):
         notes.append(
-            f"train.accumulation is {found} and not {train.accumulation} on {_some(ranks, 'rank')}, so that BatchNorm "
+            f"train.accumulation is {found} and not {train.accumulation} on {plural(ranks, 'rank')}, so that BatchNorm "
             f"normalises over {norm_size} images"
         )
-    changes = past is not None and norm_size != past.norm_size
-    if changes:
-        assert past is not None
+    before = None if past is None or norm_size == past.norm_size else past.norm_size
+    if before is not None:
         notes.append(
             f"BatchNorm normalises over {norm_size} images (train.norm_size) from this step on, instead of over "
-            f"{past.norm_size} as before: what a step computes changes"
+            f"{before} as before: what a step computes changes"
         )
     if past is not None and past.consecutive:
         notes.append(
@@ -121,10 +121,9 @@ def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> 
                 "" if past is not None or train.norm_size != "auto" else ", raise train.batch_size or start fewer ranks"
             )
             notes.append(
-                f"BatchNorm normalises over {_some(norm_size, 'image')} only, fewer than {SMALL}: their statistics are "
-                f"noisy; raise train.norm_size{other}"
+                f"BatchNorm normalises over {plural(norm_size, 'image')} only, fewer than {SMALL}: their statistics "
+                f"are noisy; raise train.norm_size{other}"
             )
-    before = past.norm_size if past is not None and changes else None
     return Grouping(norm_size, found, micro_batch, synchronised, before, tuple(notes))
 
 
@@ -164,13 +163,13 @@ def _as_asked(train: TrainConfig, norm_size: int, accumulation: Literal["auto"] 
         smaller = next(size for size in range(min(norm_size, train.batch_size // ranks), 0, -1)
                        if train.batch_size // ranks % size == 0)  # fmt: skip
         raise UserError(
-            f"train.norm_size {norm_size} cuts train.batch_size {train.batch_size} into {_some(groups, 'group')}, "
-            f"which {ranks} ranks cannot share out evenly: start {_some(fewer, 'rank')}, or set train.norm_size to "
+            f"train.norm_size {norm_size} cuts train.batch_size {train.batch_size} into {plural(groups, 'group')}, "
+            f"which {ranks} ranks cannot share out evenly: start {plural(fewer, 'rank')}, or set train.norm_size to "
             f"{smaller} or auto{'' if accumulation == 'auto' else ', and train.accumulation to auto'}"
         )
     if accumulation not in ("auto", groups // ranks):
         raise UserError(
-            f"train.batch_size {train.batch_size} is not {_some(ranks, 'rank')} x train.accumulation {accumulation} x "
+            f"train.batch_size {train.batch_size} is not {plural(ranks, 'rank')} x train.accumulation {accumulation} x "
             f"train.norm_size {norm_size}: set train.accumulation to auto, which is {groups // ranks} here"
         )
     return norm_size
@@ -181,7 +180,7 @@ def _share(train: TrainConfig, accumulation: Literal["auto"] | int, ranks: int) 
     share, micro_batches = train.batch_size // ranks, 1 if accumulation == "auto" else accumulation
     if share % micro_batches:
         raise UserError(
-            f"train.batch_size {train.batch_size} cannot be shared out evenly over {_some(ranks, 'rank')} x "
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {plural(ranks, 'rank')} x "
             f"train.accumulation {micro_batches}: choose a multiple of {ranks * micro_batches}, or another "
             "train.accumulation"
         )
@@ -198,7 +197,7 @@ def _as_before(train: TrainConfig, norm_size: int, accumulation: Literal["auto"]
         return next(size for size in range(min(norm_size, share), 0, -1) if share % size == 0)
     if accumulation not in ("auto", share // norm_size):
         raise UserError(
-            f"train.accumulation {accumulation} on {_some(ranks, 'rank')} does not let BatchNorm "
+            f"train.accumulation {accumulation} on {plural(ranks, 'rank')} does not let BatchNorm "
             f"normalise over {norm_size} images, as it has in this run so far: set it to auto, which is "
             f"{share // norm_size} here, or set train.norm_size to {_share(train, accumulation, ranks)} to change what "
             "a step computes from here on"
@@ -224,12 +223,8 @@ def _refuse_one_value(config: Config, norm_size: int, ranks: int) -> None:
     elif train.batch_size > ranks:  # it is train.accumulation that cuts it so small
         remedy = "set train.accumulation to auto"
     elif fits:
-        remedy = f"start {_some(fits[-1], 'rank')}, or, in a new run, {remedy}"
+        remedy = f"start {plural(fits[-1], 'rank')}, or, in a new run, {remedy}"
     raise UserError(
         f"BatchNorm would normalise over 1 image, whose last feature map is 1 x 1 at data.image_size {height} {width}, "
         f"and one value has no variance: {remedy}"
     )
-
-
-def _some(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number > 1 else ''}"
