@@ -88,13 +88,11 @@ def find_start(config: Config, folder: RunFolder) -> Checkpoint | None:
 
 
 def choose(folder: RunFolder, resume: str) -> Checkpoint | None:
-    """The checkpoint that --resume means in this folder; None for a new run.
+    """The checkpoint that --resume, as auto or a path, means in this folder; None for a new run.
 
     Raises:
         UserError: as `find_checkpoint` does.
     """
-    if resume == "never":
-        return None
     origin = folder.origin() if resume == "auto" else None
     if origin is not None and not origin.exists():
         raise UserError(
