@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from distrib.config import SCORES
 from distrib.model.trained import Description
-from distrib.scoring.scorecard import TITLES
+from distrib.scoring.metrics import TITLES
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

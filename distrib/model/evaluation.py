@@ -44,7 +44,6 @@ from distrib.ranks.meeting import check_ranks, from_rank_0, on_every_rank, start
 from distrib.ranks.printing import say, warn
 from distrib.scoring.bootstrap import paired_bootstrap
 from distrib.scoring.evaluation import predict_logits
-from distrib.scoring.metrics import majority_accuracy, score, score_decisions
 from distrib.scoring.predictions import Predictions
 from distrib.scoring.scorecard import Scorecard, comparison_json, comparison_text
 
@@ -146,13 +145,7 @@ def evaluate(
     if not accelerator.is_main_process:
         return
     model, found = models[0], Predictions.of(options.split, table, rows, logits[0])
-    card = Scorecard(
-        half=score(found.attributes, found.logits_NA, found.targets_NA),
-        tuned=score_decisions(found.attributes, model.decisions(found.logits_NA), found.targets_NA),
-        positives=found.targets_NA.sum(axis=0, dtype=np.int64),
-        baseline=majority_accuracy(found.targets_NA),
-        thresholds=model.description.thresholds,
-    )
+    card = Scorecard.of(found, model.decisions(found.logits_NA), model.description.thresholds)
     say(f"\n{card.as_text()}")
     result: dict[str, Any] = {
         "model": str(model.source),

@@ -12,15 +12,15 @@ each attribute is sorted once, not once a resample.
 Legend: N images, A attributes, M units that are drawn (identities, or images), R resamples, L levels (see `Ranking`).
 """
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distrib.config import SCORES
+from distrib.scoring.metrics import mean_of_defined
 
 # Every score but the loss.
 INTERVAL_SCORES = tuple(name for name in SCORES if name != "loss")
@@ -29,24 +29,29 @@ CONFIDENCE = 0.95
 _CHUNK = 2**19
 
 Interval = tuple[float, float]
+T = TypeVar("T")
 _Values = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Intervals:
-    """95 % confidence intervals, lower and upper end; None where a score is undefined.
+class Resampled(Generic[T]):
+    """What resampling the images tells of every score in `INTERVAL_SCORES`.
 
     Attributes:
         resampled: "identities" or "images", what was drawn.
         resamples: how often.
-        by_attribute: for each of the A attributes, score -> interval.
-        mean: score -> interval of the mean over the attributes that have the score.
+        by_attribute: for each of the A attributes, score -> what is told of it.
+        mean: score -> what is told of the mean over the attributes that have the score.
     """
 
     resampled: str
     resamples: int
-    by_attribute: list[dict[str, Interval | None]]
-    mean: dict[str, Interval | None]
+    by_attribute: list[dict[str, T]]
+    mean: dict[str, T]
+
+
+# 95 % confidence intervals, lower and upper end; None where a score is undefined.
+Intervals = Resampled[Interval | None]
 
 
 @dataclass(frozen=True)
@@ -71,21 +76,7 @@ class Difference:
     p_value: float | None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same images.
-
-    Attributes:
-        resampled: "identities" or "images", what was drawn.
-        resamples: how often.
-        by_attribute: for each of the A attributes, score -> difference.
-        mean: score -> difference of the means over the attributes that have the score.
-    """
-
-    resampled: str
-    resamples: int
-    by_attribute: list[dict[str, Difference]]
-    mean: dict[str, Difference]
+Comparison = Resampled[Difference]
 
 
 def bootstrap(
@@ -94,12 +85,12 @@ def bootstrap(
     groups_N: NDArray[np.int64] | None,
     resamples: int,
     seed: int,
-    decisions_NA: NDArray[np.bool_] | None = None,
 ) -> Intervals:
     """95 % intervals of every score in `INTERVAL_SCORES`, by attribute and for the mean over attributes.
 
-    A resample in which a score is undefined (no positives, or one class only) is left out of that score's interval; an
-    attribute that has one class only has no interval, and neither has anything if there are fewer than two identities.
+    The decision is a logit of at least 0. A resample in which a score is undefined (no positives, or one class only) is
+    left out of that score's interval; an attribute that has one class only has no interval, and neither has anything if
+    there are fewer than two identities.
 
     Args:
         logits_NA: float [N, A], anything that ranks the images as the model does.
@@ -107,17 +98,10 @@ def bootstrap(
         groups_N: int64 [N], who is on each image; None: images are drawn.
         resamples: how many, at least 1; 1,000 is usual.
         seed: the same seed gives the same intervals.
-        decisions_NA: bool [N, A], what the model decides; None: a logit of at least 0.
     """
-    decisions = [_decisions(logits_NA, decisions_NA)]
-    (values,) = _resample([logits_NA], decisions, targets_NA, groups_N, resamples, seed)
-    ends = {name: _interval(values[name]) for name in INTERVAL_SCORES}
-    return Intervals(
-        _resampled(groups_N),
-        resamples,
-        [{name: _pair(ends[name][:, i]) for name in INTERVAL_SCORES} for i in range(targets_NA.shape[1])],
-        {name: _pair(_interval(_mean(values[name])[:, None])[:, 0]) for name in INTERVAL_SCORES},
-    )
+    unit_N = _units(groups_N, len(targets_NA))
+    (values,) = _resample([_scorer(logits_NA, targets_NA, unit_N)], unit_N, targets_NA.shape[1], resamples, seed)
+    return _told({name: _intervals(_with_mean(values[name])) for name in INTERVAL_SCORES}, groups_N, resamples)
 
 
 def paired_bootstrap(
@@ -127,13 +111,11 @@ def paired_bootstrap(
     groups_N: NDArray[np.int64] | None,
     resamples: int,
     seed: int,
-    first_decisions_NA: NDArray[np.bool_] | None = None,
-    second_decisions_NA: NDArray[np.bool_] | None = None,
 ) -> Comparison:
     """Differences of every score in `INTERVAL_SCORES` between two models, first - second.
 
-    Both are scored on the same resamples, so what is hard for both cancels out. Undefined resamples are treated as in
-    `bootstrap`.
+    Both are scored on the same resamples, so what is hard for both cancels out. Decisions and undefined resamples are
+    treated as in `bootstrap`.
 
     Args:
         first_logits_NA: float [N, A] of the first model.
@@ -142,59 +124,52 @@ def paired_bootstrap(
         groups_N: int64 [N], who is on each image; None: images are drawn.
         resamples: how many, at least 1; 1,000 is usual.
         seed: the same seed gives the same result.
-        first_decisions_NA: bool [N, A], what the first model decides; None: a logit of at least 0.
-        second_decisions_NA: the same of the second model.
     """
-    logits = [first_logits_NA, second_logits_NA]
-    decisions = [
-        _decisions(first_logits_NA, first_decisions_NA),
-        _decisions(second_logits_NA, second_decisions_NA),
-    ]
-    everything = np.ones((1, len(targets_NA)), dtype=np.int32)
-    plain = [
-        _scores(everything, np.arange(len(targets_NA)), _rankings(each, targets_NA), _counts(decided, targets_NA))
-        for each, decided in zip(logits, decisions, strict=True)
-    ]
-    drawn = _resample(logits, decisions, targets_NA, groups_N, resamples, seed)
-    by_attribute: list[dict[str, Difference]] = [{} for _ in range(targets_NA.shape[1])]
-    mean = {}
+    unit_N = _units(groups_N, len(targets_NA))
+    models = [_scorer(logits_NA, targets_NA, unit_N) for logits_NA in (first_logits_NA, second_logits_NA)]
+    each_once = np.ones((1, unit_N.max(initial=-1) + 1), dtype=np.int32)
+    plain = [scores(each_once) for scores in models]
+    drawn = _resample(models, unit_N, targets_NA.shape[1], resamples, seed)
+    found = {}
     for name in INTERVAL_SCORES:
-        first, second = plain[0][name], plain[1][name]
-        both = np.isfinite(first - second)
-        changes = drawn[0][name] - drawn[1][name]
-        ends, shares = _interval(changes), _p_values(changes)
-        for i, row in enumerate(by_attribute):
-            row[name] = _difference(first[0, i], second[0, i], ends[:, i], shares[i])
-        changes = _mean(changes)[:, None]
-        first, second = (_mean(np.where(both, each, np.nan))[0] for each in (first, second))
-        mean[name] = _difference(first, second, _interval(changes)[:, 0], _p_values(changes)[0])
-    return Comparison(_resampled(groups_N), resamples, by_attribute, mean)
+        both = np.isfinite(plain[0][name] - plain[1][name])
+        first, second = (_with_mean(values[name], where=both)[0] for values in plain)
+        changes = _with_mean(drawn[0][name] - drawn[1][name])
+        columns = first.tolist(), second.tolist(), (first - second).tolist(), _intervals(changes), _p_values(changes)
+        found[name] = [Difference(*each) for each in zip(*columns, strict=True)]
+    return _told(found, groups_N, resamples)
+
+
+def _told(found: dict[str, list[T]], groups_N: NDArray[np.int64] | None, resamples: int) -> Resampled[T]:
+    """Of each score what is told of the A attributes, and at last of their mean."""
+    *by_attribute, mean = (dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True))
+    return Resampled("images" if groups_N is None else "identities", resamples, by_attribute, mean)
+
+
+def _units(groups_N: NDArray[np.int64] | None, images: int) -> NDArray[np.int64]:
+    """The number of each image's unit, 0 … M - 1."""
+    return np.arange(images) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
 
 
 def _resample(
-    logits: list[NDArray[np.floating[Any]]],
-    decisions: list[NDArray[np.bool_]],
-    targets_NA: NDArray[np.uint8],
-    groups_N: NDArray[np.int64] | None,
+    models: list[Callable[[NDArray[np.int32]], _Values]],
+    unit_N: NDArray[np.int64],
+    attributes: int,
     resamples: int,
     seed: int,
 ) -> list[_Values]:
-    """For each model the scores float64 [R, A] of the same resamples."""
-    images, attributes = targets_NA.shape
-    unit_N = np.arange(images) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
+    """For each model's `_scorer` the scores float64 [R, A] of the same resamples."""
     units = int(unit_N.max(initial=-1)) + 1
-    found = [{name: np.full((resamples, attributes), np.nan) for name in INTERVAL_SCORES} for _ in logits]
     if units < 2:  # it would be drawn every time, and the interval would be a point
-        return found
-    rankings = [_rankings(each, targets_NA) for each in logits]
-    counts = [_by_unit(_counts(decided, targets_NA), unit_N, units) for decided in decisions]
-    start = 0
-    for drawn_RM in _draw(units, resamples, max(1, _CHUNK // images), seed):
-        for values, ranking, count in zip(found, rankings, counts, strict=True):
-            for name, part in _scores(drawn_RM, unit_N, ranking, count).items():
-                values[name][start : start + len(drawn_RM)] = part
-        start += len(drawn_RM)
-    return found
+        return [{name: np.full((resamples, attributes), np.nan) for name in INTERVAL_SCORES} for _ in models]
+    parts = [
+        [scores(drawn_RM) for scores in models]
+        for drawn_RM in _draw(units, resamples, max(1, _CHUNK // len(unit_N)), seed)
+    ]
+    return [
+        {name: np.concatenate([part[name] for part in of_model]) for name in INTERVAL_SCORES}
+        for of_model in zip(*parts, strict=True)
+    ]
 
 
 def _draw(units: int, resamples: int, chunk: int, seed: int) -> Iterator[NDArray[np.int32]]:
@@ -227,10 +202,6 @@ class Ranking:
     end_L: NDArray[np.int64]
     begin_L: NDArray[np.int64]
     stop_L: NDArray[np.int64]
-
-
-def _rankings(logits_NA: NDArray[np.floating[Any]], targets_NA: NDArray[np.uint8]) -> list[Ranking | None]:
-    return [rank(logits_NA[:, i], targets_NA[:, i]) for i in range(targets_NA.shape[1])]
 
 
 def rank(logits_N: NDArray[np.floating[Any]], targets_N: NDArray[np.uint8]) -> Ranking | None:
@@ -279,79 +250,58 @@ def _running_sum(values: NDArray[np.int32]) -> NDArray[np.int32]:
     return sums
 
 
-def _decisions(logits_NA: NDArray[np.floating[Any]], decisions_NA: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    return logits_NA >= 0 if decisions_NA is None else decisions_NA
+def _scorer(
+    logits_NA: NDArray[np.floating[Any]], targets_NA: NDArray[np.uint8], unit_N: NDArray[np.int64]
+) -> Callable[[NDArray[np.int32]], _Values]:
+    """What gives the scores of resamples, float64 [R, A] each, with the meaning they have in `metrics.score`.
+
+    It is told how often each unit is drawn, int32 [R, M].
+    """
+    rankings = [rank(logits_N, targets_N) for logits_N, targets_N in zip(logits_NA.T, targets_NA.T, strict=True)]
+    # For each unit its images, and per attribute those that are positive, decided so, and both: [M, 1 + 3 A].
+    truth, decisions = targets_NA.astype(bool), logits_NA >= 0
+    counts_M = np.zeros((unit_N.max(initial=-1) + 1, 1 + 3 * len(rankings)))
+    np.add.at(counts_M, unit_N, np.hstack([np.ones((len(truth), 1)), truth, decisions, truth & decisions]))
+
+    def scores(drawn_RM: NDArray[np.int32]) -> _Values:
+        sums = drawn_RM.astype(np.float64) @ counts_M
+        images, (positives, decided, hits) = sums[:, :1], np.split(sums[:, 1:], 3, axis=1)
+        negatives = images - positives
+        with np.errstate(divide="ignore", invalid="ignore"):
+            recall = hits / positives
+            specificity = (negatives - decided + hits) / negatives
+            values = {
+                "accuracy": (images - positives - decided + 2 * hits) / images,
+                "balanced_accuracy": (recall + specificity) / 2,
+                "precision": hits / np.maximum(decided, 1),
+                "recall": recall,
+                "f1": np.where(positives > 0, 2 * hits / (positives + decided), np.nan),
+            }
+        values["roc_auc"], values["average_precision"] = np.full((2, *positives.shape), np.nan)
+        for i, ranking in enumerate(rankings):
+            if ranking is not None:
+                values["roc_auc"][:, i], values["average_precision"][:, i] = ranking_scores(drawn_RM, unit_N, ranking)
+        return values
+
+    return scores
 
 
-def _counts(decisions_NA: NDArray[np.bool_], targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """For each image 1, and per attribute whether it is positive, decided so, and both: [N, 1 + 3 A]."""
-    truth = targets_NA.astype(bool)
-    one = np.ones((len(truth), 1), dtype=bool)
-    return np.concatenate([one, truth, decisions_NA, truth & decisions_NA], axis=1).astype(np.float64)
+def _with_mean(values_RA: NDArray[np.float64], where: NDArray[np.bool_] | bool = True) -> NDArray[np.float64]:
+    """A column more, the mean over the attributes that have the score: [R, A + 1]."""
+    return np.column_stack([values_RA, mean_of_defined(values_RA, axis=1, where=where)])
 
 
-def _by_unit(counts: NDArray[np.float64], unit_N: NDArray[np.int64], units: int) -> NDArray[np.float64]:
-    sums = np.zeros((units, counts.shape[1]))
-    np.add.at(sums, unit_N, counts)
-    return sums
+def _intervals(values: NDArray[np.float64]) -> list[Interval | None]:
+    """Of each column of [R, …]; None where no resample has a value."""
+    ends = np.full((2, values.shape[1]), np.nan)
+    defined = ~np.isnan(values).all(axis=0)
+    ends[:, defined] = np.nanquantile(values[:, defined], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    return [(low, high) if np.isfinite([low, high]).all() else None for low, high in ends.T.tolist()]
 
 
-def _scores(
-    drawn_RM: NDArray[np.int32],
-    unit_N: NDArray[np.int64],
-    rankings: list[Ranking | None],
-    counts_M: NDArray[np.float64],
-) -> _Values:
-    """The scores of resamples, float64 [R, A] each, with the meaning they have in `metrics.score`."""
-    attributes = len(rankings)
-    sums = drawn_RM.astype(np.float64) @ counts_M
-    images, (positives, decided, hits) = sums[:, :1], np.split(sums[:, 1:], 3, axis=1)
-    negatives = images - positives
-    with np.errstate(divide="ignore", invalid="ignore"):
-        recall = hits / positives
-        specificity = (negatives - decided + hits) / negatives
-        values = {
-            "accuracy": (images - positives - decided + 2 * hits) / images,
-            "balanced_accuracy": (recall + specificity) / 2,
-            "precision": hits / np.maximum(decided, 1),
-            "recall": recall,
-            "f1": np.where(positives > 0, 2 * hits / (positives + decided), np.nan),
-        }
-    values["roc_auc"], values["average_precision"] = np.full((2, len(drawn_RM), attributes), np.nan)
-    for i, ranking in enumerate(rankings):
-        if ranking is not None:
-            values["roc_auc"][:, i], values["average_precision"][:, i] = ranking_scores(drawn_RM, unit_N, ranking)
-    return values
-
-
-def _mean(values_RA: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the attributes that have the score, [R]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is the NaN that is wanted
-        return np.asarray(np.nanmean(values_RA, axis=1))
-
-
-def _interval(values_RA: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lower and upper ends, [2, A]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an attribute without any value has no interval
-        return np.asarray(np.nanquantile(values_RA, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0))
-
-
-def _p_values(changes_RA: NDArray[np.float64]) -> NDArray[np.float64]:
-    defined = np.isfinite(changes_RA).sum(axis=0)
-    rarer = np.minimum((changes_RA <= 0).sum(axis=0), (changes_RA >= 0).sum(axis=0))
-    return np.where(defined > 0, np.minimum(2 * (rarer + 1) / (defined + 1), 1), np.nan)
-
-
-def _pair(ends: NDArray[np.float64]) -> Interval | None:
-    return (float(ends[0]), float(ends[1])) if np.isfinite(ends).all() else None
-
-
-def _difference(first: float, second: float, ends: NDArray[np.float64], share: float) -> Difference:
-    p_value = float(share) if np.isfinite(share) else None
-    return Difference(float(first), float(second), float(first - second), _pair(ends), p_value)
-
-
-def _resampled(groups_N: NDArray[np.int64] | None) -> str:
-    return "images" if groups_N is None else "identities"
+def _p_values(changes: NDArray[np.float64]) -> list[float | None]:
+    """Of each column of [R, …], see `Difference`."""
+    defined = np.isfinite(changes).sum(axis=0)
+    rarer = np.minimum((changes <= 0).sum(axis=0), (changes >= 0).sum(axis=0))
+    shares = np.minimum(2 * (rarer + 1) / (defined + 1), 1).tolist()
+    return [share if count else None for share, count in zip(shares, defined, strict=True)]

@@ -4,12 +4,26 @@ Legend: N images, A attributes.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distrib.config import SCORES
+
+# How the scores are called in print.
+TITLES = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+}
 
 
 @dataclass(frozen=True)
@@ -27,9 +41,7 @@ class Scores:
 
     def mean(self) -> dict[str, float]:
         """The mean of each score over the attributes that have it, NaN if none has."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is the NaN that is wanted
-            return {name: float(np.nanmean(values)) for name, values in self.values.items()}
+        return {name: float(mean_of_defined(values)) for name, values in self.values.items()}
 
     def by_attribute(self) -> dict[str, dict[str, float]]:
         """attribute -> score -> value."""
@@ -104,6 +116,15 @@ def score_decisions(
         targets_NA: {0, 1} [N, A].
     """
     return score(attributes, np.where(decisions_NA, np.float32(1), np.float32(-1)), targets_NA)
+
+
+def mean_of_defined(
+    values: Sequence[float] | NDArray[np.float64], axis: int = 0, where: NDArray[np.bool_] | bool = True
+) -> Any:
+    """The mean along an axis of the values that are no NaN; NaN if there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is the NaN that is wanted
+        return np.nanmean(values, axis=axis, where=where)
 
 
 def majority_accuracy(targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:

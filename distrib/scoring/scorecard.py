@@ -1,6 +1,6 @@
 """The scores of a model as people and programs read them: table, CSV, JSON; and two models side by side.
 
-Legend: A attributes.
+Legend: N images, A attributes.
 """
 
 import csv
@@ -13,19 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.scoring.bootstrap import Comparison, Difference
-from distrib.scoring.metrics import Scores
+from distrib.scoring.metrics import TITLES, Scores, majority_accuracy, score, score_decisions
+from distrib.scoring.predictions import Predictions
 
-# How the scores are called in print.
-TITLES = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-}
 # The scores that depend on the threshold.
 TUNED = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 # The score by which attributes are said to differ: it depends on no threshold.
@@ -49,6 +39,23 @@ class Scorecard:
     positives: NDArray[np.int64]
     baseline: NDArray[np.float64]
     thresholds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, found: Predictions, decisions_NA: NDArray[np.bool_], thresholds: tuple[float, ...]) -> "Scorecard":
+        """The scorecard of a model that said this of some images.
+
+        Args:
+            found: its logits, and the labels.
+            decisions_NA: bool [N, A], by the threshold of each attribute.
+            thresholds: A, on the calibrated probability.
+        """
+        return cls(
+            half=score(found.attributes, found.logits_NA, found.targets_NA),
+            tuned=score_decisions(found.attributes, decisions_NA, found.targets_NA),
+            positives=found.targets_NA.sum(axis=0, dtype=np.int64),
+            baseline=majority_accuracy(found.targets_NA),
+            thresholds=thresholds,
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each attribute, and at the end the means over the attributes that have a score."""
@@ -127,13 +134,8 @@ def comparison_json(comparison: Comparison, attributes: Sequence[str]) -> dict[s
         comparison: of two models.
         attributes: A names.
     """
-    by_attribute = zip(attributes, comparison.by_attribute, strict=True)
-    return {
-        "resampled": comparison.resampled,
-        "resamples": comparison.resamples,
-        "mean": {score: asdict(each) for score, each in comparison.mean.items()},
-        "attributes": {name: {score: asdict(each) for score, each in row.items()} for name, row in by_attribute},
-    }
+    tree = asdict(comparison)
+    return tree | {"attributes": dict(zip(attributes, tree.pop("by_attribute"), strict=True))}
 
 
 def comparison_text(comparison: Comparison, attributes: Sequence[str]) -> str:
