@@ -14,6 +14,7 @@ import yaml
 from distrib.base.errors import UserError
 from distrib.config import SCORES
 from distrib.reporting.page import compose, curve_charts, render, score_name, write_page
+from distrib.runs.metrics import read_metrics
 
 # The score that the page opens with: it depends on no threshold.
 LEADING = "roc_auc"
@@ -127,7 +128,7 @@ def read_run(folder: Path, label: str) -> ComparedRun:
     for name in ("metrics.csv", "config.yaml"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a run: it has no {name}; name a folder that `distrib train` has written")
-    columns, rows = _read_metrics(folder / "metrics.csv")
+    columns, rows = read_metrics(folder)
     config = _read_config(folder / "config.yaml")
     best = _best(columns, rows, config.get("checkpoint.best_score", LEADING))
     means: dict[str, dict[str, float | None]] = {
@@ -161,20 +162,6 @@ def labels(runs: Sequence[Path]) -> list[str]:
         if len(set(found)) == len(found):
             break
     return found
-
-
-def _read_metrics(file: Path) -> tuple[list[str], list[list[float]]]:
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            columns, *lines = csv.reader(stream)
-        rows = [[float(value) for value in line] for line in lines]
-        if "epoch" not in columns or any(len(row) != len(columns) for row in rows):
-            raise ValueError("its rows do not fit its header")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): restore it, or leave the run out") from None
-    if not rows:
-        raise UserError(f"{file} has no epoch yet: compare the run when it has finished one")
-    return columns, rows
 
 
 def _read_config(file: Path) -> dict[str, str]:

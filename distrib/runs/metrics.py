@@ -15,14 +15,17 @@ def read_metrics(run: Path) -> tuple[list[str], list[list[float]]]:
     """The header and the rows of a run's metrics.csv.
 
     Raises:
-        UserError: if there is none, or it holds no epoch.
+        UserError: if there is none, it is not whole, or it holds no epoch.
     """
+    file = run / "metrics.csv"
     try:
-        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            columns, *rows = csv.reader(file)
+        with file.open(newline="", encoding="utf-8") as stream:
+            columns, *rows = csv.reader(stream)
         values = [[float(value) for value in row] for row in rows]
+        if "epoch" not in columns or any(len(row) != len(columns) for row in values):
+            raise ValueError("its rows do not fit its header")
     except (OSError, ValueError) as error:
-        raise UserError(f"{run / 'metrics.csv'} cannot be read ({error}): name the folder of a training run") from None
+        raise UserError(f"{file} cannot be read ({error}): restore it, or leave the run out") from None
     if not values:
-        raise UserError(f"{run / 'metrics.csv'} holds no epoch yet: train first")
+        raise UserError(f"{file} has no epoch yet: let the run finish one first")
     return columns, values

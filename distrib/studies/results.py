@@ -80,10 +80,7 @@ def read_rows(run: Path) -> MetricRows:
         UserError: if the file cannot be read.
     """
     columns, rows = read_metrics(run)
-    try:
-        return [dict(zip(columns, row, strict=True)) for row in rows]
-    except ValueError:
-        raise UserError(f"{run / 'metrics.csv'} has rows that do not fit its header: remove the run") from None
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def mean(results: Sequence[RunResult]) -> tuple[float, ...]:
