@@ -6,8 +6,6 @@ Legend: B images, C channels, H height, W width; O filters, I input channels; N 
 of a filter or a tile.
 """
 
-import base64
-import io
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -25,7 +23,7 @@ from torch import nn
 
 from distrib.base.words import words
 from distrib.explaining.figures import new
-from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg, data_uri_png
+from distrib.explaining.finished_run import Finding, FinishedRun, data_uri, data_uri_jpeg, data_uri_png
 from distrib.explaining.modules import convolution, module
 from distrib.model.network import AttributeClassifier
 
@@ -100,7 +98,7 @@ def activations(run: FinishedRun) -> Finding:
     }
     figures = {}
     colours = _colours("viridis")
-    for name, maps_BCHW in activation_maps(_classifier(run), images_BHWC, run.config.explain.modules).items():
+    for name, maps_BCHW in activation_maps(run.net, images_BHWC, run.config.explain.modules).items():
         maps_CHW = maps_BCHW[0]
         channels, height, width = maps_CHW.shape
         shown = _strongest(maps_CHW.abs().mean(dim=(1, 2)))
@@ -134,7 +132,7 @@ def filters(run: FinishedRun) -> Finding:
     found: list[dict[str, Any]] = []
     figures = {}
     for name in run.config.explain.filters:
-        weights_OIhw = filters_of(_classifier(run), name)
+        weights_OIhw = filters_of(run.net, name)
         shown = _strongest(weights_OIhw.flatten(1).norm(dim=1))
         which = _which(len(weights_OIhw), "filters", "the largest norm")
         module: dict[str, Any] = {"name": name, "shape": list(weights_OIhw.shape), "shown": shown.tolist()}
@@ -173,12 +171,6 @@ def mosaic(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     cells[:count, :height, :width] = tiles
     grid = cells.reshape(rows, columns, height + 1, width + 1, *channels).swapaxes(1, 2)
     return grid.reshape(rows * (height + 1), columns * (width + 1), *channels)[:-1, :-1]
-
-
-def _classifier(run: FinishedRun) -> AttributeClassifier:
-    net = run.model.net
-    assert isinstance(net, AttributeClassifier), "a run's best model is one of torch's"
-    return net
 
 
 def _surest(run: FinishedRun) -> tuple[int, str]:
@@ -244,9 +236,7 @@ def _png(numbers_HW: NDArray[np.uint8], colours: NDArray[np.uint8]) -> str:
     """An image with a palette, a third of the size of one without, in a data URI."""
     picture = Image.fromarray(numbers_HW)
     picture.putpalette(colours[:, :3].tobytes())
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", transparency=0, optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return data_uri(picture, "PNG", transparency=0, optimize=True)
 
 
 def _figure(name: str, caption: str, pixels_HWC: NDArray[np.uint8]) -> Figure:

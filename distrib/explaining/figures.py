@@ -63,3 +63,33 @@ def rows_of_attributes(axes: Axes, attributes: Sequence[str]) -> NDArray[np.int6
 def height_of_rows(attributes: int, least: float = 5.0) -> float:
     """Inches that a figure with a row for each attribute needs."""
     return max(least, 1.2 + 0.21 * attributes)
+
+
+def sheet(
+    title: str,
+    cards: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8] | None, str]],
+    columns: int,
+    card: tuple[float, float],
+) -> Figure:
+    """Images side by side, each with a caption.
+
+    Args:
+        title: above them.
+        cards: one or more of image uint8 [H, W, 3], what lies over it (RGBA; None: nothing), and caption.
+        columns: at most.
+        card: width and height of each in inches.
+    """
+    columns = min(columns, len(cards))
+    rows = -(-len(cards) // columns)
+    figure = new(max(4, card[0] * columns), card[1] * rows + 0.4)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (picture_HWC, overlay_HW4, caption) in zip(axes.flat, cards, strict=False):
+        axis.imshow(picture_HWC)
+        if overlay_HW4 is not None:
+            height, width, _ = picture_HWC.shape
+            axis.imshow(overlay_HW4, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
+        axis.set_title(caption, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure

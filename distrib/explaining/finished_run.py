@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distrib.base.errors import UserError
-from distrib.base.words import nearest
 from distrib.config import Config
 from distrib.data.images import decode
 from distrib.data.splits import Splits, digest
 from distrib.data.store import FolderStore
 from distrib.data.table import Table
+from distrib.explaining.options import unknown_group
+from distrib.model.network import AttributeClassifier
 from distrib.model.trained import TrainedModel
 from distrib.scoring.predictions import Predictions
 
@@ -63,6 +64,12 @@ class FinishedRun:
         known = self.model.description.training.get("data")
         return bool(known == digest(self.table, self.splits.train, self.splits.valid))
 
+    @property
+    def net(self) -> AttributeClassifier:
+        """The network of the model."""
+        assert isinstance(self.model.net, AttributeClassifier), "a run's best model is one of torch's"
+        return self.model.net
+
     def picture(self, row: int) -> NDArray[np.uint8]:
         """The image of a row as the model sees it, uint8 [H, W, 3].
 
@@ -79,19 +86,17 @@ class FinishedRun:
         """The images of some rows as the model sees them, uint8 [B, H, W, 3] on its device."""
         return torch.from_numpy(np.stack([self.picture(int(row)) for row in rows])).to(self.model.device)
 
-    def group_labels(self, attribute: str) -> NDArray[np.uint8]:
-        """An attribute of every row of the table, uint8 [rows], whether or not the model knows it.
+    def group_labels(self) -> NDArray[np.uint8]:
+        """The attribute `explain.group` of every row of the table, uint8 [rows], whether or not the model knows it.
 
         Raises:
             UserError: if the data set has no such attribute.
         """
-        table = self.table if attribute in self.table.attributes else self.whole
-        if attribute not in table.attributes:
-            raise UserError(
-                f"explain.group {attribute} is not an attribute of {self.config.data.root}"
-                f"{nearest(attribute, table.attributes)}: choose one of {', '.join(table.attributes)}"
-            )
-        return table.targets[:, table.attributes.index(attribute)]
+        group = self.config.explain.group
+        for table in (self.table, self.whole):
+            if group in table.attributes:
+                return table.targets[:, table.attributes.index(group)]
+        raise unknown_group(self.config, self.whole)
 
 
 @dataclass
@@ -121,17 +126,25 @@ def read_finding(report: Path, job: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def data_uri_jpeg(pixels_HWC: NDArray[np.uint8], quality: int = 85) -> str:
+def data_uri_jpeg(pixels_HWC: NDArray[np.uint8]) -> str:
     """An image [H, W, 3] as a JPEG in a data URI."""
-    return _data_uri(pixels_HWC, "JPEG", quality=quality)
+    return data_uri(Image.fromarray(pixels_HWC), "JPEG", quality=85)
 
 
 def data_uri_png(pixels_HWC: NDArray[np.uint8]) -> str:
-    """An image [H, W, 3], with transparency [H, W, 4], or grey [H, W], as a PNG in a data URI."""
-    return _data_uri(pixels_HWC, "PNG", optimize=True)
+    """An image [H, W, 3], or with transparency [H, W, 4], as a PNG in a data URI."""
+    return data_uri(Image.fromarray(np.ascontiguousarray(pixels_HWC)), "PNG", optimize=True)
 
 
-def _data_uri(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
+def data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    """An image as a file of this kind in a data URI; the options are those of Pillow's writer."""
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, kind, **options)
+    picture.save(stream, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def thumbnail(pixels_HWC: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
+    """The image, or a smaller one of this height, uint8 [H, W, 3]."""
+    picture = Image.fromarray(pixels_HWC)
+    picture.thumbnail((4 * height, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture)

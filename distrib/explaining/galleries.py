@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from distrib.base.words import words
-from distrib.explaining.figures import label, new
-from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg
-from distrib.scoring.predictions import Predictions
+from distrib.explaining.figures import label, sheet
+from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg, thumbnail
 
 # Cards on the page: mistakes of either kind of one attribute, mistakes of all attributes, suspect labels.
 EACH, OVERALL, SUSPECTS = 6, 12, 24
@@ -39,11 +37,9 @@ def mistakes(run: FinishedRun) -> Finding:
     Present means a calibrated probability of at least 1/2 here, and the surest is the farthest from it.
     """
     test = run.predictions["test"]
-    probabilities = run.model.probabilities(test.logits_NA)
-    truth = test.targets_NA.astype(bool)
-    present = probabilities >= 0.5
-    doubt = -np.abs(probabilities - 0.5)
-    gallery = _Gallery(run, [test], probabilities)
+    gallery = _Gallery(run, ["test"])
+    truth, present = test.targets_NA.astype(bool), gallery.probabilities_NA >= 0.5
+    doubt = -np.abs(gallery.probabilities_NA - 0.5)
     rows = []
     for i, name in enumerate(test.attributes):
         this = np.arange(len(test.attributes)) == i
@@ -60,16 +56,13 @@ def mistakes(run: FinishedRun) -> Finding:
 
 def labels(run: FinishedRun) -> Finding:
     """The labels that are most likely wrong, among the images that the model was not trained on."""
-    parts = [run.predictions[split] for split in run.scored]
-    probabilities = run.model.probabilities(np.concatenate([each.logits_NA for each in parts]))
-    targets = np.concatenate([each.targets_NA for each in parts])
-    suspect = suspects(probabilities, targets)
-    places = _least(self_confidence(probabilities, targets), suspect)
-    gallery = _Gallery(run, parts, probabilities)
+    gallery = _Gallery(run, run.scored)
+    suspect = suspects(gallery.probabilities_NA, gallery.targets_NA)
+    places = _least(gallery.confidence_NA, suspect)
     data = {
         "method": METHOD,
         "suspects": gallery.cards(places[:SUSPECTS], named=True, quality=True),
-        "per_attribute": dict(zip(parts[0].attributes, suspect.sum(axis=0).tolist(), strict=True)),
+        "per_attribute": dict(zip(gallery.attributes, suspect.sum(axis=0).tolist(), strict=True)),
     }
     return Finding(
         data,
@@ -117,16 +110,16 @@ def _least(values_NA: NDArray[np.float64], of_NA: NDArray[np.bool_]) -> list[_Pl
 class _Gallery:
     """Shows places: images with what their labels and the model say of an attribute."""
 
-    def __init__(self, run: FinishedRun, parts: Sequence[Predictions], probabilities_NA: NDArray[np.float64]) -> None:
+    def __init__(self, run: FinishedRun, splits: Sequence[str]) -> None:
+        parts = [run.predictions[split] for split in splits]
         self._run = run
-        self._attributes = parts[0].attributes
         self._rows = np.concatenate([each.rows for each in parts])
         self._names = [name for each in parts for name in each.names]
         self._splits = [each.split for each in parts for _ in each.names]
-        self._targets = np.concatenate([each.targets_NA for each in parts])
-        self._probabilities = probabilities_NA
-        self._confidence = self_confidence(probabilities_NA, self._targets)
-        self._height = HEIGHT if len(self._attributes) <= MANY else HEIGHT_OF_MANY
+        self.attributes = parts[0].attributes
+        self.targets_NA = np.concatenate([each.targets_NA for each in parts])
+        self.probabilities_NA = run.model.probabilities(np.concatenate([each.logits_NA for each in parts]))
+        self.confidence_NA = self_confidence(self.probabilities_NA, self.targets_NA)
         self._encoded: dict[int, str] = {}
 
     def cards(self, places: Sequence[_Place], named: bool = False, quality: bool = False) -> list[dict[str, Any]]:
@@ -136,13 +129,13 @@ class _Gallery:
             card: dict[str, Any] = {
                 "file": self._names[n],
                 "image": self._image(n),
-                "label": int(self._targets[n, i]),
-                "probability": float(self._probabilities[n, i]),
+                "label": int(self.targets_NA[n, i]),
+                "probability": float(self.probabilities_NA[n, i]),
             }
             if named:
-                card["attribute"] = self._attributes[i]
+                card["attribute"] = self.attributes[i]
             if quality:
-                card["quality"] = float(self._confidence[n, i])
+                card["quality"] = float(self.confidence_NA[n, i])
             found.append(card)
         return found
 
@@ -150,33 +143,24 @@ class _Gallery:
         """A sheet of these images under this name; none where there are no images."""
         if not places:
             return {}
-        columns = min(6, len(places))
-        rows = -(-len(places) // columns)
-        figure = new(max(1.9 * columns, 4), 2.6 * rows + 0.4)
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, (n, i) in zip(axes.flat, places, strict=False):
-            said = words(self._attributes[i], present=bool(self._targets[n, i]))
-            axis.imshow(self._pixels(n))
-            confidence = self._confidence[n, i]
-            axis.set_title(
-                f"label: {label(said, 24)}\nprobability {'below 0.001' if confidence < 0.001 else f'{confidence:.3f}'}",
-                fontsize=8,
-            )
-        figure.suptitle(title, fontsize=11)
-        return {name: figure}
+        cards = []
+        for n, i in places:
+            said = label(words(self.attributes[i], present=bool(self.targets_NA[n, i])), 24)
+            confidence = self.confidence_NA[n, i]
+            told = "below 0.001" if confidence < 0.001 else f"{confidence:.3f}"
+            cards.append((self._pixels(n), None, f"label: {said}\nprobability {told}"))
+        return {name: sheet(title, cards, columns=6, card=(1.9, 2.6))}
 
     def table(self, places: Sequence[_Place]) -> tuple[list[str], list[list[Any]]]:
         """Columns and rows of a table of these places."""
         rows = [
             [
-                self._attributes[i],
+                self.attributes[i],
                 self._names[n],
                 self._splits[n],
-                int(self._targets[n, i]),
-                float(self._probabilities[n, i]),
-                float(self._confidence[n, i]),
+                int(self.targets_NA[n, i]),
+                float(self.probabilities_NA[n, i]),
+                float(self.confidence_NA[n, i]),
             ]
             for n, i in places
         ]
@@ -184,9 +168,8 @@ class _Gallery:
 
     def _pixels(self, n: int) -> NDArray[np.uint8]:
         """The image as the model sees it, but no higher than the cards are: uint8 [H, W, 3]."""
-        picture = Image.fromarray(self._run.picture(int(self._rows[n])))
-        picture.thumbnail((4 * self._height, self._height), Image.Resampling.LANCZOS)
-        return np.asarray(picture)
+        height = HEIGHT if len(self.attributes) <= MANY else HEIGHT_OF_MANY
+        return thumbnail(self._run.picture(int(self._rows[n])), height)
 
     def _image(self, n: int) -> str:
         if n not in self._encoded:  # one image can be wrong in many ways

@@ -7,8 +7,6 @@ pixels of the input and has seen far more. captum's `LayerGradCam` computes it.
 Legend: B images, C channels, H height, W width, A attributes; y and x count the layer's cells.
 """
 
-from collections.abc import Sequence
-
 import torch
 from captum.attr import LayerGradCam
 from torch import nn
@@ -19,9 +17,7 @@ LAYER = "layer4"
 STRIDE = 32  # pixels of the input between its cells
 
 
-def grad_cam(
-    model: AttributeClassifier, images_BHWC: torch.Tensor, attributes: Sequence[int] | None = None, batch: int = 64
-) -> torch.Tensor:
+def grad_cam(model: AttributeClassifier, images_BHWC: torch.Tensor, batch: int = 64) -> torch.Tensor:
     """Grad-CAM maps at `layer4`, float32 [B, A, y, x] on the CPU, before the ReLU.
 
     What is positive speaks for the attribute, what is negative against it. The map of a decision is the ReLU of this
@@ -30,7 +26,6 @@ def grad_cam(
     Args:
         model: in evaluation mode; it is left as it is, its gradients too.
         images_BHWC: uint8, on the model's device.
-        attributes: which of the model's, in which order; None: all.
         batch: images that go through the network at a time.
     """
     assert not model.training, "a look at the network must not move its statistics"
@@ -39,12 +34,11 @@ def grad_cam(
     *body, pool, head = model.net.children()
     body, tail = nn.Sequential(*body), nn.Sequential(nn.Identity(), pool, nn.Flatten(1), head)
     method = LayerGradCam(tail, tail[0])
-    chosen = range(model.net.fc.out_features) if attributes is None else attributes
-    parts = []
+    attributes, parts = range(model.net.fc.out_features), []
     for images in torch.split(images_BHWC, batch):
         with torch.no_grad():
             cells_BCyx = body(model.normalise(images))
-        maps = [method.attribute(cells_BCyx, target=attribute).detach() for attribute in chosen]
+        maps = [method.attribute(cells_BCyx, target=attribute).detach() for attribute in attributes]
         parts.append(torch.cat(maps, dim=1).cpu())
     return torch.cat(parts)
 

@@ -13,30 +13,29 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from distrib.base.errors import UserError
 from distrib.base.words import words
 from distrib.data.images import decode
 from distrib.data.store import FolderStore
 from distrib.explaining import figures
-from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg, data_uri_png
+from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg, data_uri_png, thumbnail
 from distrib.explaining.gradcam import LAYER, at_pixels, grad_cam
 from distrib.explaining.occlusion import OcclusionMaps, heat, occlusion_maps
 from distrib.explaining.truth import Boxes, in_input, judge, read_boxes
 from distrib.faces import VISIBLE
-from distrib.model.network import AttributeClassifier
 from distrib.photographs.files import Photograph, shown
 from distrib.ranks.printing import warn
 from distrib.runs.terminal import time_left
 from distrib.scoring.evaluation import AUTOCAST
+from distrib.scoring.metrics import mean_of_defined
 
 # Images on the page are at most so many pixels high, and fewer where many attributes make hundreds of them. The maps
 # over them are smooth, so they need fewer still.
 HEIGHT, HEIGHT_OF_MANY, MANY = 160, 112, 10
 HEAT_HEIGHT = 48
-# Attributes in a figure.
-DRAWN = 8
+# Attributes in a figure, and inches of each image with its caption.
+DRAWN, CARD = 8, (1.8, 2.4)
 
 
 def occlusion(run: FinishedRun) -> Finding:
@@ -62,7 +61,7 @@ def gradcam(run: FinishedRun) -> Finding:
     """Grad-CAM maps of the same images: what speaks for the decision."""
     began = time.monotonic()
     gallery = _Gallery(run)
-    maps_NAHW = at_pixels(grad_cam(_network(run), gallery.pictures_NHWC), run.model.description.image_size)
+    maps_NAHW = at_pixels(grad_cam(run.net, gallery.pictures_NHWC), run.model.description.image_size)
     data = {"layer": LAYER, "seconds": time.monotonic() - began}
 
     def cells(place: int, attribute: int) -> torch.Tensor:
@@ -89,8 +88,7 @@ def photograph(run: FinishedRun) -> Finding:
     logits_NA = model.logits(images_NHWC)
     probabilities, present = model.probabilities(logits_NA)[0], model.decisions(logits_NA)[0]
     maps = _occlude(run, images_NHWC, "photograph")
-    sheet = _Sheet("What the model says of the photograph: red speaks for the attribute, blue against it", columns=4)
-    drawn = _evenly(len(model.attributes), 2 * DRAWN)
+    cards, drawn = [], _evenly(len(model.attributes), 2 * DRAWN)
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(model.attributes):
         overlay_HW4 = _small_heat(maps.grid.cells(maps.drops_BAyx[0, i]), maps.grid.size)
@@ -103,11 +101,14 @@ def photograph(run: FinishedRun) -> Finding:
         }
         rows.append(row | {"heat": data_uri_png(overlay_HW4)})
         if i in drawn:
-            sheet.add(image_HWC, overlay_HW4, row["decision"], f"{row['probability_of_decision']:.1%}")
+            cards.append((image_HWC, overlay_HW4, _caption(row["decision"], f"{row['probability_of_decision']:.1%}")))
     data = {"file": file, "image": data_uri_jpeg(image_HWC), "aligned": aligned, "attributes": rows, "note": note}
     columns = ["name", "label", "probability", "decision", "probability_of_decision"]
     table = [[row[column] for column in columns] for row in rows]
-    return Finding(data, {"photograph": sheet.figure()}, {"photograph": (columns, table)})
+    title = "What the model says of the photograph: red speaks for the attribute, blue against it"
+    return Finding(
+        data, {"photograph": figures.sheet(title, cards, columns=4, card=CARD)}, {"photograph": (columns, table)}
+    )
 
 
 def truth(run: FinishedRun) -> Finding:
@@ -122,7 +123,7 @@ def truth(run: FinishedRun) -> Finding:
     chosen = _evenly(len(test.rows), run.config.explain.truth_images)
     parts = _parts_in_input(run, read_boxes(file), test.rows[chosen])
     images_NHWC = run.pictures(test.rows[chosen])
-    maps, cams_NAyx = _occlude(run, images_NHWC, "truth"), grad_cam(_network(run), images_NHWC)
+    maps, cams_NAyx = _occlude(run, images_NHWC, "truth"), grad_cam(run.net, images_NHWC)
     present_NA = run.model.decisions(test.logits_NA[chosen])
     right_NA = present_NA == test.targets_NA[chosen].astype(bool)
     rows: list[dict[str, Any]] = []
@@ -141,7 +142,10 @@ def truth(run: FinishedRun) -> Finding:
             row |= {"area": both.area, "correct": both.pictures}
         rows.append(row)
     methods, scores = ["occlusion", "gradcam"], ["pointing", "chance", "mass", "ratio"]
-    means = {each: {score: _mean([row[each][score] for row in rows]) for score in scores} for each in methods}
+    means = {
+        each: {score: float(mean_of_defined([row[each][score] for row in rows])) for score in scores}
+        for each in methods
+    }
     columns = ["attribute", "parts", "area", "correct", *(f"{each}_{score}" for each in methods for score in scores)]
     table = [
         [row["name"], " ".join(row["parts"]), row["area"], row["correct"]]
@@ -197,11 +201,11 @@ class _Gallery:
         pictures_NHWC = self.pictures_NHWC.cpu().numpy()
         height = HEIGHT if len(self._attributes) <= MANY else HEIGHT_OF_MANY
         pictures = {
-            file: data_uri_jpeg(_thumbnail(picture, height))
+            file: data_uri_jpeg(thumbnail(picture, height))
             for file, picture in zip(self._files, pictures_NHWC, strict=True)
         }
-        sheet, drawn = _Sheet(title, self._columns), _evenly(len(self._attributes), DRAWN)
-        attributes, table = [], []
+        drawn = _evenly(len(self._attributes), DRAWN)
+        attributes, table, cards = [], [], []
         for i, attribute in enumerate(self._attributes):
             maps = []
             for place in self._places[i]:
@@ -217,37 +221,15 @@ class _Gallery:
                 table.append([attribute, *row.values()])
                 maps.append(row | {"image": self._files[place], "heat": data_uri_png(overlay_HW4)})
                 if i in drawn:
-                    sheet.add(pictures_NHWC[place], overlay_HW4, row["decision"], row["file"])
+                    cards.append((pictures_NHWC[place], overlay_HW4, _caption(row["decision"], row["file"])))
             attributes.append({"name": attribute, "maps": maps})
         data = data | {"attributes": attributes, "pictures": pictures}
         columns = ["attribute", "file", "label", "probability", "decision", "maximum"]
-        return Finding(data, {name: sheet.figure()}, {name: (columns, table)})
+        return Finding(data, {name: figures.sheet(title, cards, self._columns, CARD)}, {name: (columns, table)})
 
 
-class _Sheet:
-    """A figure of images with their maps."""
-
-    def __init__(self, title: str, columns: int) -> None:
-        self._title, self._columns = title, columns
-        self._cards: list[tuple[NDArray[np.uint8], NDArray[np.uint8], str]] = []
-
-    def add(self, picture_HWC: NDArray[np.uint8], overlay_HW4: NDArray[np.uint8], decision: str, below: str) -> None:
-        self._cards.append((picture_HWC, overlay_HW4, f"{figures.label(decision)}\n{below.replace('$', '')}"))
-
-    def figure(self) -> Figure:
-        columns = min(self._columns, len(self._cards))
-        rows = -(-len(self._cards) // columns)
-        figure = figures.new(max(4.0, 1.8 * columns), 2.4 * rows + 0.4)
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, (picture_HWC, overlay_HW4, caption) in zip(axes.flat, self._cards, strict=False):
-            height, width, _ = picture_HWC.shape
-            axis.imshow(picture_HWC)
-            axis.imshow(overlay_HW4, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
-            axis.set_title(caption, fontsize=8)
-        figure.suptitle(self._title, fontsize=11)
-        return figure
+def _caption(decision: str, below: str) -> str:
+    return f"{figures.label(decision)}\n{below.replace('$', '')}"
 
 
 def _occlude(run: FinishedRun, images_NHWC: torch.Tensor, job: str) -> OcclusionMaps:
@@ -265,11 +247,6 @@ def _occlude(run: FinishedRun, images_NHWC: torch.Tensor, job: str) -> Occlusion
             batch=64 if images_NHWC.device.type == "cpu" else 1024,
             report=report,
         )
-
-
-def _network(run: FinishedRun) -> AttributeClassifier:
-    assert isinstance(run.model.net, AttributeClassifier), "a run's own model is a torch model"
-    return run.model.net
 
 
 def _surest(
@@ -313,18 +290,6 @@ def _evenly(count: int, most: int) -> list[int]:
 def _small_heat(cells_yx: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A map in colours, as small as the page needs it, in the shape of an image of this height and width."""
     return heat(cells_yx, (HEAT_HEIGHT, max(1, round(HEAT_HEIGHT * size[1] / size[0]))))
-
-
-def _thumbnail(picture_HWC: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
-    picture = Image.fromarray(picture_HWC)
-    picture.thumbnail((4 * height, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
-
-
-def _mean(values: list[float]) -> float:
-    """Of the numbers among them; NaN if there is none."""
-    known = [value for value in values if value == value]
-    return sum(known) / len(known) if known else float("nan")
 
 
 def _truth_figure(rows: list[dict[str, Any]], methods: list[str]) -> Figure:

@@ -23,12 +23,18 @@ def check_options(config: Config, table: Table) -> None:
     window, stride = ((side, side) if side is not None else None for side in (options.window, options.stride))
     make_grid(config.data.image_size, window, stride)
     if options.group != ExplainConfig().group and options.group not in table.attributes:
-        flaw = table.flaws.get(options.group)
-        hint = f" ({flaw.what})" if flaw else nearest(options.group, table.attributes)
-        raise UserError(
-            f"explain.group {options.group} is not an attribute of {config.data.root}{hint}: choose one of "
-            f"{', '.join(table.attributes)}"
-        )
+        raise unknown_group(config, table)
+
+
+def unknown_group(config: Config, table: Table) -> UserError:
+    """What to say of an `explain.group` that is not in the table with all of the data set's attributes."""
+    group = config.explain.group
+    flaw = table.flaws.get(group)
+    hint = f" ({flaw.what})" if flaw else nearest(group, table.attributes)
+    return UserError(
+        f"explain.group {group} is not an attribute of {config.data.root}{hint}: choose one of "
+        f"{', '.join(table.attributes)}"
+    )
 
 
 def check_photograph(config: Config) -> None:

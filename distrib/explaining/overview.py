@@ -13,8 +13,8 @@ from distrib.reporting.page import score_name
 from distrib.reporting.panels import PANELS, SUMMARY
 from distrib.runs.metrics import read_metrics
 
-# Scores that a card shows: label, name in the scores job, and what stands beside it.
-_CHANCE = "a guess"
+# What a card shows: a score, a sentence, and what stands beside it.
+CARD = ("label", "value", "text", "baseline", "baseline_label", "interval")
 
 
 def overview(run: FinishedRun) -> Finding:
@@ -97,50 +97,31 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
 def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not scores:
         return []
-    test, tuned, valid = scores["means"]["test"], scores["means"]["tuned"]["test"], scores["means"].get("valid")
-    intervals = scores["means"].get("interval", {})
+    means = scores["means"]
+    tuned, baseline = means["tuned"], means["baseline_accuracy"]["test"]
     shares = [a["positives"]["test"] / a["images"]["test"] for a in scores["attributes"] if a["images"]["test"]]
     prevalence = sum(shares) / len(shares)
     always = sum(2 * share / (1 + share) for share in shares) / len(shares)
-    rows = [
-        ("ROC AUC", "roc_auc", test, 0.5, _CHANCE),
-        ("Accuracy", "accuracy", test, scores["means"]["baseline_accuracy"]["test"], "always the majority"),
-        ("Balanced accuracy", "balanced_accuracy", test, 0.5, _CHANCE),
-        ("Average precision", "average_precision", test, prevalence, "share of positives"),
-        ("F1, tuned thresholds", "f1", tuned, always, "always yes"),
-    ]
     mean = "mean over attributes, " if len(scores["attributes"]) > 1 else ""
-    cards: list[dict[str, Any]] = []
-    for label, name, values, baseline, baseline_label in rows:
-        plain = values is test
+    cards: list[tuple[Any, ...]] = []
+    for label, name, values, guess, guess_label in (
+        ("ROC AUC", "roc_auc", means, 0.5, "a guess"),
+        ("Accuracy", "accuracy", means, baseline, "always the majority"),
+        ("Balanced accuracy", "balanced_accuracy", means, 0.5, "a guess"),
+        ("Average precision", "average_precision", means, prevalence, "share of positives"),
+        ("F1, tuned thresholds", "f1", tuned, always, "always yes"),
+    ):
         text = f"{mean}test"
-        if valid is not None:
-            seen = valid[name] if plain else scores["means"]["tuned"]["valid"][name]
+        if "valid" in means:
+            seen = values["valid"][name]
             text += f"; validation {'undefined' if seen is None else format(seen, '.4f')}"
-        cards.append(
-            {
-                "label": label,
-                "value": values[name],
-                "text": text,
-                "baseline": baseline,
-                "baseline_label": baseline_label,
-                "interval": intervals.get(name) if plain else None,
-                "split": "test",
-            }
-        )
-    if means := calibration.get("means"):
-        cards.append(
-            {
-                "label": "Calibration error",
-                "value": means["ece_after"],
-                "text": f"{mean}test; the lower the better",
-                "baseline": means["ece_before"],
-                "baseline_label": "before temperature scaling",
-                "interval": None,
-                "split": "test",
-            }
-        )
-    return cards
+        interval = means.get("interval", {}).get(name) if values is means else None
+        cards.append((label, values["test"][name], text, guess, guess_label, interval))
+    if errors := calibration.get("means"):
+        text = f"{mean}test; the lower the better"
+        before = (errors["ece_before"], "before temperature scaling")
+        cards.append(("Calibration error", errors["ece_after"], text, *before, None))
+    return [dict(zip(CARD, card, strict=True)) | {"split": "test"} for card in cards]
 
 
 def _start(folder: Path) -> dict[str, Any]:

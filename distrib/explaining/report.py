@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 import safetensors
-import safetensors.torch
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
@@ -176,9 +176,7 @@ def _predictions(
         UserError: if an image cannot be read, or the run folder cannot be written.
     """
     file = folder / "report/predictions.npz"
-    with (folder / "best/model.safetensors").open("rb") as weights:
-        model_is = hashlib.file_digest(weights, "sha256").hexdigest()
-    made_from = f"{model_is} {digest(table, splits.valid, splits.test)} {config.train.precision}"
+    made_from = f"{_digest_of_model(folder)} {digest(table, splits.valid, splits.test)} {config.train.precision}"
     try:
         return load_predictions(file, made_from)
     except UserError:
@@ -223,9 +221,8 @@ def _validation_logits(
 ) -> NDArray[np.float32]:
     """Those that were scored in training, where this is the same validation split; else anew."""
     try:
-        logits: NDArray[np.float32] = safetensors.torch.load_file(folder / "best/validation.safetensors")[
-            "logits"
-        ].numpy()
+        kept = safetensors.numpy.load_file(folder / "best/validation.safetensors")
+        logits: NDArray[np.float32] = kept["logits"]
     except (OSError, KeyError, safetensors.SafetensorError):
         return predict(model, config, table, splits.valid)
     known = model.description.training.get("data") == digest(table, splits.train, splits.valid)
@@ -237,8 +234,7 @@ def _validation_logits(
 
 def _prepare(report: Path, run: FinishedRun) -> None:
     """Make the folders of a report; what an earlier one left is removed, for a report is of one model and data."""
-    with (run.folder / "best/model.safetensors").open("rb") as weights:
-        model = hashlib.file_digest(weights, "sha256").hexdigest()
+    model = _digest_of_model(run.folder)
     made_from = f"{model} {digest(run.table, run.splits.valid, run.splits.test)}"
     known = report / "data/model.txt"
     # Earlier reports name their model alone, and are of the run's own data.
@@ -249,6 +245,11 @@ def _prepare(report: Path, run: FinishedRun) -> None:
     for folder in ("data", "figures", "tables"):
         (report / folder).mkdir(parents=True, exist_ok=True)
     write_whole(known, made_from)
+
+
+def _digest_of_model(folder: Path) -> str:
+    with (folder / "best/model.safetensors").open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()
 
 
 def _sentence(error: Exception) -> str:

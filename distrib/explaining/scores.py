@@ -7,8 +7,8 @@ Legend: N images, A attributes, T thresholds.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,15 +33,12 @@ from distrib.explaining.figures import (
     rows_of_attributes,
 )
 from distrib.explaining.finished_run import Finding, FinishedRun
-from distrib.model.trained import TrainedModel
 from distrib.scoring.bootstrap import Interval, Intervals, bootstrap
 from distrib.scoring.calibration import expected_calibration_error, negative_log_likelihood, reliability, sigmoid
 from distrib.scoring.fairness import GroupScores, score_groups
-from distrib.scoring.metrics import Scores, majority_accuracy, score, score_decisions
-from distrib.scoring.predictions import Predictions
+from distrib.scoring.metrics import score
+from distrib.scoring.scorecard import Scorecard
 
-# The scores that depend on the threshold.
-DECISION_SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 SCORES_WITH_INTERVAL = ("roc_auc", "average_precision", "f1", "accuracy", "balanced_accuracy")
 BINS = 15
 # An attribute's thresholds on the page, at most.
@@ -51,9 +48,9 @@ _GRID = np.linspace(0, 1, 201)
 # With more attributes than these a figure has no colour for each, and shows the lowest ones in colour.
 _FEW = 5
 
-T = TypeVar("T")
-
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+# How many images an attribute is rightly and wrongly said of, and rightly and wrongly not: "tp", "fp", "fn", "tn".
+_Tally = dict[str, int]
 
 
 def scores(run: FinishedRun) -> Finding:
@@ -61,97 +58,85 @@ def scores(run: FinishedRun) -> Finding:
 
     Of a data set without validation images, on test alone.
     """
-    parts = [run.predictions[split] for split in run.scored]
-    names = parts[0].attributes
-    plain = [score(names, each.logits_NA, each.targets_NA) for each in parts]
-    tuned = [score_decisions(each.attributes, run.model.decisions(each.logits_NA), each.targets_NA) for each in parts]
-    baseline = [majority_accuracy(each.targets_NA) for each in parts]
-    positives = [each.targets_NA.sum(axis=0, dtype=np.int64) for each in parts]
-    intervals = _intervals(run)
-
-    def by_split(values: Iterable[T]) -> dict[str, T]:
-        return dict(zip(run.scored, values, strict=True))
-
-    rows = [
-        {
-            "name": name,
-            "positives": by_split(int(each[i]) for each in positives),
-            "images": by_split(len(each) for each in parts),
-            "baseline_accuracy": by_split(float(each[i]) for each in baseline),
-            **by_split(each.by_attribute()[name] for each in plain),
-            "threshold": run.model.description.thresholds[i],
-            "tuned": by_split(_of_decisions(each.by_attribute()[name]) for each in tuned),
-            "interval": _reported(intervals.by_attribute[i]),
-        }
-        for i, name in enumerate(names)
-    ]
-    means = {
-        **by_split(each.mean() for each in plain),
-        "tuned": by_split(_of_decisions(each.mean()) for each in tuned),
-        "baseline_accuracy": by_split(float(each.mean()) for each in baseline),
-        "interval": _reported(intervals.mean),
+    test, thresholds, intervals = run.predictions["test"], run.model.description.thresholds, _intervals(run)
+    cards = {
+        split: Scorecard.of(found, run.model.decisions(found.logits_NA), thresholds)
+        for split, found in ((split, run.predictions[split]) for split in run.scored)
     }
+    trees = {split: card.as_json() for split, card in cards.items()}
+
+    def told(found: Mapping[str, Mapping[str, Any]], ends: Mapping[str, Interval | None]) -> dict[str, Any]:
+        """What the splits' cards have of an attribute, or of the mean."""
+        return {
+            **{split: {name: row[name] for name in SCORES} for split, row in found.items()},
+            "baseline_accuracy": {split: row["baseline_accuracy"] for split, row in found.items()},
+            "tuned": {split: row["tuned"] for split, row in found.items()},
+            "interval": {name: ends[name] for name in SCORES_WITH_INTERVAL},
+        }
+
+    rows = []
+    for i, name in enumerate(test.attributes):
+        found = {split: tree["attributes"][name] for split, tree in trees.items()}
+        row = {
+            "name": name,
+            "positives": {split: row["positives"] for split, row in found.items()},
+            "images": {split: len(run.predictions[split]) for split in found},
+            "threshold": thresholds[i],
+        }
+        rows.append(row | told(found, intervals.by_attribute[i]))
     data = {
         "splits": list(run.scored),
-        "test_images": hashlib.sha256("\n".join(parts[-1].names).encode()).hexdigest(),
+        "test_images": hashlib.sha256("\n".join(test.names).encode()).hexdigest(),
         "attributes": rows,
-        "means": means,
+        "means": told({split: tree["mean"] for split, tree in trees.items()}, intervals.mean),
         "resampled": intervals.resampled,
         "resamples": intervals.resamples,
     }
-    figure = _scores_figure(names, plain[-1], tuned[-1], baseline[-1], intervals)
+    figure = _scores_figure(test.attributes, cards["test"], intervals)
     return Finding(data, {"scores": figure}, {"scores": _scores_table(rows, run.scored)})
 
 
 def roc(run: FinishedRun) -> Finding:
     """The ROC curve of each attribute and the area under it."""
-    test = run.predictions["test"]
-    areas = score(test.attributes, test.logits_NA, test.targets_NA).values["roc_auc"]
-    intervals = [each["roc_auc"] for each in _intervals(run).by_attribute]
-    curves: dict[int, _Curve] = {}
-    for i in np.flatnonzero(np.isfinite(areas)).tolist():
-        false_positive_rate, true_positive_rate, _ = roc_curve(test.targets_NA[:, i], test.logits_NA[:, i])
-        curves[i] = false_positive_rate, true_positive_rate
-    means = [np.interp(_GRID, *curve) for curve in curves.values()]
-    marks = [
-        (tally["fp"] / (tally["fp"] + tally["tn"]), tally["tp"] / (tally["tp"] + tally["fn"]))
-        for tally in _tallies_of_one(run.model, test)
-    ]
+    areas, intervals = _on_test(run, "roc_auc")
     figure, curve_axes, row_axes = _curve_figure(
-        test.attributes, curves, means, areas, intervals, marks, "area", "lower right"
+        run,
+        areas,
+        intervals,
+        curve_of=lambda truth, logits: roc_curve(truth, logits)[:2],
+        height_of=lambda curve: np.interp(_GRID, *curve),
+        mark_of=lambda tp, fp, fn, tn: (fp / (fp + tn), tp / (tp + fn)),
+        word="area",
+        corner="lower right",
     )
     curve_axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, zorder=0)
     curve_axes.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curve, test images")
     if row_axes is not None:
         row_axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
         row_axes.set(xlabel="with 95 % interval; dotted: chance", title="Area under the ROC curve")
-    found = {
-        name: {"auc": float(areas[i]), "interval": _listed(intervals[i])} for i, name in enumerate(test.attributes)
-    }
+    found = {name: {"auc": float(areas[i]), "interval": intervals[i]} for i, name in enumerate(run.model.attributes)}
     return Finding({"attributes": found}, {"roc": figure})
 
 
 def precision_recall(run: FinishedRun) -> Finding:
     """The precision-recall curve of each attribute and the average precision."""
-    test = run.predictions["test"]
-    averages = score(test.attributes, test.logits_NA, test.targets_NA).values["average_precision"]
-    prevalence = test.targets_NA.mean(axis=0)
-    intervals = [each["average_precision"] for each in _intervals(run).by_attribute]
-    curves: dict[int, _Curve] = {}
-    for i in np.flatnonzero(np.isfinite(averages)).tolist():
-        precision, recall, _ = precision_recall_curve(
-            test.targets_NA[:, i], test.logits_NA[:, i], drop_intermediate=True
-        )
-        curves[i] = recall[::-1], precision[::-1]  # from the highest threshold to the lowest
-    # A recall is reached in steps; the precision of the highest threshold that reaches it counts.
-    means = [precision[np.searchsorted(recall, _GRID)] for recall, precision in curves.values()]
-    marks = [
-        (tally["tp"] / (tally["tp"] + tally["fn"]), tally["tp"] / (tally["tp"] + tally["fp"]))
-        for tally in _tallies_of_one(run.model, test)
-        if tally["tp"]
-    ]
+
+    def curve_of(truth: NDArray[np.uint8], logits: NDArray[np.float32]) -> _Curve:
+        precision, recall, _ = precision_recall_curve(truth, logits, drop_intermediate=True)
+        return recall[::-1], precision[::-1]  # from the highest threshold to the lowest
+
+    averages, intervals = _on_test(run, "average_precision")
+    prevalence = run.predictions["test"].targets_NA.mean(axis=0)
     figure, curve_axes, row_axes = _curve_figure(
-        test.attributes, curves, means, averages, intervals, marks, "average precision", "lower left"
+        run,
+        averages,
+        intervals,
+        curve_of,
+        # A recall is reached in steps; the precision of the highest threshold that reaches it counts.
+        height_of=lambda curve: curve[1][np.searchsorted(curve[0], _GRID)],
+        mark_of=lambda tp, fp, fn, tn: (tp / (tp + fn), tp / (tp + fp)) if tp else None,
+        word="average precision",
+        corner="lower left",
     )
     curve_axes.set(xlabel="recall", ylabel="precision", title="Precision-recall curve, test images")
     if row_axes is None:
@@ -163,45 +148,39 @@ def precision_recall(run: FinishedRun) -> Finding:
     found = {
         name: {
             "average_precision": float(averages[i]),
-            "interval": _listed(intervals[i]),
+            "interval": intervals[i],
             "prevalence": float(prevalence[i]),
         }
-        for i, name in enumerate(test.attributes)
+        for i, name in enumerate(run.model.attributes)
     }
     return Finding({"attributes": found}, {"precision_recall": figure})
 
 
 def confusion(run: FinishedRun) -> Finding:
     """The confusion matrix of each attribute, at 1/2 and at the tuned threshold."""
-    test = run.predictions["test"]
-    at_half, tuned = _tallies(run.model, test)
-    thresholds = run.model.description.thresholds
-    found = {
-        name: {"at_half": at_half[i], "tuned": tuned[i], "threshold": thresholds[i]}
-        for i, name in enumerate(test.attributes)
+    names, thresholds = run.predictions["test"].attributes, run.model.description.thresholds
+    at_half, tuned = _tallies(run)
+    found: dict[str, dict[str, Any]] = {
+        name: {"at_half": half, "tuned": best, "threshold": threshold}
+        for name, half, best, threshold in zip(names, at_half, tuned, thresholds, strict=True)
     }
     table = [
         [name, threshold, *tally.values()]
-        for i, name in enumerate(test.attributes)
-        for threshold, tally in ((0.5, at_half[i]), (thresholds[i], tuned[i]))
+        for name, each in found.items()
+        for threshold, tally in ((0.5, each["at_half"]), (each["threshold"], each["tuned"]))
     ]
     return Finding(
         {"attributes": found},
         {
-            "confusion": _confusion_figure(test.attributes, at_half, "present from a probability of 1/2"),
-            "confusion_tuned": _confusion_figure(test.attributes, tuned, "present from the tuned threshold"),
+            "confusion": _confusion_figure(names, at_half, "present from a probability of 1/2"),
+            "confusion_tuned": _confusion_figure(names, tuned, "present from the tuned threshold"),
         },
         {"confusion": (["attribute", "threshold", "tp", "fp", "fn", "tn"], table)},
     )
 
 
 def operating(run: FinishedRun) -> Finding:
-    """The counts of the test images at every threshold."""
-    return Finding(operating_points(run.predictions["test"], run.model))
-
-
-def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str, Any]:
-    """How many images each threshold takes for present, exactly, for the page's slider.
+    """How many test images each threshold takes for present, exactly, for the page's slider.
 
     Where there are more different probabilities than `OPERATING_POINTS`, the thresholds are those at even shares of the
     positives and of the negatives, so that neither axis of the ROC curve has a hole. 1/2, the tuned threshold, 0 and
@@ -211,12 +190,13 @@ def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str,
         {"attributes": [{"name", "positives", "negatives", "default": 0.5, "tuned", "thresholds", "tp", "fp"}]}; the
         thresholds are calibrated probabilities and fall, and tp and fp count images of at least that probability.
     """
+    test = run.predictions["test"]
     found = []
     for name, probability, truth, tuned in zip(
-        predictions.attributes,
-        model.probabilities(predictions.logits_NA).T,
-        predictions.targets_NA.T.astype(bool),
-        model.description.thresholds,
+        test.attributes,
+        run.model.probabilities(test.logits_NA).T,
+        test.targets_NA.T.astype(bool),
+        run.model.description.thresholds,
         strict=True,
     ):
         positives, negatives = np.sort(probability[truth]), np.sort(probability[~truth])
@@ -240,7 +220,7 @@ def operating_points(predictions: Predictions, model: TrainedModel) -> dict[str,
                 "fp": (len(negatives) - np.searchsorted(negatives, thresholds)).tolist(),
             }
         )
-    return {"attributes": found}
+    return Finding({"attributes": found})
 
 
 def calibration(run: FinishedRun) -> Finding:
@@ -283,7 +263,7 @@ def fairness(run: FinishedRun) -> Finding:
     group = run.config.explain.group
     groups = [words(group), f"not {words(group)}"]
     try:
-        has = run.group_labels(group)[test.rows]
+        has = run.group_labels()[test.rows]
         within = score_groups(test.attributes, test.logits_NA, test.targets_NA, 1 - has, len(groups))
         if not within.images.all():
             alike = groups[0 if within.images[0] else 1]
@@ -356,10 +336,8 @@ def correlation(run: FinishedRun) -> Finding:
 
 def correlations(values_NA: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.float64]:
     """Pearson's correlation of 0/1 values (the phi coefficient), [A, A]; NaN with an attribute that is constant."""
-    centred = values_NA - values_NA.mean(axis=0)
-    lengths = np.sqrt((centred**2).sum(axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(centred.T @ centred / np.outer(lengths, lengths))
+        return np.atleast_2d(np.corrcoef(values_NA, rowvar=False))
 
 
 def _intervals(run: FinishedRun) -> Intervals:
@@ -369,41 +347,22 @@ def _intervals(run: FinishedRun) -> Intervals:
     )
 
 
-def _of_decisions(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: values[name] for name in DECISION_SCORES}
+def _on_test(run: FinishedRun, name: str) -> tuple[NDArray[np.float64], list[Interval | None]]:
+    """A score of each attribute, [A], and its intervals."""
+    test = run.predictions["test"]
+    values = score(test.attributes, test.logits_NA, test.targets_NA).values[name]
+    return values, [each[name] for each in _intervals(run).by_attribute]
 
 
-def _reported(intervals: Mapping[str, Interval | None]) -> dict[str, list[float] | None]:
-    return {name: _listed(intervals[name]) for name in SCORES_WITH_INTERVAL}
-
-
-def _listed(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else list(interval)
-
-
-def _tallies(model: TrainedModel, predictions: Predictions) -> list[list[dict[str, int]]]:
+def _tallies(run: FinishedRun) -> list[list[_Tally]]:
     """The confusion matrix of each attribute at 1/2, and of each at its tuned threshold."""
-    truth = predictions.targets_NA.astype(bool)
-    return [
-        [
-            {
-                "tp": int((decided & true).sum()),
-                "fp": int((decided & ~true).sum()),
-                "fn": int((~decided & true).sum()),
-                "tn": int((~decided & ~true).sum()),
-            }
-            for decided, true in zip(decided_NA.T, truth.T, strict=True)
-        ]
-        for decided_NA in (predictions.logits_NA >= 0, model.decisions(predictions.logits_NA))
-    ]
-
-
-def _tallies_of_one(model: TrainedModel, predictions: Predictions) -> list[dict[str, int]]:
-    """At 1/2 and at the tuned threshold, where there is one attribute alone and it has both classes."""
-    targets = predictions.targets_NA
-    if targets.shape[1] > 1 or targets.min() == targets.max():
-        return []
-    return [tallies[0] for tallies in _tallies(model, predictions)]
+    test = run.predictions["test"]
+    truth, found = test.targets_NA.astype(bool), []
+    for decided in (test.logits_NA >= 0, run.model.decisions(test.logits_NA)):
+        cells = {"tp": decided & truth, "fp": decided & ~truth, "fn": ~decided & truth, "tn": ~decided & ~truth}
+        counts = np.array([cell.sum(axis=0) for cell in cells.values()])
+        found.append([dict(zip(cells, of_attribute, strict=True)) for of_attribute in counts.T.tolist()])
+    return found
 
 
 def _diagram(probabilities: NDArray[np.float64], targets: NDArray[np.uint8]) -> dict[str, list[Any]]:
@@ -417,9 +376,7 @@ def _scores_table(rows: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> t
     for row in rows:
         flat: dict[str, Any] = {"attribute": row["name"], "threshold": row["threshold"]}
         for split in splits:
-            flat[f"{split}_images"] = row["images"][split]
-            flat[f"{split}_positives"] = row["positives"][split]
-            flat[f"{split}_baseline_accuracy"] = row["baseline_accuracy"][split]
+            flat |= {f"{split}_{name}": row[name][split] for name in ("images", "positives", "baseline_accuracy")}
             flat |= {f"{split}_{name}": value for name, value in row[split].items()}
             flat |= {f"{split}_tuned_{name}": value for name, value in row["tuned"][split].items()}
         for name, interval in row["interval"].items():
@@ -447,30 +404,42 @@ def _draw_rows(
     axes.scatter(values, np.arange(len(values)), color=colour, s=16, zorder=3, label=name)
 
 
-def _scores_figure(
-    attributes: Sequence[str],
-    plain: Scores,
-    tuned: Scores,
-    baseline: NDArray[np.float64],
-    intervals: Intervals,
-) -> Figure:
-    order = _falling(plain.values["accuracy"])
-    height = height_of_rows(len(order), least=2.8)
+def _draw_pairs(
+    axes: Axes, attributes: Sequence[str], ends: Mapping[str, NDArray[np.float64]], order: Sequence[int]
+) -> None:
+    """Two dots for each attribute in its row, joined by a line: blue and orange, as the names of the ends are given."""
+    first, second = (values[order] for values in ends.values())
+    axes.hlines(np.arange(len(order)), first, second, color="#CCCCCC", linewidth=1.5, zorder=1)
+    for name, values, colour in zip(ends, (first, second), (BLUE, ORANGE), strict=True):
+        _draw_rows(axes, values, [], colour, name)
+    rows_of_attributes(axes, [attributes[i] for i in order])
+
+
+def _square_and_rows(attributes: int) -> tuple[Figure, Axes, Axes | None]:
+    """A figure of shares against shares, and beside them, where there are several attributes, a row for each."""
+    if attributes > 1:
+        figure = new(11.5, height_of_rows(attributes))
+        square, rows = figure.subplots(1, 2, width_ratios=[5, 4.2])
+    else:
+        figure = new(5.6, 5.6)
+        square, rows = figure.subplots(), None
+    square.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    square.set_box_aspect(1)
+    square.set_anchor("N")
+    return figure, square, rows
+
+
+def _scores_figure(attributes: Sequence[str], card: Scorecard, intervals: Intervals) -> Figure:
+    plain, order = card.half.values, _falling(card.half.values["accuracy"])
+    rows, height = np.arange(len(order)), height_of_rows(len(order), least=2.8)
     figure = new(10, height)
     left, right = figure.subplots(1, 2)
-    left.scatter(baseline[order], np.arange(len(order)), color=GREY, marker="|", s=60, label="the majority's label")
+    left.scatter(card.baseline[order], rows, color=GREY, marker="|", s=60, label="the majority's label")
     for axes, name, text in ((left, "accuracy", "the model"), (right, "f1", "present from 1/2")):
-        ends = [intervals.by_attribute[i][name] for i in order]
-        _draw_rows(axes, plain.values[name][order], ends, name=text)
+        _draw_rows(axes, plain[name][order], [intervals.by_attribute[i][name] for i in order], name=text)
         rows_of_attributes(axes, [attributes[i] for i in order])
-    right.scatter(
-        tuned.values["f1"][order],
-        np.arange(len(order)),
-        color=ORANGE,
-        marker="D",
-        s=14,
-        label="from the tuned threshold",
-    )
+    tuned = card.tuned.values["f1"][order]
+    right.scatter(tuned, rows, color=ORANGE, marker="D", s=14, label="from the tuned threshold")
     right.tick_params(axis="y", labelleft=False)
     left.set(xlabel="accuracy", title="Accuracy on the test images")
     right.set(xlabel="F1", title="F1 on the test images")
@@ -480,72 +449,62 @@ def _scores_figure(
 
 
 def _curve_figure(
-    attributes: Sequence[str],
-    curves: Mapping[int, _Curve],
-    means: Sequence[NDArray[np.float64]],
+    run: FinishedRun,
     values: NDArray[np.float64],
     intervals: Sequence[Interval | None],
-    marks: Sequence[tuple[float, float]],
+    curve_of: Callable[[NDArray[np.uint8], NDArray[np.float32]], _Curve],
+    height_of: Callable[[_Curve], NDArray[np.float64]],
+    mark_of: Callable[..., tuple[float, float] | None],
     word: str,
-    corner: str,
+    corner: Literal["lower left", "lower right"],
 ) -> tuple[Figure, Axes, Axes | None]:
     """The curves of all attributes, and beside them, where there are several, the value of each with its interval.
 
     Args:
-        attributes: A names.
-        curves: x and y of the attributes that have a curve.
-        means: their heights at `_GRID`.
-        values: what belongs to each curve, [A].
+        run: whose test images they are of.
+        values: what belongs to each curve, [A]; an attribute without one has no curve.
         intervals: of the values, A.
-        marks: the points at 1/2 and at the tuned threshold, of the one attribute.
+        curve_of: x and y, of labels and logits [N].
+        height_of: of a curve at `_GRID`.
+        mark_of: the point of a threshold, by its tally; None: there is none.
         word: what the value is.
         corner: where a good curve leaves room for the legend.
     """
-    several = len(attributes) > 1
-    if several:
-        figure = new(11.5, height_of_rows(len(attributes)))
-        curve_axes, row_axes = figure.subplots(1, 2, width_ratios=[5, 4.2])
-        order = _falling(values)
+    test = run.predictions["test"]
+    attributes, several = test.attributes, len(test.attributes) > 1
+    figure, curve_axes, row_axes = _square_and_rows(len(attributes))
+    order = _falling(values)
+    if row_axes is not None:
         _draw_rows(row_axes, values[order], [intervals[i] for i in order])
         rows_of_attributes(row_axes, [attributes[i] for i in order])
-    else:
-        figure = new(5.6, 5.6)
-        curve_axes, row_axes = figure.subplots(), None
-    coloured = [i for i in _falling(values) if i in curves]
-    if len(coloured) > _FEW:
-        coloured = coloured[-3:]
+    curves = {i: curve_of(test.targets_NA[:, i], test.logits_NA[:, i]) for i in order if np.isfinite(values[i])}
+    coloured = list(curves) if len(curves) <= _FEW else list(curves)[-3:]
     colours = dict(zip(coloured, (RED, ORANGE, PURPLE, GREEN, SKY), strict=False))
-    for i in (i for i in _falling(values) if i in curves):
-        (x, y), interval = curves[i], intervals[i]
-        text = f"{label(attributes[i])}, {word} {values[i]:.3f}"
+    for i, curve in curves.items():
+        interval, text = intervals[i], f"{label(attributes[i])}, {word} {values[i]:.3f}"
         if interval is not None and not several:
             text += f"\n95 %: {interval[0]:.3f} to {interval[1]:.3f}"
         if not several:
-            curve_axes.plot(x, y, color=BLUE, linewidth=2, label=text)
+            curve_axes.plot(*curve, color=BLUE, linewidth=2, label=text)
         elif i in colours:
-            curve_axes.plot(x, y, color=colours[i], linewidth=1.2, label=text, zorder=2.5)
+            curve_axes.plot(*curve, color=colours[i], linewidth=1.2, label=text, zorder=2.5)
         else:
-            curve_axes.plot(x, y, color="#9DB8CC", linewidth=0.7, alpha=0.8)
-    if several and means:
-        curve_axes.plot(
-            _GRID,
-            np.mean(means, axis=0),
-            color="black",
-            linewidth=2.6,
-            label=f"mean of {len(means)}, {word} {np.nanmean(values):.3f}",
-            zorder=3,
-        )
-    for point, marker, text in zip(marks, ("o", "D"), ("at 1/2", "at the tuned threshold"), strict=False):
-        curve_axes.scatter(*point, marker=marker, s=50, color=ORANGE, edgecolor="black", zorder=4, label=text)
-    curve_axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    curve_axes.set_box_aspect(1)
-    curve_axes.set_anchor("N")
+            curve_axes.plot(*curve, color="#9DB8CC", linewidth=0.7, alpha=0.8)
+    if several and curves:
+        mean = np.mean([height_of(curve) for curve in curves.values()], axis=0)
+        text = f"mean of {len(curves)}, {word} {np.nanmean(values):.3f}"
+        curve_axes.plot(_GRID, mean, color="black", linewidth=2.6, label=text, zorder=3)
+    if not several and 0 < test.targets_NA.mean() < 1:
+        points = [mark_of(**tally) for (tally,) in _tallies(run)]
+        for point, marker, text in zip(points, ("o", "D"), ("at 1/2", "at the tuned threshold"), strict=True):
+            if point is not None:
+                curve_axes.scatter(*point, marker=marker, s=50, color=ORANGE, edgecolor="black", zorder=4, label=text)
     if curves:
         curve_axes.legend(fontsize=8, loc=corner, framealpha=0.9)
     return figure, curve_axes, row_axes
 
 
-def _confusion_figure(attributes: Sequence[str], tallies: Sequence[Mapping[str, int]], how: str) -> Figure:
+def _confusion_figure(attributes: Sequence[str], tallies: Sequence[_Tally], how: str) -> Figure:
     """A small matrix for each attribute; the shade is the share of the row."""
     columns = min(8, len(attributes))
     rows = -(-len(attributes) // columns)
@@ -578,48 +537,27 @@ def _calibration_figure(
     rows: Sequence[Mapping[str, Any]], means: Mapping[str, float], pooled: Mapping[str, Mapping[str, list[Any]]]
 ) -> Figure:
     """The reliability diagram of all attributes together, and the error of each before and after."""
-    several = len(rows) > 1
-    if several:
-        figure = new(11.5, height_of_rows(len(rows)))
-        left, right = figure.subplots(1, 2, width_ratios=[5, 4.2])
-    else:
-        figure = new(5.6, 5.6)
-        left = figure.subplots()
-    error = "mean ECE" if several else "ECE"
+    figure, left, right = _square_and_rows(len(rows))
+    error = "ECE" if right is None else "mean ECE"
     left.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
     for stage, colour, text in (
         ("before", ORANGE, "as trained"),
         ("after", BLUE, "with the temperature from validation"),
     ):
-        count = np.array(pooled[stage]["count"])
-        left.plot(
-            pooled[stage]["confidence"],
-            pooled[stage]["frequency"],
-            color=colour,
-            marker="o",
-            markersize=4,
-            label=f"{text}, {error} {means[f'ece_{stage}']:.3f}",
-        )
-        left.bar(
-            (np.arange(BINS) + 0.5) / BINS, 0.2 * count / count.max(), 0.9 / BINS, color=colour, alpha=0.25, zorder=0
-        )
+        bins, count = pooled[stage], np.array(pooled[stage]["count"])
+        text = f"{text}, {error} {means[f'ece_{stage}']:.3f}"
+        left.plot(bins["confidence"], bins["frequency"], color=colour, marker="o", markersize=4, label=text)
+        places = (np.arange(BINS) + 0.5) / BINS
+        left.bar(places, 0.2 * count / count.max(), 0.9 / BINS, color=colour, alpha=0.25, zorder=0)
     left.set(
-        xlim=(-0.01, 1.01),
-        ylim=(-0.01, 1.01),
         xlabel="probability that the model gives",
         ylabel="share that has the attribute",
-        title=f"Reliability, {'all attributes together' if several else label(rows[0]['name'])}",
+        title=f"Reliability, {label(rows[0]['name']) if right is None else 'all attributes together'}",
     )
-    left.set_box_aspect(1)
-    left.set_anchor("N")
     left.legend(fontsize=8, loc="upper left", title="bars: how many images", title_fontsize=8)
-    if several:
-        order = np.argsort([row["ece_before"] for row in rows])
-        before, after = (np.array([rows[i][f"ece_{stage}"] for i in order]) for stage in ("before", "after"))
-        right.hlines(np.arange(len(order)), before, after, color="#CCCCCC", linewidth=1.5, zorder=1)
-        _draw_rows(right, before, [], ORANGE)
-        _draw_rows(right, after, [], BLUE)
-        rows_of_attributes(right, [rows[i]["name"] for i in order])
+    if right is not None:
+        errors = {stage: np.array([row[f"ece_{stage}"] for row in rows]) for stage in ("after", "before")}
+        _draw_pairs(right, [row["name"] for row in rows], errors, np.argsort(errors["before"]).tolist())
         right.set(xlabel="expected calibration error (ECE)", title="ECE of each, before and after")
         right.set_xlim(left=0)
     return figure
@@ -627,19 +565,14 @@ def _calibration_figure(
 
 def _fairness_figure(attributes: Sequence[str], groups: Sequence[str], within: GroupScores) -> Figure:
     """Each attribute's area under the ROC curve and recall within the groups, the largest gap on top."""
-    height = height_of_rows(len(attributes), least=2.8)
-    figure = new(11, height)
+    figure = new(11, height_of_rows(len(attributes), least=2.8))
     panels = figure.subplots(1, 2)
-    gap = within.gap("roc_auc")
-    order = _falling(gap)
+    order = _falling(within.gap("roc_auc"))
+    names = [f"{label(group)} ({images:,} images)" for group, images in zip(groups, within.images, strict=True)]
     for axes, name, title in zip(
         panels, ("roc_auc", "recall"), ("Area under the ROC curve", "Recall (equal opportunity)"), strict=True
     ):
-        first, second = within.values[name][:, order]
-        axes.hlines(np.arange(len(order)), first, second, color="#CCCCCC", linewidth=1.5, zorder=1)
-        for values, colour, group, images in zip((first, second), (BLUE, ORANGE), groups, within.images, strict=True):
-            _draw_rows(axes, values, [], colour, f"{label(group)} ({images:,} images)")
-        rows_of_attributes(axes, [attributes[i] for i in order])
+        _draw_pairs(axes, attributes, dict(zip(names, within.values[name], strict=True)), order)
         axes.set(title=title)
     panels[1].tick_params(axis="y", labelleft=False)
     handles, texts = panels[0].get_legend_handles_labels()

@@ -32,12 +32,13 @@ from distrib.explaining.scores import (
     correlation,
     correlations,
     fairness,
-    operating_points,
+    operating,
     precision_recall,
     roc,
     scores,
 )
 from distrib.scoring.calibration import sigmoid
+from distrib.scoring.predictions import Predictions
 
 JOBS: tuple[Analysis, ...] = (scores, roc, precision_recall, confusion, calibration, fairness, correlation)
 
@@ -55,6 +56,11 @@ def study(table: Table) -> FinishedRun:
 def page_data(finding: Finding) -> Any:
     """What the page is given, once NaN is null."""
     return json.loads(json.dumps(finite(finding.data), allow_nan=False))
+
+
+def with_test(study: FinishedRun, predictions: Predictions) -> FinishedRun:
+    """The study with other predictions of its test images."""
+    return dataclasses.replace(study, predictions=study.predictions | {"test": predictions})
 
 
 def check_figures(finding: Finding) -> None:
@@ -208,7 +214,7 @@ def test_operating_points_are_exact(images: int, table: Table) -> None:
         logits_NA=(generator.normal(0, 2, targets.shape) + targets).astype(np.float32),
     )
     probabilities = study.model.probabilities(predictions.logits_NA)
-    found = json.loads(json.dumps(operating_points(predictions, study.model), allow_nan=False))["attributes"]
+    found = json.loads(json.dumps(operating(with_test(study, predictions)).data, allow_nan=False))["attributes"]
     for i, row in enumerate(found):
         thresholds = row["thresholds"]
         assert row["name"] == ATTRIBUTES[i]
@@ -232,7 +238,7 @@ def test_operating_points_of_certainties_and_of_one_class(table: Table) -> None:
     study = planted_study(dataclasses.replace(table, targets=table.targets * np.array([1, 0, 1], np.uint8)))
     test = study.predictions["test"]
     sure = dataclasses.replace(test, logits_NA=np.where(test.logits_NA > 0, 1000, -1000).astype(np.float32))
-    for row in operating_points(sure, study.model)["attributes"]:
+    for row in operating(with_test(study, sure)).data["attributes"]:
         assert (row["tp"][0], row["fp"][0]) == (0, 0), "a certain yes is below the first threshold"
         assert (row["tp"][-1], row["fp"][-1]) == (row["positives"], row["negatives"])
     assert row["positives"] + row["negatives"] == len(test)
@@ -240,7 +246,7 @@ def test_operating_points_of_certainties_and_of_one_class(table: Table) -> None:
 
 def test_operating_points_meet_the_confusion_matrices(study: FinishedRun) -> None:
     matrices = confusion(study).data["attributes"]
-    for row in operating_points(study.predictions["test"], study.model)["attributes"]:
+    for row in operating(study).data["attributes"]:
         for threshold, which in ((0.5, "at_half"), (0.4, "tuned")):
             at = row["thresholds"].index(threshold)
             assert row["tp"][at] == matrices[row["name"]][which]["tp"]
