@@ -29,18 +29,13 @@ from distrib.base.json import finite
 from distrib.base.words import DASH, number, percent, signed, whole, words
 from distrib.config import SCORES
 from distrib.reporting.panels import OPENING, PANELS, SECTIONS, Section
+from distrib.scoring.metrics import TITLES
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A page that is larger shows fewer of each attribute's mistakes, and says so.
 LARGEST_BYTES = 10_000_000
 MISTAKES = (6, 4, 2, 1)
 
-# How a person reads what is in metrics.csv.
-SCORE_NAMES = {
-    "loss": "Loss", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "precision": "Precision",
-    "recall": "Recall", "f1": "F1", "roc_auc": "ROC AUC", "average_precision": "Average precision",
-    "lr": "Learning rate",
-}  # fmt: skip
 # A line in a chart of scores, and what the name of its column begins with.
 LINES = (("training", "train_"), ("validation", "val_"), ("", ""))
 SCORE_MEANINGS = {
@@ -301,8 +296,9 @@ def _environment() -> Environment:
 
 
 def score_name(name: str) -> str:
-    """A score as people write it."""
-    return SCORE_NAMES.get(name, words(name).capitalize())
+    """A score, or another column of metrics.csv, as people write it."""
+    title = "learning rate" if name == "lr" else TITLES.get(name, words(name))
+    return title[:1].upper() + title[1:]
 
 
 def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:

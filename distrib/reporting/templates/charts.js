@@ -20,10 +20,14 @@ function percent(value, digits = 0) {
 }
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
+function setAll(element, attributes) {
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+}
+
 // An SVG element with its attributes and children.
 function draw(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  setAll(element, attributes);
   element.append(...children);
   return element;
 }
@@ -87,6 +91,12 @@ const widened = (low, high) => (low < high ? [low, high] : [low - Math.abs(low) 
 // Where a pointer is in the coordinates of a drawing.
 const pointerIn = (svg, { clientX, clientY }) => new DOMPoint(clientX, clientY).matrixTransform(svg.getScreenCTM().inverse());
 
+// An empty chart of a share against a share.
+function squareAxes(host, width, highest, titles) {
+  const five = [0, 0.25, 0.5, 0.75, 1];
+  return axes(host, width, Math.min(width, highest), { x: [0, 1], y: [0, 1], xTicks: five, yTicks: five, ...titles });
+}
+
 // The path through points; a point that is not known leaves a gap.
 function path(points) {
   let pen = "M";
@@ -128,16 +138,11 @@ function lineChart(host, { epochs, lines, best, label, point }) {
     const dots = lines.map(({ tone }) => svg.appendChild(draw("circle", { class: `dot ${tone}`, r: 3.5 })));
     place = () => {
       cursor.toggleAttribute("hidden", shown === undefined);
-      if (shown !== undefined) {
-        cursor.setAttribute("x1", at(shown));
-        cursor.setAttribute("x2", at(shown));
-      }
+      if (shown !== undefined) setAll(cursor, { x1: at(shown), x2: at(shown) });
       dots.forEach((dot, i) => {
         const value = lines[i].values[shown];
         dot.toggleAttribute("hidden", !known(value));
-        if (!known(value)) return;
-        dot.setAttribute("cx", at(shown));
-        dot.setAttribute("cy", toY(value));
+        if (known(value)) setAll(dot, { cx: at(shown), cy: toY(value) });
       });
     };
     place();
@@ -156,4 +161,33 @@ function lineChart(host, { epochs, lines, best, label, point }) {
     shown = index;
     place();
   };
+}
+
+// The charts of a page over epochs, which a slider moves together. `linesOf` gives the lines of a chart, in the order of
+// its outputs, and `tell` says which index is shown; none is, where `best` is undefined, until one is chosen: then each
+// output has the value at its line's ring.
+function epochCharts({ epochs, best, whose = "", linesOf, tell }) {
+  const slider = one("#epoch");
+  const shows = [];
+  let chosen = best;
+  const show = (index) => {
+    tell(index);
+    for (const each of shows) each(index);
+  };
+  for (const chart of all("#curves .chart")) {
+    const lines = linesOf(chart);
+    const label = `${one("figcaption b", chart).textContent}${whose} against epochs`;
+    const move = lineChart(one(".plot", chart), { epochs, lines, best, label, point: (index) => show(index ?? chosen) });
+    shows.push((index) => {
+      move(index);
+      all("output", chart).forEach((output, i) => {
+        output.textContent = decimals(lines[i].values[index ?? lines[i].ring], Number(chart.dataset.digits));
+      });
+    });
+  }
+  slider.addEventListener("input", () => {
+    chosen = Number(slider.value) - 1;
+    show(chosen);
+  });
+  show(chosen);
 }

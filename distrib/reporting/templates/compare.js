@@ -3,53 +3,32 @@
 const LOWER_IS_BETTER = ["loss"];
 
 function learnt() {
-  const slider = one("#epoch");
-  const last = Number(slider.max);
+  const last = Number(one("#epoch").max);
   const epochs = Array.from({ length: last }, (_, i) => i + 1);
   const column = (run, name) => {
     const place = run.columns.indexOf(name);
     return epochs.map((epoch) => run.rows[run.epochs.indexOf(epoch)]?.[place] ?? null);
   };
-  const shows = [];
-  let chosen; // none at first: then each run stands at its best epoch
-  const show = (index) => {
-    one("#epoch-now").textContent = index === undefined ? "Each run at its best epoch" : `Epoch ${epochs[index]} of ${last}`;
-    for (const each of shows) each(index);
-  };
-  for (const chart of all("#curves [data-column]")) {
-    const name = chart.dataset.column;
-    const lines = data.runs.map((run, i) => ({ values: column(run, name), tone: `run-${i % 8}`, ring: run.epochs[run.best] - 1 }));
-    const label = `${one("figcaption b", chart).textContent} of the runs against epochs`;
-    const move = lineChart(one(".plot", chart), { epochs, lines, label, point: (index) => show(index ?? chosen) });
-    shows.push((index) => {
-      move(index);
-      for (const output of all("output", chart)) {
-        output.textContent = decimals(lines[output.dataset.run].values[index ?? lines[output.dataset.run].ring], Number(chart.dataset.digits));
-      }
-    });
-  }
-  slider.addEventListener("input", () => {
-    chosen = Number(slider.value) - 1;
-    show(chosen);
+  epochCharts({
+    epochs, whose: " of the runs",
+    linesOf: ({ dataset }) => data.runs.map((run, i) => ({ values: column(run, dataset.column), tone: `run-${i % 8}`, ring: run.epochs[run.best] - 1 })),
+    tell: (index) => {
+      one("#epoch-now").textContent = index === undefined ? "Each run at its best epoch" : `Epoch ${epochs[index]} of ${last}`;
+    },
   });
-  show(chosen);
 }
 
 function attributes() {
   const table = one("#table");
   const byName = new Map(data.attributes.map((each) => [each.name, each.values]));
   const select = one("#score");
-  const put = (cell, value, text) => {
-    cell.dataset.value = known(value) ? value : "";
-    cell.textContent = text;
-  };
   const update = () => {
     const score = select.value;
     const split = one('input[name="split"]:checked')?.value ?? table.dataset.split;
     for (const row of table.tBodies[0].rows) {
       const values = byName.get(row.dataset.name)[split][score];
       const cells = [...row.cells].slice(1);
-      values.forEach((value, i) => put(cells[i], value, decimals(value)));
+      values.forEach((value, i) => put(cells[i], value));
       cells.slice(values.length).forEach((cell, i) => {
         const apart = known(values[i + 1]) && known(values[0]) ? values[i + 1] - values[0] : null;
         put(cell, apart, signed(apart));

@@ -52,6 +52,12 @@ function sortable(table) {
   };
 }
 
+// What a cell shows, and what sorting goes by.
+function put(cell, value, text = decimals(value)) {
+  cell.dataset.value = value ?? "";
+  cell.textContent = text;
+}
+
 // A field that shows only the rows whose name has its text in it, and how many these are.
 function filterable(field, table, status) {
   field?.addEventListener("input", () => {

@@ -1,10 +1,5 @@
 // The report of one run. Each function is named after the section that it makes move.
 
-const NAMES = { f1: "F1", roc_auc: "ROC AUC" };
-const scoreName = (name) => NAMES[name] ?? words(name).replace(/^./, (letter) => letter.toUpperCase());
-
-const scoreInText = (name) => NAMES[name] ?? words(name);
-
 // The attribute that all sections show; each tells here what to do when another is chosen.
 const listeners = [];
 function choose(name) {
@@ -30,33 +25,17 @@ function learnt() {
   const column = (name) => rows.map((row) => row[columns.indexOf(name)]);
   const epochs = column("epoch");
   const best = epochs.indexOf(bestEpoch);
-  const slider = one("#epoch");
-  const shows = [];
-  let chosen = best;
-  const show = (index) => {
-    one("#epoch-now").textContent = epochs[index];
-    one("#epoch-best").hidden = index !== best;
-    for (const output of all("#curves output")) {
-      const digits = Number(output.closest("[data-digits]").dataset.digits);
-      output.textContent = decimals(rows[index][columns.indexOf(output.dataset.column)], digits);
-    }
-    for (const each of shows) each(index);
-  };
-  for (const chart of all("#curves [data-chart]")) {
-    const outputs = all("output", chart);
-    const lines = outputs.map((output) => ({
-      values: column(output.dataset.column),
-      tone: output.dataset.column.startsWith("train_") ? "training" : "validation",
-    }));
-    const label = `${one("figcaption b", chart).textContent} against epochs`;
-    const point = (index) => show(index ?? chosen);
-    shows.push(lineChart(one(".plot", chart), { epochs, lines, best, label, point }));
-  }
-  slider.addEventListener("input", () => {
-    chosen = Number(slider.value) - 1;
-    show(chosen);
+  epochCharts({
+    epochs, best,
+    linesOf: (chart) => all("output", chart).map(({ dataset }) => ({
+      values: column(dataset.column),
+      tone: dataset.column.startsWith("train_") ? "training" : "validation",
+    })),
+    tell: (index) => {
+      one("#epoch-now").textContent = epochs[index];
+      one("#epoch-best").hidden = index !== best;
+    },
   });
-  show(best);
 }
 
 function scores() {
@@ -178,19 +157,12 @@ function decide() {
     svg.append(ring(toX(now.default), height - 6, 4));
     if (known(now.tuned)) svg.append(diamond(toX(now.tuned), height - 6, 5));
     host.replaceChildren(svg);
-    return () => {
-      const x = toX(threshold);
-      cut.setAttribute("x1", x);
-      cut.setAttribute("x2", x);
-    };
+    return () => setAll(cut, { x1: toX(threshold), x2: toX(threshold) });
   };
 
-  const curve = (host, { xs, ys, xTitle, yTitle, label, chance, curved }) => (width) => {
-    const height = Math.min(width, 340);
-    const [x, y, five] = [[0, 1], [0, 1], [0, 0.25, 0.5, 0.75, 1]];
-    const chart = axes(host, width, height, { x, y, xTicks: five, yTicks: five, xTitle, yTitle, label });
-    const { svg, toX, toY } = chart;
-    const line = (each) => path(curved(each).map(([a, b]) => [known(a) ? toX(a) : null, known(b) ? toY(b) : null]));
+  const curve = (host, { xs, ys, chance, ...titles }) => (width) => {
+    const { svg, toX, toY } = squareAxes(host, width, 340, titles);
+    const line = (each) => path(xs(each).map((a, i) => [known(a) ? toX(a) : null, known(ys(each)[i]) ? toY(ys(each)[i]) : null]));
     for (const each of points) if (each !== now) svg.append(draw("path", { class: "stroke other", d: line(each) }));
     svg.append(draw("path", { class: "stroke chance", d: path(chance(now).map(([a, b]) => [toX(a), toY(b)])) }));
     svg.append(draw("path", { class: "stroke validation", d: line(now) }));
@@ -204,24 +176,20 @@ function decide() {
     return () => {
       const [a, b] = [xs(now)[at], ys(now)[at]];
       dot.toggleAttribute("hidden", !(known(a) && known(b)));
-      if (!known(a) || !known(b)) return;
-      dot.setAttribute("cx", toX(a));
-      dot.setAttribute("cy", toY(b));
+      if (known(a) && known(b)) setAll(dot, { cx: toX(a), cy: toY(b) });
     };
   };
-  const pairs = (xs, ys) => xs.map((each, i) => [each, ys[i]]);
   const hosts = [
     [one(".rug"), rug(one(".rug"))],
     [one("#roc"), curve(one("#roc"), {
       xs: (each) => each.fallout, ys: (each) => each.recall,
       xTitle: "share of negatives called yes", yTitle: "recall", label: "ROC curve",
-      chance: () => [[0, 0], [1, 1]], curved: (each) => pairs(each.fallout, each.recall),
+      chance: () => [[0, 0], [1, 1]],
     })],
     [one("#pr"), curve(one("#pr"), {
       xs: (each) => each.recall, ys: (each) => each.precision,
       xTitle: "recall", yTitle: "precision", label: "Precision against recall",
       chance: (each) => [0, 1].map((x) => [x, each.positives / (each.positives + each.negatives || 1)]),
-      curved: (each) => pairs(each.recall, each.precision),
     })],
   ];
   const redraws = [];
@@ -272,10 +240,9 @@ function sure() {
   const host = one("#reliability");
   let now = null;
   const render = (width) => {
-    const five = [0, 0.25, 0.5, 0.75, 1];
-    const { svg, toX, toY } = axes(host, width, Math.min(width, 380), {
-      x: [0, 1], y: [0, 1], xTicks: five, yTicks: five, xTitle: "probability that the model gives",
-      yTitle: "share that has the attribute", label: `Reliability of ${words(now.name)}`,
+    const { svg, toX, toY } = squareAxes(host, width, 380, {
+      xTitle: "probability that the model gives", yTitle: "share that has the attribute",
+      label: `Reliability of ${words(now.name)}`,
     });
     svg.append(draw("path", { class: "stroke chance", d: path([[toX(0), toY(0)], [toX(1), toY(1)]]) }));
     for (const tone of ["before", "after"]) {
@@ -307,19 +274,15 @@ function fair() {
   const select = one("#fair-score");
   const table = one("#fair-table");
   const byName = new Map(attributes.map((each) => [each.name, each]));
-  const put = (cell, value, text) => {
-    cell.dataset.value = value ?? "";
-    cell.textContent = text;
-  };
   const update = () => {
     const score = select.value;
     for (const row of table.tBodies[0].rows) {
       const { values, gap, worst } = byName.get(row.dataset.name);
       const [a, b] = values[score];
       const [, first, second, apart, worse, picture] = row.cells;
-      put(first, a, decimals(a));
-      put(second, b, decimals(b));
-      put(apart, gap[score], decimals(gap[score]));
+      put(first, a);
+      put(second, b);
+      put(apart, gap[score]);
       put(worse, words(groups[worst[score]] ?? ""), words(groups[worst[score]] ?? DASH));
       picture.hidden = !known(a) || !known(b);
       picture.style.setProperty("--a", a ?? 0);
@@ -333,10 +296,12 @@ function fair() {
     table.style.setProperty("--high", high);
     one("#fair-low").textContent = brief(low);
     one("#fair-high").textContent = brief(high);
-    one("#fair-caption").textContent = scoreName(score);
+    const named = select.selectedOptions[0].textContent;
+    const inText = /^[A-Z][a-z]/.test(named) ? named.toLowerCase() : named; // not of F1 or ROC AUC
+    one("#fair-caption").textContent = named;
     const [widest] = attributes.filter((each) => known(each.gap[score])).sort((a, b) => b.gap[score] - a.gap[score]);
     const told = widest && groups.map((group, i) => `${decimals(widest.values[score][i], 2)} for ${words(group)}`).join(" and ");
-    one("#fair-verdict").textContent = widest ? `The widest gap in ${scoreInText(score)} is at ${words(widest.name)}: ${told}.` : "";
+    one("#fair-verdict").textContent = widest ? `The widest gap in ${inText} is at ${words(widest.name)}: ${told}.` : "";
     table.sortAgain();
   };
   select.addEventListener("change", update);
@@ -386,8 +351,7 @@ function together() {
   let [row, column] = [1, 0];
   const show = () => {
     frame.removeAttribute("hidden");
-    frame.setAttribute("x", margin + column * size);
-    frame.setAttribute("y", margin + row * size);
+    setAll(frame, { x: margin + column * size, y: margin + row * size });
     note.textContent = row === column ? names[row]
       : `${names[row]} and ${names[column]}: labels ${decimals(labels[row][column], 2)}, answers ${decimals(predictions[row][column], 2)}`;
   };
