@@ -130,7 +130,7 @@ def main() -> None:
             "speed_ratio_for_all_attributes": attributes
             * spread([a / b for a, b in zip(seconds["captum"], seconds["fp32_all"], strict=True)])["median"],
             "largest_difference_from_captum_fp32": float(
-                (found["fp32"].at_pixels()[:, 0] - found["captum"]).abs().max()
+                (found["fp32"].grid.at_pixels(found["fp32"].drops_BAyx)[:, 0] - found["captum"]).abs().max()
             ),
             "largest_value_of_captum": float(found["captum"].abs().max()),
             "rank_correlation_bf16": spread(ranks),

@@ -8,8 +8,9 @@ of a filter or a tile.
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,17 +56,14 @@ def activation_maps(
     assert not net.training, "a look at the network must not move its statistics"
     maps: dict[str, torch.Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            output_BCHW = output if output.ndim == 4 else output[:, :, None, None]
-            # A copy even on the CPU, because later ReLUs and additions work in place.
-            maps[name] = output_BCHW.to("cpu", torch.float32, copy=True)
-
-        return hook
+    def keep(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        output_BCHW = output if output.ndim == 4 else output[:, :, None, None]
+        # A copy even on the CPU, because later ReLUs and additions work in place.
+        maps[name] = output_BCHW.to("cpu", torch.float32, copy=True)
 
     with ExitStack() as hooks:
         for name in modules:
-            hooks.enter_context(module(net.net, name).register_forward_hook(keep(name)))
+            hooks.enter_context(module(net.net, name).register_forward_hook(partial(keep, name)))
         net(images_BHWC)
     return {name: maps[name] for name in modules}
 

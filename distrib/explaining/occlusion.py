@@ -42,17 +42,11 @@ class OcclusionMaps:
 
     Attributes:
         grid: where the window stood.
-        logits_BA: float32, of the images as they are.
         drops_BAyx: float32, by how much the logit drops: positive where the covered part speaks for the attribute.
     """
 
     grid: Grid
-    logits_BA: torch.Tensor
     drops_BAyx: torch.Tensor
-
-    def at_pixels(self) -> torch.Tensor:
-        """The maps, float32 [B, A, H, W]; where that is much, give a part of the drops to `grid.at_pixels`."""
-        return self.grid.at_pixels(self.drops_BAyx)
 
 
 def occlusion_maps(
@@ -88,7 +82,7 @@ def occlusion_maps(
     positions = [(row, column) for row in grid.spans(0) for column in grid.spans(1)]
 
     @torch.inference_mode()
-    def of(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def of(images: torch.Tensor) -> torch.Tensor:
         covers = covering(images, fill, grid.window)
         logits_BA, known = network.whole(images)
         together = max(1, batch // len(images))
@@ -97,18 +91,17 @@ def occlusion_maps(
             for first in range(0, len(positions), together)
         ]
         changed_yxBA = torch.cat(changed).view(len(grid.spans(0)), len(grid.spans(1)), *logits_BA.shape)
-        return logits_BA[:, chosen].cpu(), (logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu()
+        return (logits_BA - changed_yxBA)[..., chosen].permute(2, 3, 0, 1).cpu()
 
     # All windows that go together are computed as if their changes reached as far as the farthest one's. In one row
     # they differ little, so of several images a row at a time, and of one image as many rows as fill the batch.
     parts = torch.split(images_BHWC, max(1, batch // len(grid.spans(1))))
-    logits, drops = [], []
+    drops = []
     with closing(_in_threads(of, parts, on_cpu=images_BHWC.device.type == "cpu")) as found:
-        for logits_BA, drops_BAyx in found:
-            logits.append(logits_BA)
+        for drops_BAyx in found:
             drops.append(drops_BAyx)
-            report(len(logits_BA))
-    return OcclusionMaps(grid, torch.cat(logits), torch.cat(drops))
+            report(len(drops_BAyx))
+    return OcclusionMaps(grid, torch.cat(drops))
 
 
 def _in_threads(work: Callable[[T], R], parts: Sequence[T], on_cpu: bool) -> Generator[R, None, None]:

@@ -32,10 +32,9 @@ class GroupScores:
         """The largest difference of a score between two groups, float64 [A]; NaN where fewer than two have it."""
         values = self.values[name]
         defined = np.isfinite(values)
-        highest = np.where(defined, values, -np.inf).max(axis=0)
-        lowest = np.where(defined, values, np.inf).min(axis=0)
-        comparable = defined.sum(axis=0) > 1
-        return np.where(comparable, np.where(comparable, highest, 0) - np.where(comparable, lowest, 0), np.nan)
+        highest = values.max(axis=0, initial=-np.inf, where=defined)
+        lowest = values.min(axis=0, initial=np.inf, where=defined)
+        return np.where(defined.sum(axis=0) > 1, highest - lowest, np.nan)
 
     def worst(self, name: str) -> list[int | None]:
         """For each attribute the group with the worst score (the highest loss); None where no two groups differ."""

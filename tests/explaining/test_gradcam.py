@@ -46,8 +46,9 @@ def test_both_methods_find_what_a_known_network_looks_at(corner: tuple[int, int]
     images_BHWC = torch.full((1, 110, 90, 3), 124, dtype=torch.uint8)
     images_BHWC[:, top : top + 12, left : left + 12] = torch.tensor([255, 0, 0], dtype=torch.uint8)
     model = red_seer()
+    occluded = occlusion_maps(model, images_BHWC, (12, 12), (8, 8))
     maps = {
-        "occlusion": (occlusion_maps(model, images_BHWC, (12, 12), (8, 8)).at_pixels()[0, 0], 12),
+        "occlusion": (occluded.grid.at_pixels(occluded.drops_BAyx)[0, 0], 12),
         "Grad-CAM": (at_pixels(grad_cam(model, images_BHWC), (110, 90))[0, 0], 32),
     }
     for method, (map_HW, reach) in maps.items():

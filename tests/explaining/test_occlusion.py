@@ -10,6 +10,7 @@ from torch import nn
 
 from distrib.base.errors import UserError
 from distrib.explaining.grid import make_grid
+from distrib.explaining.incremental import network_for
 from distrib.explaining.occlusion import Fill, covering, heat_overlays, occlusion_maps
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import Description, TrainedModel, load
@@ -69,20 +70,23 @@ def test_the_maps_are_captum_s(
     images_BHWC = pictures(2)
     found = occlusion_maps(net, images_BHWC, window, stride, fill, attributes=[2, 0])
     covers_BHWC = covering(images_BHWC, fill, window)
-    assert found.at_pixels().shape == (2, 2, *SIZE)
+    maps_BAHW = found.grid.at_pixels(found.drops_BAyx)
+    assert maps_BAHW.shape == (2, 2, *SIZE)
     for column, attribute in enumerate([2, 0]):
         wanted_BHW = by_captum(net, images_BHWC, window, stride, covers_BHWC, attribute)
         assert wanted_BHW.abs().max() > 1e-2
-        torch.testing.assert_close(found.at_pixels()[:, column], wanted_BHW, rtol=0, atol=1e-4)
+        torch.testing.assert_close(maps_BAHW[:, column], wanted_BHW, rtol=0, atol=1e-4)
 
 
 def test_computing_everything_anew_gives_the_same(net: AttributeClassifier) -> None:
     images_BHWC = pictures(1)
+    with torch.inference_mode():
+        logits = [network_for(each, None).whole(images_BHWC)[0] for each in (net, nn.Sequential(net))]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
     for window, stride in [((11, 14), (8, 9)), ((40, 9), (13, 9)), ((5, 4), (5, 4))]:
         incremental = occlusion_maps(net, images_BHWC, window, stride)
         plain = occlusion_maps(nn.Sequential(net), images_BHWC, window, stride)  # any network, not known to be a ResNet
         torch.testing.assert_close(incremental.drops_BAyx, plain.drops_BAyx, rtol=0, atol=1e-4)
-        torch.testing.assert_close(incremental.logits_BA, plain.logits_BA, rtol=0, atol=1e-4)
 
 
 def test_the_size_of_a_batch_is_a_matter_of_speed(net: AttributeClassifier) -> None:
@@ -137,7 +141,7 @@ class CornerNetwork(nn.Module):
 def test_the_place_that_a_network_looks_at_is_found() -> None:
     images_BHWC = torch.full((1, *SIZE, 3), 200, dtype=torch.uint8)
     found = occlusion_maps(CornerNetwork(), images_BHWC, (10, 10), (5, 5), fill="black")
-    for_it_HW, against_it_HW = found.at_pixels()[0]
+    for_it_HW, against_it_HW = found.grid.at_pixels(found.drops_BAyx)[0]
     assert for_it_HW[:5, :5].min() == pytest.approx(200 / 255)  # only the window that covers all of it reaches there
     assert not for_it_HW[15:].any()
     assert not for_it_HW[:, 15:].any()
