@@ -14,7 +14,7 @@ import io
 import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -94,29 +94,24 @@ class Picture:
     height: int
 
 
-@dataclass
-class Album:
-    """The images of a page."""
+class Album(dict[str, Picture]):
+    """The images of a page by their data URIs; one that is new is added.
 
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    Raises:
+        ValueError: if it is not an image in a data URI.
+    """
 
-    def __call__(self, uri: str) -> Picture:
-        """The image of a data URI, which is added where it is new.
-
-        Raises:
-            ValueError: if it is not an image in a data URI.
-        """
-        if uri not in self.pictures:
-            head, _, body = uri.partition(";base64,")
-            if not head.startswith("data:image/"):
-                raise ValueError(f"expected an image as a data URI, and found {uri[:40]!r}")
-            try:
-                with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as image:
-                    width, height = image.size
-            except (binascii.Error, OSError) as error:
-                raise ValueError(f"an image cannot be read: {error}") from None
-            self.pictures[uri] = Picture(f"picture-{len(self.pictures)}", uri, width, height)
-        return self.pictures[uri]
+    def __missing__(self, uri: str) -> Picture:
+        head, _, body = uri.partition(";base64,")
+        if not head.startswith("data:image/"):
+            raise ValueError(f"expected an image as a data URI, and found {uri[:40]!r}")
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as image:
+                width, height = image.size
+        except (binascii.Error, OSError) as error:
+            raise ValueError(f"an image cannot be read: {error}") from None
+        self[uri] = Picture(f"picture-{len(self)}", uri, width, height)
+        return self[uri]
 
 
 def render_report(folder: Path, to_come: Collection[str] = ()) -> Path:
@@ -182,7 +177,7 @@ def report_html(folder: Path, jobs: Mapping[str, PanelResult], mistakes: int) ->
         "name": folder.resolve().name,
         "jobs": jobs,
         "attributes": attributes,
-        "picture": album,
+        "album": album,
         "figure": lambda name: _figure(folder, name),
         "mistakes_shown": mistakes,
         "command": f"distrib explain {shlex.quote(str(folder))}",
@@ -204,7 +199,7 @@ def report_html(folder: Path, jobs: Mapping[str, PanelResult], mistakes: int) ->
             "opening": _render_part(OPENING, context),
             "to_come": [job.title for job in jobs.values() if job.to_come],
             "parts": parts,
-            "pictures": album.pictures.values(),
+            "pictures": album.values(),
         },
     )
 
