@@ -8,7 +8,7 @@ import pytest
 from accelerate import Accelerator
 
 from distrib.base.errors import UserError
-from distrib.data.store import FolderStore
+from distrib.data.reader import ImageReader
 from distrib.data.table import read_table
 from distrib.ranks.meeting import from_rank_0
 
@@ -19,17 +19,17 @@ from distrib.ranks.meeting import from_rank_0
 def test_a_disk_that_fails_may_work_the_next_time(
     number: int, passes: bool, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = FolderStore(read_table(faces))
+    reader = ImageReader(read_table(faces))
 
     def fail(path: Path) -> bytes:
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(UserError) as error:
-        store.read(0)
+        reader.read(0)
     assert error.value.may_pass is passes
     with pytest.raises(UserError) as error:
-        from_rank_0(Accelerator(cpu=True), store.read, 0)
+        from_rank_0(Accelerator(cpu=True), reader.read, 0)
     assert (error.value.may_pass, error.value.on_all_ranks) == (passes, True)
 
 

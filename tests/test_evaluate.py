@@ -180,7 +180,7 @@ def test_flip_is_the_mean_of_picture_and_mirror_image(run: Path, faces: Path, tm
     plain, plain_rows = evaluate(tmp_path, run, "--split", "valid")
     assert (flipped["flip"], plain["flip"]) == (True, False)
     model, table = load(run), read_table(faces)
-    pictures = np.stack([model.fit(decode((table.folder / row["file"]).read_bytes())) for row in rows])
+    pictures = np.stack([model.fit(decode((table.store.folder / row["file"]).read_bytes())) for row in rows])
     straight, mirrored = model.logits(pictures), model.logits(np.ascontiguousarray(pictures[:, :, ::-1]))
     expected = model.probabilities((straight + mirrored) / 2)
     for i, name in enumerate(ATTRIBUTES):
@@ -263,7 +263,7 @@ def own_data(
     assert table.identity is not None
     lines = [",".join(("file", *columns, *(["split"] if split else []), *(["group"] if group else [])))]
     for row in range(rows):
-        shutil.copy(table.path(row), folder / "images")
+        shutil.copy(table.store.path(row), folder / "images")
         more = [*split[row % len(split) :][:1]] if split else []
         more += [str(table.identity[row])] if group else []
         lines.append(",".join((table.names[row], *map(str, table.targets[row]), *more)))
@@ -391,13 +391,13 @@ def test_images_of_other_splits_need_not_be_there(
     table = read_table(root)
     splits = make_splits(table, DataConfig())
     for row in (*splits.train, *splits.valid):
-        table.path(row).unlink()
-    (table.folder / "more.jpg").write_bytes(table.path(splits.test[0]).read_bytes())
+        table.store.path(row).unlink()
+    (table.store.folder / "more.jpg").write_bytes(table.store.path(splits.test[0]).read_bytes())
     result, rows = evaluate(tmp_path, model, "--data.root", root)
     assert [row["file"] for row in rows] == [table.names[row] for row in splits.test]
     assert "lacks" not in (said := capsys.readouterr().err)
     assert "more.jpg" not in said
-    lost = table.path(splits.test[1])
+    lost = table.store.path(splits.test[1])
     lost.unlink()
     assert program.main([str(model), "--data.root", str(root), *FLOAT32]) == 2
     assert f"lacks 1 of the {len(splits.test)} images of the split test ({lost.name})" in capsys.readouterr().err

@@ -202,7 +202,7 @@ def test_the_training_images_are_not_asked_for_and_the_table_is_read_once(
     (tmp_path / "run/config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
     (tmp_path / "run/metrics.csv").write_text("epoch,step,seconds,images_per_second\n0,1,1,1\n")
     for row in splits.train:
-        table.path(int(row)).unlink()
+        table.store.path(int(row)).unlink()
     read = []
     monkeypatch.setattr(annotations, "read_attributes", lambda file: read.append(file) or read_attributes(file))
     options = ["--only", "fairness", "--run.device", "cpu", "--tracking.mode", "disabled"]
@@ -234,7 +234,7 @@ def test_other_data_without_a_test_split_is_refused(
     root = tmp_path / "other"
     root.mkdir()
     for name in table.names[:40]:
-        shutil.copy(table.folder / name, root)
+        shutil.copy(table.store.folder / name, root)
     lines = [row.format(name) for name in table.names[:40] for row in rows]
     (root / "table.csv").write_text("\n".join([f"file,{','.join(ATTRIBUTES)}{column}", *lines]) + "\n")
     assert main([str(run), "--only", "roc", "--data.root", str(root), "--tracking.mode", "disabled"]) == 2
@@ -279,7 +279,7 @@ def test_a_broken_test_picture_costs_neither_the_model_nor_the_other_jobs(faces:
     root, folder = Path(shutil.copytree(faces, tmp_path / "faces")), tmp_path / "run"
     config = read_yaml(Path("configs/demo.yaml"))
     table = read_table(root)
-    broken = table.path(int(make_splits(table, config.data).test[3]))
+    broken = table.store.path(int(make_splits(table, config.data).test[3]))
     broken.write_bytes(broken.read_bytes()[:900])
     done = launch(*settings(root, folder, "--train.epochs", 1, "--tracking.mode", "disabled"), ranks=1)
     assert done.returncode == 0, done.stderr

@@ -93,7 +93,7 @@ def test_identities_and_duplicates_that_a_data_set_has_not_and_has(
     root.mkdir()
     table = read_table(faces)
     for row in range(20):
-        (root / f"{row}.jpg").write_bytes(table.path(max(row, 1)).read_bytes())
+        (root / f"{row}.jpg").write_bytes(table.store.path(max(row, 1)).read_bytes())
     (root / "table.csv").write_text("file,odd\n" + "".join(f"{row}.jpg,{row % 2}\n" for row in range(20)))
     assert split(root, tmp_path / "out") == 2
     refused(capsys, "--by is identity", str(root), "set --by to image")

@@ -21,8 +21,8 @@ from distrib.data.images import ENDINGS
 
 # CelebA's own files write "absent" as -1, many copies of them as 0. A column with both means something else by one.
 _VALUES = {"-1": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
-_EXPECTED_VALUE = "expected 1 (present), or 0 or -1 (absent), or true and false, or yes and no"
-_SPLITS = {
+EXPECTED_VALUE = "expected 1 (present), or 0 or -1 (absent), or true and false, or yes and no"
+SPLIT_NUMBERS = {
     "0": 0, "1": 1, "2": 2, "train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev": 1, "test": 2,
     "testing": 2,
 }  # fmt: skip
@@ -353,7 +353,7 @@ def _attributes(
         elif {"-1", "0"} <= set(map(_plain, label_of)):
             negative, zero = (lines[[_plain(text) for text in values].index(word)] for word in ("-1", "0"))
             flaws[column] = Flaw(
-                f"{file} has -1 for {column} in line {negative} and 0 in line {zero}: {_EXPECTED_VALUE}, but not both",
+                f"{file} has -1 for {column} in line {negative} and 0 in line {zero}: {EXPECTED_VALUE}, but not both",
                 "write absent as one of the two, and leave out the rows where it is unknown",
             )
         else:
@@ -371,12 +371,12 @@ def _flaw(
     if text.strip().casefold() in _NOTHING:
         said = f" (but {_shown(text.strip())})" if text.strip() else ""
         return Flaw(
-            f"{file}, line {line}{also} has no value for {column}{said}: {_EXPECTED_VALUE}",
+            f"{file}, line {line}{also} has no value for {column}{said}: {EXPECTED_VALUE}",
             "fill it in, or remove the line",
         )
     mistake = 2 * len(wrong) <= len(values)
     return Flaw(
-        f"{file}, line {line}{also} has {_shown(text)} for {column}: {_EXPECTED_VALUE}",
+        f"{file}, line {line}{also} has {_shown(text)} for {column}: {EXPECTED_VALUE}",
         "correct it, or get the file again" if mistake else "",
     )
 
@@ -473,7 +473,7 @@ def _label(text: str) -> int | None:
 
 
 def _split(text: str) -> int | None:
-    return _SPLITS.get(text, _SPLITS.get(_plain(text)))
+    return SPLIT_NUMBERS.get(text, SPLIT_NUMBERS.get(_plain(text)))
 
 
 def _identity_number(text: str) -> int | None:

@@ -22,7 +22,7 @@ from distrib.base.words import few
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Request, crop_regions, cut
 from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
-from distrib.data.store import FolderStore
+from distrib.data.reader import ImageReader
 from distrib.data.table import Table
 
 # What DALI decodes where the reference decodes the file.
@@ -89,7 +89,7 @@ class TorchDecoder:
     def __init__(self, config: DataConfig, table: Table, device: torch.device) -> None:
         self._config = config
         self._device = device
-        self.store = FolderStore(table)
+        self.reader = ImageReader(table)
         self._targets = torch.from_numpy(table.targets)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
 
@@ -112,7 +112,7 @@ class TorchDecoder:
         pinned = self._device.type == "cuda"
         images = torch.empty((len(request), *self._config.image_size, 3), dtype=torch.uint8, pin_memory=pinned)
         for i, row in enumerate(request.ids.tolist()):
-            images[i] = self._picture(row, self.store.read(row), request[i : i + 1])
+            images[i] = self._picture(row, self.reader.read(row), request[i : i + 1])
         ids = torch.from_numpy(request.ids)
         targets = self._targets[ids].float()
         return Batch(images, targets.pin_memory() if pinned else targets, ids)
@@ -123,7 +123,7 @@ class TorchDecoder:
 
     def _picture(self, row: int, data: bytes, request: Request) -> torch.Tensor:
         """One image, uint8 [image height, image width, 3]."""
-        pixels = self.store.decode(row, data)
+        pixels = self.reader.decode(row, data)
         return torch.from_numpy(cut(pixels, request, self._config.crop, self._config.image_size))
 
     def _move(self, batch: Batch) -> Batch:
@@ -182,7 +182,7 @@ class _Pipeline:
     def __init__(self, config: DataConfig, reference: TorchDecoder, device: torch.device, max_batch: int) -> None:
         self._config = config
         self._reference = reference
-        self._store = reference.store
+        self._reader = reference.reader
         self._device = device
         self._source: Iterator[Request] = iter(())
         self._asked: deque[_Asked] = deque()  # what DALI has taken and not yet delivered
@@ -223,10 +223,10 @@ class _Pipeline:
         """
         rows = [int(row) for asked in self._asked for row in asked.request.ids]
         for row in rows:
-            self._store.decode(row, self._store.read(row))
+            self._reader.decode(row, self._reader.read(row))
         said = " ".join(str(error).split())
         if "Failed to decode" in said:
-            names = few([self._store.name(row) for row in rows])
+            names = few([self._reader.name(row) for row in rows])
             raise UserError(f"DALI cannot decode one of {names} ({said[:200]}): try data.decoder torch") from None
 
     def _next_request(self) -> tuple[list[NDArray[Any]], ...]:
@@ -235,11 +235,11 @@ class _Pipeline:
         request = asked.request
         pictures, sizes = [], []
         for place, row in enumerate(request.ids.tolist()):
-            data = self._store.read(row)
+            data = self._reader.read(row)
             try:
                 header = read_jpeg_header(data) if is_jpeg(data) else None
             except ValueError as error:
-                raise self._store.broken(row, error) from None
+                raise self._reader.broken(row, error) from None
             if header is None or not is_plain_jpeg(data, header):
                 asked.beside[place] = self._reference.begin(row, data, request[place : place + 1])
                 data, header = _PLACEHOLDER, read_jpeg_header(_PLACEHOLDER)

@@ -9,7 +9,7 @@ import re
 import shlex
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,14 +40,16 @@ class Located:
     """The files of the images.
 
     Attributes:
-        folder: the folder that holds them.
+        folder: the folder that holds them, which may be one in a zip archive.
         files: N file names relative to it; None where there is none.
         notes: warnings for the user, a sentence each.
+        archive: the zip archive, if they lie in one.
     """
 
     folder: Path
     files: Sequence[str | None]
     notes: list[str]
+    archive: Path | None = None
 
 
 def locate(
@@ -60,11 +62,11 @@ def locate(
 ) -> Located:
     """The files of N images.
 
-    They are the files of these very names in the first of the folders that holds any, by one listing of each subfolder.
-    For an image that is not there, the file is taken that differs in nothing but the ending of another format, upper
-    and lower case, `\\` for `/`, or the way in which Unicode writes an accent. Where none of the folders holds any
-    image, such files are looked for below all of the root. A file is taken only where no other can be meant, and a note
-    says so.
+    They are the files of these very names in the first of the folders that holds any, by one listing of each subfolder,
+    or else in the first zip archive that is called like one of these folders, beside it, and holds any. For an image
+    that is not there, the file is taken that differs in nothing but the ending of another format, upper and lower case,
+    `\\` for `/`, or the way in which Unicode writes an accent. Where none of the folders holds any image, such files
+    are looked for below all of the root. A file is taken only where no other can be meant, and a note says so.
 
     Args:
         names: of the images, relative to the folder that holds them.
@@ -79,7 +81,10 @@ def locate(
         UserError: if no image is there, one is not that has to be, or two files or two names may be meant.
     """
     folder, there = _first_listing(names, folders)
-    tree = Tree(root)
+    tree, archive = Tree(root), None
+    if folder is None and (packed := _first_archive(names, folders)) is not None:
+        archive, tree = packed
+        folder, there = tree.root, set(tree.files)
     files: Sequence[str | None]
     if folder is None:
         folder, files, there = _look_further(names, folders, tree, needed)
@@ -88,9 +93,9 @@ def locate(
     else:
         files = [name if name in there else None for name in names]
         if missing == "stop":
-            files = _match(names, files, Tree(folder).spelt, folder, folders, needed)
+            files = _match(names, files, (Tree(folder) if archive is None else tree).spelt, folder, folders, needed)
     _refuse_doubles(names, files)
-    files, reason = _without_hanging(folder, files)
+    files, reason = _without_hanging(folder, files) if archive is None else (files, None)
     used = set(files)
     notes = []
     if taken := [f"{file} for {name}" for name, file in zip(names, files, strict=True) if file and file != name]:
@@ -98,7 +103,7 @@ def locate(
             f"{len(taken)} of the {len(names)} images have other names in {folder} than in the table (by folder, "
             f"ending, case, slash or accent), and the only file that can be meant was taken ({few(taken)})."
         )
-    elif folder not in folders:
+    elif folder not in folders and archive is None:
         notes.append(f"The images were found in {folder}.")
     known = names if files is names else [*names, *filter(None, files)]
     if needed is None and (surplus := _surplus(there - used - set(names), known)):
@@ -114,7 +119,7 @@ def locate(
             skip = ", or set data.missing to skip to do without them" if len(lost) < len(needed) else ""
             raise UserError(f"{sentence}{clause}: {remedy or 'put them there'}{skip}")
         notes.append(f"{sentence}{clause}: their rows are skipped.")
-    return Located(folder, files, notes)
+    return Located(folder, files, notes, archive)
 
 
 class Tree:
@@ -125,13 +130,16 @@ class Tree:
         too_large: whether it holds more files than a data set has, once `files` was asked for.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, known: list[str] | None = None) -> None:
         self.root = root
         self.too_large = False
+        self._known = known
 
     @cached_property
     def files(self) -> list[str]:
         """Names relative to the root, those in fewer folders first; none where there are more than a data set has."""
+        if self._known is not None:  # of a folder in an archive
+            return self._known
         files: list[str] = []
         waiting, seen = [""], set()
         for place in waiting:
@@ -256,6 +264,30 @@ def _first_listing(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path 
         if not there.isdisjoint(names):
             return folder, there
     return None, set()
+
+
+def _first_archive(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, Tree] | None:
+    """The first archive in place of one of the folders that holds any of these images, and the folder in it."""
+    for archive in (folder.with_name(f"{folder.name}.zip") for folder in folders if folder.name):
+        try:
+            inside = entries(archive)
+        except OSError:
+            continue  # not there, or not whole, which is said where there is nothing else
+        there = set(inside)
+        parents = {parent for entry in inside for parent in _parents(entry)}
+        for parent in sorted(parents, key=lambda each: (each.count("/"), each)):
+            if any(f"{parent}{name}" in there for name in names):
+                below = [entry[len(parent) :] for entry in inside if entry.startswith(parent)]
+                return archive, Tree(archive / parent, below)
+    return None
+
+
+def _parents(entry: str) -> Iterator[str]:
+    """The folders around an entry of an archive, each with a slash at its end; the outermost is empty."""
+    yield ""
+    for place, letter in enumerate(entry):
+        if letter == "/":
+            yield entry[: place + 1]
 
 
 def _list_files(folder: Path, parents: set[str]) -> set[str]:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import posixpath
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,8 +21,9 @@ from distrib.base.errors import UserError, printable
 from distrib.base.files import folder_written_whole
 from distrib.base.words import few
 from distrib.config import DataConfig
+from distrib.data.reader import ImageReader
 from distrib.data.splits import make_splits
-from distrib.data.store import FolderStore
+from distrib.data.store import FolderStore, Store
 from distrib.data.table import SPLITS, Table, read_table
 
 _CHUNK = 100  # images between two reports
@@ -111,10 +111,10 @@ def separate(
     make_splits(table, config)  # what this refuses is refused before the long work
     names = _names(table)
     notes = _check_columns(table, config.root)
-    _check_place(out, config.root, table.folder)
+    _check_place(out, config.root, table.store)
     with folder_written_whole(out, "--out") as folder:
         if files == "link":
-            _try_link(folder, out)
+            _try_link(table.store, folder, out)
         digests = _read(table, workers, report)
         joined = _join_contents(table, config, digests)
         part = _part(table, config, joined)
@@ -165,7 +165,7 @@ def join(unit: NDArray[np.int64], content: NDArray[np.int64]) -> NDArray[np.int6
 
 def _names(table: Table) -> list[str]:
     """N different names for the images in the folders of their splits."""
-    files = table.files or table.names
+    files = table.store.files
     bare = [posixpath.basename(file) for file in files]
     # Some file systems hold names for equal that differ in upper and lower case.
     if len({name.casefold() for name in bare}) == len(bare):
@@ -189,14 +189,19 @@ def _check_columns(table: Table, root: Path) -> list[str]:
     return [f"Columns that hold no labels are left out: {few(list(table.flaws))}."] if table.flaws else []
 
 
-def _check_place(out: Path, root: Path, images: Path) -> None:
+def _check_place(out: Path, root: Path, store: Store) -> None:
     place = Path(os.path.realpath(out))
-    if any(place.is_relative_to(os.path.realpath(taken)) for taken in (root, images)):
+    folders = [root, store.folder] if isinstance(store, FolderStore) else [root]
+    if any(place.is_relative_to(os.path.realpath(taken)) for taken in folders):
         raise UserError(f"--out {out} lies in the data set that is to be separated, {root}: choose a folder elsewhere")
 
 
-def _try_link(folder: Path, out: Path) -> None:
-    """Refuse a file system without symbolic links before the long work."""
+def _try_link(store: Store, folder: Path, out: Path) -> None:
+    """Refuse images that are no files, and a file system without symbolic links, before the long work."""
+    if not isinstance(store, FolderStore):
+        raise UserError(
+            f"--files is link, but the images are no files of their own ({store.name(0)}): set --files to copy"
+        )
     link = folder / "link"
     try:
         link.symlink_to(folder)
@@ -210,11 +215,11 @@ def _try_link(folder: Path, out: Path) -> None:
 
 def _read(table: Table, workers: int, report: OnProgress) -> list[str]:
     """SHA-256 of the files of the N images, none of which is damaged."""
-    store = FolderStore(table)
+    reader = ImageReader(table)
 
     def read(row: int) -> str:
-        data = store.read(row)
-        store.decode(row, data)
+        data = reader.read(row)
+        reader.decode(row, data)
         return hashlib.sha256(data).hexdigest()
 
     return _for_each(read, len(table), workers, "reading images", report)
@@ -255,15 +260,16 @@ def _place(
     table: Table, folder: Path, places: Sequence[str], files: Literal["link", "copy"], workers: int, report: OnProgress
 ) -> None:
     """Link or copy the N images to these places in the folder."""
-    source, files_of = table.folder.resolve(), table.files or table.names
+    store, reader = table.store, ImageReader(table)
     for parent in sorted({posixpath.dirname(place) for place in places}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
 
     def link(row: int) -> None:
-        (folder / places[row]).symlink_to(source / files_of[row])
+        assert isinstance(store, FolderStore), "it is refused before that images which are no files are linked"
+        (folder / places[row]).symlink_to(store.path(row).resolve())
 
     def copy(row: int) -> None:
-        shutil.copyfile(source / files_of[row], folder / places[row])
+        (folder / places[row]).write_bytes(reader.read(row))
 
     work, name = (link, "linking images") if files == "link" else (copy, "copying images")
     _for_each(work, len(table), workers, name, report)
@@ -297,9 +303,9 @@ def _prove(folder: Path, config: DataConfig, sums: dict[str, str], workers: int,
     part = np.array([SPLITS.index(name.partition("/")[0]) for name in table.names], dtype=np.int8)
     assert np.array_equal(part, np.array(table.split)), "the table says of an image that it is in another folder"
     assert not table.notes, "the table does not name every image"
-    store = FolderStore(table)
+    reader = ImageReader(table)
     digests = _for_each(
-        lambda row: hashlib.sha256(store.read(row)).hexdigest(), len(table), workers, "checking images", report
+        lambda row: hashlib.sha256(reader.read(row)).hexdigest(), len(table), workers, "checking images", report
     )
     changed = [name for name, digest in zip(table.names, digests, strict=True) if digest != sums[name]]
     if changed:

@@ -1,62 +1,109 @@
-"""Image files by row of the table."""
+"""Where the bytes of images come from: one interface over the forms in which data sets lie on disks."""
 
-import sys
-from contextlib import suppress
+import os
+import posixpath
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+T = TypeVar("T")
 
-from distrib.base.errors import UserError, printable
-from distrib.data.images import decode
-from distrib.data.table import Table
+
+class Store(Protocol):
+    """The encoded images of N rows.
+
+    Threads may read at the same time. Files are opened in each process when it first reads, so that a store can be
+    handed to a process however that is started (fork or spawn).
+
+    Attributes:
+        files: N names of image files, each with the folder that it lies in where there is one.
+    """
+
+    files: Sequence[str]
+
+    def read(self, row: int) -> bytes:
+        """The file of a row.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if what is read is damaged.
+        """
+        ...
+
+    def name(self, row: int) -> str:
+        """Where a row's file is, to show to a person."""
+        ...
 
 
 class FolderStore:
-    """The data set's own folder of image files."""
+    """A folder of image files.
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._said: set[str] = set()
+    Args:
+        folder: that holds them.
+        files: their names relative to it.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+        self.folder = folder
+        self.files = files
+
+    def path(self, row: int) -> Path:
+        """The file of a row."""
+        return self.folder / self.files[row]
 
     def read(self, row: int) -> bytes:
-        """The file of one row.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
-        try:
-            return self._table.path(row).read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{self.name(row)} cannot be read ({error.strerror}): check the file and the disk"
-            ) from None
+        return self.path(row).read_bytes()
 
     def name(self, row: int) -> str:
-        """The path of a row's file, to show to a person."""
-        return str(self._table.path(row))
+        return str(self.path(row))
 
-    def decode(self, row: int, data: bytes) -> NDArray[np.uint8]:
-        """The image that a row's file holds, uint8 [H, W, 3], see `distrib.data.images`.
 
-        Raises:
-            UserError: if it is no whole image.
-        """
+class ZipStore:
+    """A zip archive of image files, not unpacked.
+
+    Args:
+        archive: it.
+        folder: the folder in the archive that holds them; a dot for none.
+        files: their names relative to that folder.
+    """
+
+    def __init__(self, archive: Path, folder: str, files: Sequence[str]) -> None:
+        self.archive = archive
+        self.files = files
+        self._folder = folder
+        self._zip = PerProcess(partial(zipfile.ZipFile, archive))
+
+    def read(self, row: int) -> bytes:
         try:
-            return decode(data, lambda sentence: self._warn(row, sentence))
-        except ValueError as error:
-            raise self.broken(row, error) from None
+            return self._zip().read(posixpath.normpath(posixpath.join(self._folder, self.files[row])))
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"the zip archive is damaged there, or has changed: {error}") from None
 
-    def broken(self, row: int, reason: ValueError) -> UserError:
-        """The sentence for a file that is no whole image."""
-        return UserError(
-            f"{self.name(row)} cannot be decoded ({reason}): replace the file, or take its row out of the table"
-        )
+    def name(self, row: int) -> str:
+        return str(self.archive / self._folder / self.files[row])
 
-    def _warn(self, row: int, sentence: str) -> None:
-        """Said of the first such file: a data set has thousands from the same camera."""
-        if sentence in self._said:
-            return
-        self._said.add(sentence)
-        line = printable(f"{self.name(row)} {sentence}; others like it are not named")
-        with suppress(OSError):
-            print(f"distrib: warning: {line}", file=sys.stderr, flush=True)
+
+class PerProcess(Generic[T]):
+    """Something that each process opens for itself when it first needs it.
+
+    After a fork two processes would move one place in an open file, and a lock might be held by a thread that is not
+    there. What is handed to a process that is spawned is not opened yet.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._of: dict[int, tuple[threading.Lock, list[T]]] = {}
+
+    def __call__(self) -> T:
+        lock, made = self._of.setdefault(os.getpid(), (threading.Lock(), []))
+        with lock:
+            if not made:
+                made.append(self._make())
+        return made[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PerProcess, (self._make,)

@@ -21,6 +21,8 @@ from distrib.base.errors import UserError
 from distrib.base.words import few, nearest
 from distrib.data import annotations, image_files
 from distrib.data.annotations import Annotations, Flaw
+from distrib.data.parquet import find_parquet, read_parquet
+from distrib.data.store import FolderStore, Store, ZipStore
 
 # By their numbers in `Table.split`.
 SPLITS = ("train", "valid", "test")
@@ -45,33 +47,27 @@ class Table:
     """A row per image.
 
     Attributes:
-        folder: the folder that holds the images.
+        store: where the bytes of the N images are read.
         names: N names of images, as the table has them.
         attributes: A names.
         targets: uint8 [N, A] in {0, 1}.
         split: int8 [N], 0 train, 1 validation, 2 test; None where the data set has none.
         identity: int64 [N], the number of the person or group that the image belongs to; None where unknown.
         notes: warnings for the user, a sentence each.
-        files: N file names relative to the folder, where they are not the names.
         flaws: why the other columns of the table are no attributes.
     """
 
-    folder: Path
+    store: Store
     names: list[str]
     attributes: tuple[str, ...]
     targets: NDArray[np.uint8]
     split: NDArray[np.int8] | None
     identity: NDArray[np.int64] | None
     notes: tuple[str, ...]
-    files: list[str] | None = None
     flaws: Mapping[str, Flaw] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def path(self, row: int) -> Path:
-        """Where the image of a row lies."""
-        return self.folder / (self.files or self.names)[row]
 
     def select(self, attributes: Sequence[str]) -> "Table":
         """This table with these attributes alone, in this order; ("all",) keeps all of them.
@@ -119,6 +115,9 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
     img_align_celeba/img_align_celeba or Img/img_align_celeba, or in the same with _png; all of this also one level
     down, in root/celeba.
 
+    In place of a folder of images its zip archive will do: img_align_celeba.zip where img_align_celeba is looked for.
+    A root without such tables that holds Parquet files is read as `parquet.read_parquet` says.
+
     What is taken for a name that is not there is said at `image_files.locate`. Nothing is written into the folder.
 
     Args:
@@ -138,7 +137,11 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
         if own.exists():
             folders = [root, root / "images", root / "img_align_celeba"]
             return _with_images(annotations.read_attributes(own), [], folders, root, missing, uses)
-        return _with_images(*_read_celeba(root), root, missing, uses)
+        base = _celeba_base(root)
+        if base is None and (files := find_parquet(root)):
+            found, store, notes = read_parquet(root, files, missing)
+            return _table(found, store, tuple(notes))
+        return _with_images(*_read_celeba(root, base), root, missing, uses)
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read: check its permissions") from None
     except OSError as error:  # such as a name too long for the file system
@@ -147,17 +150,21 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
         ) from None
 
 
-def _read_celeba(root: Path) -> tuple[Annotations, list[str], list[Path]]:
+def _celeba_base(root: Path) -> Path | None:
+    """The folder around CelebA's files; None where they are not there."""
+    return next((root / base for base in _BASES if _find(root / base, "list_attr_celeba")), None)
+
+
+def _read_celeba(root: Path, base: Path | None) -> tuple[Annotations, list[str], list[Path]]:
     """CelebA's annotations, notes on them, and the folders that may hold its images."""
-    base, file = next(
-        ((root / base, file) for base in _BASES if (file := _find(root / base, "list_attr_celeba"))), (root, None)
-    )
-    if file is None:
+    file = base and _find(base, "list_attr_celeba")
+    if base is None or file is None:
         places = [str(root / base / place) for base in _BASES for place in _PLACES]
         clause, remedy = _nearest_table(root)
         raise UserError(
-            f"data.root {root} holds no table: looked for {root / 'table.csv'}, and for list_attr_celeba.txt or .csv "
-            f"in {', '.join(places)}{clause}; {remedy or 'set data.root to the folder of the data set'}"
+            f"data.root {root} holds no table: looked for {root / 'table.csv'}, for list_attr_celeba.txt or .csv in "
+            f"{', '.join(places)}, and for Parquet files with images{clause}; "
+            f"{remedy or 'set data.root to the folder of the data set'}"
         )
     found = annotations.read_attributes(file)
     notes: list[str] = []
@@ -179,6 +186,9 @@ def _folder_of(root: Path) -> str:
     """What to do about a root that is no folder."""
     if not zipfile.is_zipfile(root):
         return "set it to the folder of the data set"
+    for base in root.absolute().parents[:2]:
+        if (base / "table.csv").exists() or _find(base, "list_attr_celeba") is not None:
+            return f"set it to {base}, which has the table of the images in the archive"
     out = root.with_suffix("") if root.suffix else root.with_name(f"{root.name}_unpacked")
     place = _base_in_archive(root) or root.parent
     return (
@@ -265,17 +275,14 @@ def _with_images(
     files = [located.files[row] or found.names[row] for row in rows]
     if len(rows) < len(found.names):
         found = _only(found, rows)
-    return Table(
-        located.folder,
-        found.names,
-        found.attributes,
-        found.targets,
-        found.split,
-        found.identity,
-        (*notes, *located.notes),
-        None if files == found.names else files,
-        found.flaws,
-    )
+    store: Store = FolderStore(located.folder, files)
+    if located.archive is not None:
+        store = ZipStore(located.archive, located.folder.relative_to(located.archive).as_posix(), files)
+    return _table(found, store, (*notes, *located.notes))
+
+
+def _table(found: Annotations, store: Store, notes: tuple[str, ...]) -> Table:
+    return Table(store, found.names, found.attributes, found.targets, found.split, found.identity, notes, found.flaws)
 
 
 def _from_root(found: Annotations, folders: Sequence[Path], root: Path) -> tuple[Annotations, Sequence[Path]]:

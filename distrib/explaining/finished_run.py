@@ -19,8 +19,8 @@ from PIL import Image
 from distrib.base.errors import UserError
 from distrib.config import Config
 from distrib.data.images import decode
+from distrib.data.reader import ImageReader
 from distrib.data.splits import Splits, digest
-from distrib.data.store import FolderStore
 from distrib.data.table import Table
 from distrib.explaining.options import unknown_group
 from distrib.model.network import AttributeClassifier
@@ -76,11 +76,11 @@ class FinishedRun:
         Raises:
             UserError: if it cannot be read.
         """
-        store = FolderStore(self.table)
+        reader = ImageReader(self.table)
         try:
-            return self.model.fit(decode(store.read(row)))
+            return self.model.fit(decode(reader.read(row)))
         except ValueError as error:
-            raise UserError(f"{store.name(row)} is broken ({error}): restore it") from None
+            raise UserError(f"{reader.name(row)} is broken ({error}): restore it") from None
 
     def pictures(self, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
         """The images of some rows as the model sees them, uint8 [B, H, W, 3] on its device."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distrib.base.errors import UserError
 from distrib.base.words import words
 from distrib.data.images import decode
-from distrib.data.store import FolderStore
+from distrib.data.reader import ImageReader
 from distrib.explaining import figures
 from distrib.explaining.finished_run import Finding, FinishedRun, data_uri_jpeg, data_uri_png, thumbnail
 from distrib.explaining.gradcam import LAYER, at_pixels, grad_cam
@@ -272,12 +272,12 @@ def _aligned(run: FinishedRun, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[n
 
 def _parts_in_input(run: FinishedRun, boxes: Boxes, rows: NDArray[np.int64]) -> list[dict[str, NDArray[np.float64]]]:
     """Part -> box, in pixels of the network's input, of the images of some rows."""
-    store, description = FolderStore(run.table), run.model.description
+    reader, description = ImageReader(run.table), run.model.description
     found = []
     for row in rows.tolist():
         of_picture = boxes.get(run.table.names[row], {})
         corners = np.array(list(of_picture.values())).reshape(-1, 4)
-        moved = in_input(corners, decode(store.read(row)).shape[:2], description.crop, description.image_size)
+        moved = in_input(corners, decode(reader.read(row)).shape[:2], description.crop, description.image_size)
         found.append(dict(zip(of_picture, moved, strict=True)))
     return found
 

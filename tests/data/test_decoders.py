@@ -23,6 +23,7 @@ from distrib.data.batch import Batch, Request
 from distrib.data.decoders import Decoder, choose_decoder, dali_installed, make_decoder
 from distrib.data.images import decode
 from distrib.data.plan import Plan, evaluation_batches
+from distrib.data.store import FolderStore
 from distrib.data.table import Table, read_table
 
 CELEBA_MINI = Path(__file__).resolve().parents[3] / "shared/celeba-mini"
@@ -38,7 +39,7 @@ def folder_of(path: Path, files: dict[str, bytes], absent: tuple[str, ...] = ())
         (path / name).write_bytes(content)
     names = [*files, *absent]
     targets = np.stack([np.arange(len(names)) % 2, np.arange(len(names)) // 2 % 2], axis=1).astype(np.uint8)
-    return Table(path, names, ("Bald", "Smiling"), targets, None, None, ())
+    return Table(FolderStore(path, names), names, ("Bald", "Smiling"), targets, None, None, ())
 
 
 def jpegs(path: Path, count: int, height: int = 218, width: int = 178) -> Table:
@@ -505,7 +506,7 @@ def test_damaged_bytes_are_a_picture_or_a_value_error(
 def test_after_an_error_the_same_decoder_delivers_again(tmp_path: Path, kind: str, bad: str) -> None:
     files = {f"{i}.jpg": encoded(picture(218, 178, i)) for i in range(4)}
     table = folder_of(tmp_path, files | ({bad: BROKEN[bad]} if bad in BROKEN else {}), absent=("gone.jpg",))
-    table = Table(tmp_path, [*files, bad], table.attributes, table.targets, None, None, ())
+    table = Table(FolderStore(tmp_path, [*files, bad]), [*files, bad], table.attributes, table.targets, None, None, ())
     made = decoder(kind, table, 2)
     wanted = images(list(decoder(kind, table, 2).batches([centred(3, 1), centred(2)])))
     for place in range(4):

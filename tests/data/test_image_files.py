@@ -15,9 +15,9 @@ from fuzzing import check_sentence
 from sentences import refusal
 
 from distrib.config import DataConfig
+from distrib.data.reader import ImageReader
 from distrib.data.separation import separate
 from distrib.data.splits import digest, make_splits
-from distrib.data.store import FolderStore
 from distrib.data.table import Table, read_table
 
 PARTS = ["train", "train", "valid", "test"]
@@ -52,8 +52,8 @@ def put(root: Path, files: Sequence[str]) -> Path:
 
 def holds(table: Table) -> list[str]:
     """What is read for each row."""
-    store = FolderStore(table)
-    return [store.read(row).decode() for row in range(len(table))]
+    reader = ImageReader(table)
+    return [reader.read(row).decode() for row in range(len(table))]
 
 
 def nfd(text: str) -> str:
@@ -91,7 +91,7 @@ def test_the_only_file_that_can_be_meant_is_taken(tmp_path: Path, names: list[st
     # An image is still known by its name in the table: plan, digest and predictions do not change with the files.
     assert table.names == names
     (note,) = table.notes
-    check_sentence(note, table.folder)
+    check_sentence(note, table.store.folder)
     straight = read_table(own(tmp_path / "straight", names, [f"images/{name}" for name in names]))
     splits = [make_splits(each, DataConfig()) for each in (table, straight)]
     assert digest(table, splits[0].train, splits[0].valid) == digest(straight, splits[1].train, splits[1].valid)
@@ -102,7 +102,7 @@ def test_png_version_of_celeba(tmp_path: Path, folder: str) -> None:
     root = celeba(tmp_path, [f"{folder}/{row:06}.png" for row in range(4)])
     put(root, [f"img_celeba/{row:06}.jpg" for row in reversed(range(4))])  # the same people, not aligned
     table = read_table(root)
-    assert table.folder == root / folder
+    assert table.store.folder == root / folder
     assert holds(table) == ["0", "1", "2", "3"]
     assert table.names[0] == "000000.jpg"
     assert "000000.png for 000000.jpg" in table.notes[0]
@@ -117,7 +117,7 @@ def test_celebas_photographs_that_are_not_aligned(tmp_path: Path) -> None:
 def test_what_a_name_may_mean_matters_for_the_images_that_are_used_alone(tmp_path: Path) -> None:
     root = own(tmp_path, JPG, ["images/0.png", "images/0.jpeg", "images/1.jpg", "images/2.jpg", "images/3.jpg"])
     refusal(lambda: read_table(root), "0.jpg in the table may be 0.jpeg or 0.png")
-    assert read_table(root, uses=["test"]).path(3) == root / "images/3.jpg"
+    assert read_table(root, uses=["test"]).store.path(3) == root / "images/3.jpg"
 
 
 def test_the_rows_of_splits_that_are_not_used_stay_without_their_images(tmp_path: Path) -> None:
@@ -256,7 +256,6 @@ def a_root_further_down(root: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        images_in_a_zip,
         half_of_a_zip,
         loose_images_in_a_zip,
         zip_in_the_zip,
@@ -385,4 +384,4 @@ def test_a_separated_data_set_has_the_files_that_were_taken(tmp_path: Path, face
         table = read_table(tmp_path / files)
         assert table.notes == ()
         assert [os.path.basename(name) for name in table.names] == [f"{row}.JPG" for row in range(8)]  # noqa: PTH119
-        assert [table.path(row).read_bytes() for row in range(8)] == [file.read_bytes() for file in people]
+        assert [table.store.path(row).read_bytes() for row in range(8)] == [file.read_bytes() for file in people]

@@ -125,7 +125,7 @@ def test_the_folder_is_a_data_set_that_says_the_same(tmp_path: Path) -> None:
     pairs = set(zip(source.identity.tolist(), table.identity.tolist(), strict=True))
     assert len(pairs) == len(set(PEOPLE))
     for row in range(len(table)):
-        assert table.path(row).read_bytes() == source.path(row).read_bytes()
+        assert table.store.path(row).read_bytes() == source.store.path(row).read_bytes()
 
 
 def test_celebas_own_format_is_read_as_well(faces: Path, tmp_path: Path) -> None:
@@ -244,10 +244,12 @@ def test_a_leak_in_what_was_written_is_found(tmp_path: Path, split: str, monkeyp
 def test_an_image_that_changes_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = data_set(tmp_path / "faces")
 
-    def copy(source: Path, target: Path) -> None:
-        target.write_bytes(picture(1000) if source.name == "000007.jpg" else source.read_bytes())
+    write = Path.write_bytes
 
-    monkeypatch.setattr(shutil, "copyfile", copy)
+    def copy(target: Path, data: bytes) -> int:
+        return write(target, picture(1000) if target.name == "000007.jpg" else data)
+
+    monkeypatch.setattr(Path, "write_bytes", copy)
     refused_without_a_trace(
         tmp_path, lambda: run(root, tmp_path / "out", "copy"), "in 1 of its 60 images", "000007.jpg"
     )
@@ -401,7 +403,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     refused_without_a_trace(tmp_path, lambda: run(root, tmp_path / "out", "copy"), "--out", "No space left on device")
 
 
@@ -433,7 +435,7 @@ def test_every_image_has_a_name_of_its_own(
     source, table = read_table(root), read_table(tmp_path / "out")
     assert [name.partition("/")[2] for name in table.names] == in_folders(expected or names)
     for row in range(60):
-        assert table.path(row).read_bytes() == source.path(row).read_bytes()
+        assert table.store.path(row).read_bytes() == source.store.path(row).read_bytes()
 
 
 def test_a_file_with_two_rows_is_refused(tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from distrib.base.errors import UserError
 from distrib.config import DataConfig
 from distrib.data.splits import Splits, digest, make_splits, seen_in_training, splits_of_training
+from distrib.data.store import FolderStore
 from distrib.data.table import Table
 
 
 def a_table(count: int = 1000, identities: int | None = 100, official: bool = True) -> Table:
     rows = np.arange(count)
+    names = [f"{row:06}.jpg" for row in rows]
     return Table(
-        folder=Path("images"),
-        names=[f"{row:06}.jpg" for row in rows],
+        store=FolderStore(Path("images"), names),
+        names=names,
         attributes=("even", "third"),
         targets=np.stack([rows % 2 == 0, rows % 3 == 0], axis=1).astype(np.uint8),
         split=np.where(rows < 0.8 * count, 0, np.where(rows < 0.9 * count, 1, 2)).astype(np.int8) if official else None,
@@ -81,7 +83,7 @@ def test_sizes_by_identity_are_near_the_fractions(
     count = sum(sizes)
     table = a_table(count, official=False)
     identity = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int64)
-    table = Table(table.folder, table.names, table.attributes, table.targets, None, identity, ())
+    table = Table(table.store, table.names, table.attributes, table.targets, None, identity, ())
     splits = make_splits(table, DataConfig(split="identity", split_fractions=fractions, split_seed=seed))
     assert_a_partition(splits, count)
     # No single identity could move and bring the sizes nearer; with the smallest one of size s, each pair of splits
@@ -208,7 +210,9 @@ def test_the_table_of_a_training_is_known_again() -> None:
     table, config = a_table(), DataConfig(split="identity", split_seed=3, subset=100)
     splits = make_splits(table, config)
     known = digest(table, splits.train, splits.valid)
-    found = splits_of_training(dataclasses.replace(table, folder=Path("elsewhere")), config, known)
+    found = splits_of_training(
+        dataclasses.replace(table, store=FolderStore(Path("elsewhere"), table.names)), config, known
+    )
     assert found is not None
     assert parts(found) == parts(splits)
     assert splits_of_training(table, config.model_copy(update={"split_seed": 4}), known) is None
@@ -253,7 +257,7 @@ def test_attributes_with_one_class_are_noted() -> None:
 def test_many_attributes_with_one_class_are_summed_up() -> None:
     table = a_table()
     constant = Table(
-        table.folder, table.names, tuple("abcde"), np.ones((1000, 5), dtype=np.uint8), table.split, None, ()
+        table.store, table.names, tuple("abcde"), np.ones((1000, 5), dtype=np.uint8), table.split, None, ()
     )
     notes = make_splits(constant, DataConfig()).notes
     assert len(notes) == 3

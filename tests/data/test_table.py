@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -68,8 +70,8 @@ def test_reads_celebas_own_bytes(tmp_path: Path) -> None:
     assert table.identity is not None
     assert table.identity.dtype == np.int64
     assert table.identity.tolist() == [2880, 2937, 8692, 2880]
-    assert table.path(2) == tmp_path / "img_align_celeba" / "000003.jpg"
-    assert table.path(2).exists()
+    assert table.store.path(2) == tmp_path / "img_align_celeba" / "000003.jpg"
+    assert table.store.path(2).exists()
     assert table.notes == ()
 
 
@@ -96,7 +98,7 @@ def test_folder_layouts(tmp_path: Path, base: str, anno: str, evaluation: str, i
         f"{base}{evaluation}list_eval_partition.txt": PARTITION,
     }
     table = read_table(lay_out(tmp_path, files, base + images))
-    assert table.folder == tmp_path / (base + images)
+    assert table.store.folder == tmp_path / (base + images)
     assert table.targets.tolist() == TARGETS
     assert table.split is not None
     assert table.identity is not None
@@ -216,8 +218,8 @@ def test_own_table_with_pictures_of_other_kinds_in_subfolders(tmp_path: Path, fo
     (tmp_path / folder / "a/1.png").touch()
     (tmp_path / folder / "a/b/2 c.webp").touch()
     table = read_table(tmp_path)
-    assert table.folder == tmp_path / folder
-    assert all(table.path(row).exists() for row in range(2))
+    assert table.store.folder == tmp_path / folder
+    assert all(table.store.path(row).exists() for row in range(2))
     assert table.notes == ()
 
 
@@ -447,7 +449,7 @@ def test_a_table_of_another_name_is_found_by_its_remedy(tmp_path: Path, file: st
 
 
 def test_a_table_that_is_no_text_is_to_be_saved_as_one(tmp_path: Path) -> None:
-    lay_out(tmp_path, {"train.parquet": b"PAR1"})
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["1.jpg"], "happy": [1]}), tmp_path / "train.parquet")
     refusal(lambda: read_table(tmp_path), "train.parquet", f"save the table, as CSV, as {tmp_path / 'table.csv'}")
 
 
@@ -698,7 +700,7 @@ def test_celeba_mini() -> None:
     arched = table.select(["Arched_Eyebrows"]).targets[:, 0]
     assert round(100 * arched[table.split == 0].mean(), 1) == 44.5
     assert round(100 * arched[table.split == 1].mean(), 1) == 37.2
-    assert table.path(0).is_file()
+    assert table.store.path(0).is_file()
     assert table.notes == ()
 
 

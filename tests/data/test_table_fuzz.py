@@ -68,8 +68,8 @@ def check(root: Path, table: Table, splits: Splits) -> None:
     assert len(set(table.attributes)) == len(table.attributes) == table.targets.shape[1] > 0
     assert set(np.unique(table.targets)) <= {0, 1}
     for row in range(len(table)):
-        assert table.path(row).exists()
-        assert table.path(row).resolve().is_relative_to(root.resolve())
+        assert table.store.path(row).exists()
+        assert table.store.path(row).resolve().is_relative_to(root.resolve())
     rows = np.concatenate([splits.train, splits.valid, splits.test])
     assert sorted(rows.tolist()) == list(range(len(table)))
     for told in (*table.attributes, *table.notes, *splits.notes):
@@ -151,7 +151,7 @@ def test_images_of_any_name_are_there_or_told(
         (root / "table.csv").write_text("\n".join(["file,happy", *(f"{name},1" for name in said)]))
         table = read_or_told(lambda: read_table(root, missing))
         if table is not None:
-            paths = [table.path(row) for row in range(len(table))]
+            paths = [table.store.path(row) for row in range(len(table))]
             assert all(path.is_file() and root in path.parents for path in paths)
             assert len({path.resolve() for path in paths}) == len(paths) > 0
             assert set(table.names) <= set(said)

@@ -49,15 +49,15 @@ def planted_study(
         temperature=(temperature,) * count,
         thresholds=tuple(thresholds or (0.4,) * count),
     )
-    config = config.model_copy(update={"data": config.data.model_copy(update={"root": table.folder.parent})})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"root": table.store.folder.parent})})
     splits = make_splits(table, config.data)
     return FinishedRun(
-        folder=table.folder,
+        folder=table.store.folder,
         config=config,
-        whole=read_table(table.folder.parent),
+        whole=read_table(table.store.folder.parent),
         table=table,
         splits=splits,
-        model=TrainedModel(AttributeClassifier(count).eval(), description, table.folder),
+        model=TrainedModel(AttributeClassifier(count).eval(), description, table.store.folder),
         predictions={
             split: Predictions.of(split, table, rows, logits_NA[rows])
             for split, rows in (("valid", splits.valid), ("test", splits.test))

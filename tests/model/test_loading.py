@@ -248,7 +248,7 @@ def test_a_picture_is_fitted_as_the_decoder_fits_it(faces: Path, crop: Any, size
     rows = np.array([0, 17, 42])
     (batch,) = TorchDecoder(config, table, torch.device("cpu")).batches(evaluation_batches(rows, 3, 0, 1))
     for row, wanted in zip(rows, batch.images_BHWC, strict=True):
-        found = model.fit(decode(table.path(row).read_bytes()))
+        found = model.fit(decode(table.store.path(row).read_bytes()))
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, wanted.numpy())
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sentences import refusal
 
+from distrib.data.store import FolderStore
 from distrib.data.table import Table, read_table
 from distrib.scoring.predictions import Predictions, load_predictions, save_predictions
 
@@ -72,7 +73,7 @@ def test_predictions_of_a_table_are_of_its_rows(faces: Path) -> None:
 
 
 def test_a_table_without_people_gives_predictions_without(tmp_path: Path) -> None:
-    table = Table(tmp_path, ["a", "b"], ("x",), np.array([[0], [1]], np.uint8), None, None, ())
+    table = Table(FolderStore(tmp_path, ["a", "b"]), ["a", "b"], ("x",), np.array([[0], [1]], np.uint8), None, None, ())
     assert Predictions.of("test", table, np.array([1]), np.zeros((1, 1), np.float32)).identity_N is None
 
 

@@ -26,7 +26,7 @@ import distrib.explaining.report
 import distrib.ranks.stopping
 import distrib.training.checkpoint
 import distrib.training.loop
-from distrib.data.store import FolderStore
+from distrib.data.reader import ImageReader
 from distrib.runs.folder import RunFolder
 from distrib.training.step import TrainStep
 
@@ -97,7 +97,7 @@ def watched_write(*arguments):
 
 
 distrib.training.checkpoint._write_manifest = watched_write
-FolderStore.decode = before(FolderStore.decode, "read")
+ImageReader.decode = before(ImageReader.decode, "read")
 distrib.explaining.report.attempt = before(distrib.explaining.report.attempt, "report")
 if RANK == "0" and "SELDOM" in os.environ:
     distrib.ranks.stopping.LOOK_EVERY = float(os.environ["SELDOM"])

@@ -1,0 +1,334 @@
+"""Parquet files as on the Hugging Face Hub, which hold images and labels in the same rows.
+
+Legend: N rows, A attributes.
+"""
+
+import re
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distrib.base.errors import UserError
+from distrib.base.words import few
+from distrib.data.annotations import EXPECTED_VALUE, SPLIT_NUMBERS, Annotations, Flaw
+from distrib.data.store import PerProcess
+
+if TYPE_CHECKING:
+    import pyarrow
+    import pyarrow.parquet
+
+# Columns that say whose image it is.
+_IDENTITY = ("celeb_id", "identity", "group")
+_PART = re.compile(r"(.*)-\d+-of-(\d+)")  # the Hub's name for one file of several, without its ending
+_CACHED = 4  # row groups kept: threads that decode in the order of the files work in neighbouring ones
+_LARGE = 4  # images in a row group from which it matters that one image costs reading all of them
+
+
+def find_parquet(root: Path) -> list[Path]:
+    """The Parquet files with images in a folder and two levels below it; empty where there are none.
+
+    Raises:
+        UserError: if they are of several data sets, or one cannot be read.
+    """
+    # Such as data/, default/train/ or img_align+identity+attr/.
+    files = sorted(file for depth in ("", "*/", "*/*/") for file in root.glob(f"{depth}*.parquet"))
+    files = [file for file in files if _image_column(_schema(file)) is not None]
+    folders = sorted({str(file.parent.parent if _split_of_folder(file, root) else file.parent) for file in files})
+    if len(folders) > 1:
+        raise UserError(
+            f"data.root {root} holds Parquet files of several data sets, in {few(folders)}: set data.root to one of "
+            f"these folders"
+        )
+    return files
+
+
+def read_parquet(
+    root: Path, files: Sequence[Path], missing: Literal["stop", "skip"]
+) -> tuple[Annotations, "ParquetStore", list[str]]:
+    """The table in Parquet files with images, where its images are read, and notes on both.
+
+    The images stand in a struct column with the fields `bytes` and, where they have names, `path`. An attribute is a
+    column of bool, of 0 and 1, or of -1 and 1, or such a field of a struct column. The split of a file is in its name,
+    or in that of its folder. A column celeb_id, identity or group says whose image it is.
+
+    Args:
+        root: the folder of the data set.
+        files: of it, see `find_parquet`.
+        missing: whether files that the names of others tell of may be missing.
+
+    Raises:
+        UserError: if a file is missing, cannot be read or is unlike the others, or has no split where others have one.
+    """
+    import pyarrow
+
+    notes = _check_parts(root, files, missing)
+    splits = {file: _split_in(file.stem) or _split_of_folder(file, root) for file in files}
+    unsplit = [str(file) for file, split in splits.items() if split is None]
+    if unsplit and len(unsplit) < len(files):
+        raise UserError(
+            f"the name of {few(unsplit)} says no split, as those of other files in {root} do: begin it with train, "
+            f"validation or test, or move what is not to be used elsewhere"
+        )
+    number = {file: SPLIT_NUMBERS[split] if split else -1 for file, split in splits.items()}
+    files = sorted(files, key=lambda file: (number[file], file))  # the order of CelebA's own table
+    image = _image_column(_schema(files[0]))
+    assert image is not None
+    parts = [_read_columns(file, image, files[0]) for file in files]
+    sizes = [len(part) for part in parts]
+    table = pyarrow.concat_tables(parts).combine_chunks()
+    names, more = _names(root, table, image, [splits[file] or "row" for file in files], sizes)
+    store = ParquetStore(files, image, names)
+    targets, flaws, others = _attributes(root, table, image)
+    notes += more + ([f"Columns that hold no labels are left out: {few(others)}."] if others else [])
+    found = Annotations(
+        root,
+        names,
+        tuple(targets),
+        np.stack(list(targets.values()), axis=1) if targets else np.empty((len(names), 0), np.uint8),
+        None if unsplit else np.repeat(np.array([number[file] for file in files], dtype=np.int8), sizes),
+        _identity(root, table),
+        flaws,
+    )
+    images, size = store.largest_group()
+    if images >= _LARGE:
+        notes.append(
+            f"{files[0].parent} holds images in row groups of up to {images:,} ({size / 1e6:,.0f} MB), and one image "
+            f"costs reading its whole group: for a training, `distrib prepare split --root {root} --files copy` writes "
+            f"each image as a file once"
+        )
+    return found, store, notes
+
+
+class ParquetStore:
+    """The images in the rows of Parquet files.
+
+    Args:
+        paths: of the files, whose rows follow each other.
+        image: the struct column with the field `bytes`.
+        files: N names of the images.
+    """
+
+    def __init__(self, paths: Sequence[Path], image: str, files: Sequence[str]) -> None:
+        self.files = files
+        self._paths = paths
+        self._image = image
+        self._groups = PerProcess(_Cache)
+
+    def read(self, row: int) -> bytes:
+        file, group, place = self._find(row)
+        images = self._groups().get((file, group), lambda: self._read_group(file, group))
+        data: bytes | None = images[place].as_py()
+        if data is None:
+            raise ValueError("the row has no bytes of an image")
+        return data
+
+    def name(self, row: int) -> str:
+        file, group, place = self._find(row)
+        before = self._first_rows[file][group] - self._first_rows[file][0]
+        return f"{self._paths[file]}, row {before + place + 1} ({self.files[row]})"
+
+    def largest_group(self) -> tuple[int, int]:
+        """The most images in a row group, and the most bytes."""
+        groups = [meta.row_group(number) for meta in self._metadata for number in range(meta.num_row_groups)]
+        return max(group.num_rows for group in groups), max(group.total_byte_size for group in groups)
+
+    @cached_property
+    def _metadata(self) -> list["pyarrow.parquet.FileMetaData"]:
+        import pyarrow.parquet
+
+        return [pyarrow.parquet.read_metadata(path) for path in self._paths]
+
+    @cached_property
+    def _first_rows(self) -> list[NDArray[np.int64]]:
+        """For each file the first row of each of its row groups, and the row after the last."""
+        first, rows = [], 0
+        for meta in self._metadata:
+            sizes = [meta.row_group(number).num_rows for number in range(meta.num_row_groups)]
+            first.append(rows + np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))))
+            rows += sum(sizes)
+        return first
+
+    def _find(self, row: int) -> tuple[int, int, int]:
+        """File, row group in it and place in that of a row."""
+        file = next(file for file, first in enumerate(self._first_rows) if row < first[-1])
+        group = int(np.searchsorted(self._first_rows[file], row, side="right")) - 1
+        return file, group, int(row - self._first_rows[file][group])
+
+    def _read_group(self, file: int, group: int) -> "pyarrow.Array":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(self._paths[file], metadata=self._metadata[file]) as opened:
+                table = opened.read_row_group(group, columns=[f"{self._image}.bytes"], use_threads=False)
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"its row group is damaged: {error}") from None
+        return table.flatten().column(0).combine_chunks()
+
+
+class _Cache:
+    """The row groups that were read last, by file and number."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], pyarrow.Array] = OrderedDict()
+
+    def get(self, key: tuple[int, int], read: Callable[[], "pyarrow.Array"]) -> "pyarrow.Array":
+        with self._lock:  # so that threads that need one group read it once
+            images = self._kept.pop(key, None)
+            self._kept[key] = read() if images is None else images
+            while len(self._kept) > _CACHED:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+
+def _schema(file: Path) -> "pyarrow.Schema":
+    """The columns of a file.
+
+    Raises:
+        UserError: if it is no Parquet file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_schema(file)
+    except pyarrow.ArrowException as error:
+        with file.open("rb") as opened:
+            is_pointer = opened.read(20).startswith(b"version https://git")
+        reason, remedy = _first_line(error), "fetch it again"
+        if is_pointer:
+            reason, remedy = "it is a Git LFS pointer", "fetch the file itself with `git lfs pull`"
+        raise UserError(f"{file} is not a whole Parquet file ({reason}): {remedy}") from None
+
+
+def _image_column(schema: "pyarrow.Schema") -> str | None:
+    """The name of the struct column with the bytes of images; None where there is none."""
+    from pyarrow import types
+
+    for field in schema:
+        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            kind = field.type.field("bytes").type
+            if types.is_binary(kind) or types.is_large_binary(kind):
+                return str(field.name)
+    return None
+
+
+def _split_in(name: str) -> str | None:
+    """The word for a split that a name of a file or folder begins with."""
+    word = re.split(r"[^a-z]", name.lower())[0]
+    return word if word in SPLIT_NUMBERS else None
+
+
+def _split_of_folder(file: Path, root: Path) -> str | None:
+    """The split that a file's folder, if it is one in the root, is called by."""
+    return _split_in(file.parent.name) if file.parent != root else None
+
+
+def _check_parts(root: Path, files: Sequence[Path], missing: Literal["stop", "skip"]) -> list[str]:
+    """Refuse a set of which a file is missing by the names of the others (train-00000-of-00019), or note it."""
+    there: Counter[tuple[Path, str, int]] = Counter()
+    for file in files:
+        if part := _PART.fullmatch(file.stem):
+            there[file.parent, part[1], int(part[2])] += 1
+    lacking = [f"{count} of {total} files {name}-*" for (_, name, total), count in there.items() if count < total]
+    if not lacking:
+        return []
+    if missing == "stop":
+        raise UserError(
+            f"{root} holds only {few(lacking)}: fetch the others, or set data.missing to skip to do without them"
+        )
+    return [f"{root} holds only {few(lacking)}: the rows of the others are skipped."]
+
+
+def _read_columns(file: Path, image: str, first: Path) -> "pyarrow.Table":
+    """A file's columns but for the images' bytes, with the fields of struct columns as columns (`image.path`).
+
+    Raises:
+        UserError: if it cannot be read, or has other columns than the first file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = _schema(file)
+    if not schema.equals(_schema(first)):
+        raise UserError(f"{file} has other columns than {first}: move the files that are not to be used elsewhere")
+    columns = [field.name for field in schema if field.name != image]
+    if schema.field(image).type.get_field_index("path") >= 0:
+        columns.append(f"{image}.path")
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            return opened.read(columns=columns).flatten()
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{file} cannot be read ({_first_line(error)}): fetch it again") from None
+
+
+def _names(
+    root: Path, table: "pyarrow.Table", image: str, splits: Sequence[str], sizes: Sequence[int]
+) -> tuple[list[str], list[str]]:
+    """N different names: the images' paths, or else their numbers in their splits; and notes."""
+    paths = table.column(f"{image}.path").to_pylist() if f"{image}.path" in table.column_names else []
+    if paths and all(paths) and len(set(paths)) == len(paths):
+        return paths, []
+    count: Counter[str] = Counter()
+    names = []
+    for split, size in zip(splits, sizes, strict=True):
+        names += [f"{split}/{number:06}" for number in range(count[split], count[split] + size)]
+        count[split] += size
+    return names, [f"{root} has no path of its own for each image: they are named by their numbers."] * any(paths)
+
+
+def _attributes(
+    root: Path, table: "pyarrow.Table", image: str
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, Flaw], list[str]]:
+    """The labels uint8 [N] of each attribute; what is wrong with other columns of numbers; columns of other kinds."""
+    from pyarrow import types
+
+    found: dict[str, NDArray[np.uint8]] = {}
+    flaws: dict[str, Flaw] = {}
+    others: list[str] = []
+    for column, values in zip(table.column_names, table.columns, strict=True):
+        name = column.rpartition(".")[2]  # a field of a struct column
+        if column == f"{image}.path" or column in _IDENTITY:
+            continue
+        if not (types.is_boolean(values.type) or types.is_integer(values.type)):
+            others.append(column)
+        elif name in found or name in flaws:
+            flaws[name] = Flaw(f"{root} has two columns {name}", "give every column a name of its own")
+        elif values.null_count:
+            row = values.is_null().to_numpy().argmax()
+            flaws[name] = Flaw(f"{root} has no value for {name} in row {row}: {EXPECTED_VALUE}", "fill it in")
+        elif not (kinds := set(values.unique().to_pylist())) <= {-1, 0, 1}:
+            wrong = next(iter(kinds - {-1, 0, 1}))
+            flaws[name] = Flaw(f"{root} has {wrong} for {name}: {EXPECTED_VALUE}")
+        elif {-1, 0} <= kinds:
+            flaws[name] = Flaw(
+                f"{root} has -1 and 0 for {name}: {EXPECTED_VALUE}, but not both", "write absent as one of the two"
+            )
+        else:
+            found[name] = (values.to_numpy() > 0).astype(np.uint8)
+    for name in flaws:
+        found.pop(name, None)
+    return found, flaws, others
+
+
+def _identity(root: Path, table: "pyarrow.Table") -> NDArray[np.int64] | None:
+    column = next((name for name in _IDENTITY if name in table.column_names), None)
+    if column is None:
+        return None
+    values = table.column(column)
+    if values.null_count:
+        row = values.is_null().to_numpy().argmax()
+        raise UserError(f"{root} has no {column} in row {row}: fill it in, or leave out the column")
+    _, number = np.unique(values.to_numpy(), return_inverse=True)
+    return number.astype(np.int64)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

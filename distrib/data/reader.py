@@ -1,0 +1,64 @@
+"""Images by row of the table: read, decoded, and named where something is wrong with one."""
+
+import sys
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distrib.base.errors import UserError, printable
+from distrib.data.images import decode
+from distrib.data.table import Table
+
+
+class ImageReader:
+    """Reads and decodes the images of a table; threads may do so at the same time."""
+
+    def __init__(self, table: Table) -> None:
+        self._store = table.store
+        self._said: set[str] = set()
+
+    def read(self, row: int) -> bytes:
+        """The file of one row.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        try:
+            return self._store.read(row)
+        except OSError as error:
+            raise UserError(
+                f"{self.name(row)} cannot be read ({error.strerror or error}): check the file and the disk"
+            ) from None
+        except ValueError as error:
+            raise self.broken(row, error) from None
+
+    def name(self, row: int) -> str:
+        """Where a row's file is, to show to a person."""
+        return self._store.name(row)
+
+    def decode(self, row: int, data: bytes) -> NDArray[np.uint8]:
+        """The image that a row's file holds, uint8 [H, W, 3], see `distrib.data.images`.
+
+        Raises:
+            UserError: if it is no whole image.
+        """
+        try:
+            return decode(data, lambda sentence: self._warn(row, sentence))
+        except ValueError as error:
+            raise self.broken(row, error) from None
+
+    def broken(self, row: int, reason: ValueError) -> UserError:
+        """The sentence for a file that is no whole image."""
+        return UserError(
+            f"{self.name(row)} cannot be decoded ({reason}): replace the file, or take its row out of the table"
+        )
+
+    def _warn(self, row: int, sentence: str) -> None:
+        """Said of the first such file: a data set has thousands from the same camera."""
+        if sentence in self._said:
+            return
+        self._said.add(sentence)
+        line = printable(f"{self.name(row)} {sentence}; others like it are not named")
+        with suppress(OSError):
+            print(f"distrib: warning: {line}", file=sys.stderr, flush=True)
