@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from celeba_forms import archived, on_the_hub
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
 from safetensors.torch import load_file
 from small_run import BATCH, EPOCHS, EVERY, assert_same_training, observed, settings, the_plan
@@ -110,6 +111,21 @@ def test_a_killed_run_resumes_exactly(faces: Path, finished: tuple[Path, str, Pa
     assert resumed.returncode == 0, resumed.stderr
     (event,) = read_events(folder, "resume")
     assert (event["epoch"], event["step"]) == (1, EVERY)
+    assert_same_training(undisturbed, folder)
+
+
+def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    undisturbed, _, _ = finished
+    per_epoch = the_plan(faces, undisturbed).steps_per_epoch
+    folder, archive, hub = tmp_path / "run", archived(faces, tmp_path / "zip"), on_the_hub(faces, tmp_path / "hub")
+    stop = f"{per_epoch + EVERY + 1} 0 self:SIGTERM"
+    launch(*settings(archive, folder), script="tests/support/observer.py", DISTURB=stop)
+    assert len(read_events(folder, "stop")) == 1
+    resumed = launch(*settings(hub, folder, "--resume", "auto"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "row groups of up to 7" in resumed.stderr
     assert_same_training(undisturbed, folder)
 
 

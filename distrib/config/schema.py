@@ -24,6 +24,7 @@ SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", 
 
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=8, le=4096)]
+Threads = Annotated[int, Field(ge=1, le=256)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -70,8 +71,8 @@ class DataConfig(Section):
     decoder: Literal["auto", "dali", "torch"] = "auto"
     """dali: NVIDIA DALI, on the GPU where there is one; torch: worker threads on the CPU; auto: dali on a GPU where it
     is installed, else torch."""
-    threads: int = Field(2, ge=1, le=256)
-    """Decoding threads of each rank."""
+    threads: Literal["auto"] | Threads = "auto"
+    """Threads of each rank that read and decode; auto: as many as cores of this machine are its own, at most 16."""
     prefetch: int = Field(2, ge=1, le=64)
     """Batches decoded ahead."""
     dali: DaliConfig = DaliConfig()

@@ -6,17 +6,19 @@ JPEGs, of which every decoder makes the same; whatever else a data set holds is 
 
 import importlib.util
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
 
+from distrib.base.cores import cores_of_rank
 from distrib.base.errors import UserError
 from distrib.base.words import few
 from distrib.config import DataConfig
@@ -25,6 +27,11 @@ from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Without JPEG hardware a GPU's small images are Huffman-decoded by threads; more than these wait for each other.
+_MOST_THREADS = 16
 # What DALI decodes where the reference decodes the file.
 _PLACEHOLDER: bytes = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
 
@@ -67,6 +74,11 @@ def choose_decoder(decoder: str, device: torch.device) -> str:
     return decoder
 
 
+def threads_of(config: DataConfig) -> int:
+    """How many threads of this rank read and decode."""
+    return min(_MOST_THREADS, cores_of_rank()) if config.threads == "auto" else config.threads
+
+
 def make_decoder(config: DataConfig, table: Table, device: torch.device, max_batch: int) -> Decoder:
     """The decoder that the configuration asks for.
 
@@ -91,22 +103,14 @@ class TorchDecoder:
         self._device = device
         self.reader = ImageReader(table)
         self._targets = torch.from_numpy(table.targets)
-        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
+        self._threads = threads_of(config)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        source = iter(requests)
         # With fewer batches under way than threads, threads would idle.
-        ahead = max(self._config.prefetch, self._config.threads)
-        pending: deque[Future[Batch]] = deque()
-        try:
-            pending.extend(self._pool.submit(self._decode, request) for request in islice(source, ahead))
-            while pending:
-                batch = pending.popleft().result()
-                pending.extend(self._pool.submit(self._decode, request) for request in islice(source, 1))
-                yield self._move(batch)
-        finally:
-            for future in pending:
-                future.cancel()
+        ahead = max(self._config.prefetch, self._threads)
+        with closing(map_ahead(self._pool, self._decode, requests, ahead)) as batches:
+            yield from map(self._move, batches)
 
     def _decode(self, request: Request) -> Batch:
         pinned = self._device.type == "cuda"
@@ -168,23 +172,60 @@ class DaliDecoder:
         self._idle = pipeline
 
 
+def map_ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], source: Iterable[T], ahead: int
+) -> Generator[R, None, None]:
+    """What `work` makes of each, in order; in other threads, and of so many before they are asked for.
+
+    An error is raised where its result is asked for. What is under way when the iterator is closed is cancelled.
+    """
+    waiting = iter(source)
+    pending: deque[Future[R]] = deque()
+    try:
+        pending.extend(pool.submit(work, each) for each in islice(waiting, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(work, each) for each in islice(waiting, 1))
+            yield result
+    finally:
+        for future in pending:
+            future.cancel()
+
+
 @dataclass(frozen=True)
 class _Asked:
-    """A request that DALI has taken, and those of its images that the reference decodes, by their place."""
+    """A request as DALI takes it.
+
+    Attributes:
+        request: of B images.
+        files: uint8 arrays, the file of each image that DALI decodes, and a placeholder for others.
+        start: int32 [B, 2], top and left of each region.
+        shape: int32 [B, 2], its height and width.
+        beside: the images that the reference decodes, by their place.
+    """
 
     request: Request
+    files: list[NDArray[np.uint8]]
+    start: NDArray[np.int32]
+    shape: NDArray[np.int32]
     beside: dict[int, Future[torch.Tensor]]
 
 
 class _Pipeline:
-    """A DALI pipeline and what it has been asked for."""
+    """A DALI pipeline and what it has been asked for.
+
+    Files are read, and their headers looked at, in threads ahead of the one that trains: reading 256 files there, one
+    after another, would take 5 ms of it where they are cached, and up to 100 on a network's disk.
+    """
 
     def __init__(self, config: DataConfig, reference: TorchDecoder, device: torch.device, max_batch: int) -> None:
         self._config = config
         self._reference = reference
         self._reader = reference.reader
         self._device = device
-        self._source: Iterator[Request] = iter(())
+        self._threads = threads_of(config)
+        self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="read")
+        self._source: Iterator[_Asked] = iter(())
         self._asked: deque[_Asked] = deque()  # what DALI has taken and not yet delivered
         self._dali = self._build(max_batch)
 
@@ -192,10 +233,13 @@ class _Pipeline:
         """Each request with its images, uint8 [B, H, W, 3]."""
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-        self._source = iter(requests)
+        ahead = max(self._config.prefetch, self._threads)
         iterator = DALIGenericIterator([self._dali], ["images"], prepare_first_batch=False)
         try:
-            with _InUse(self._device) as in_use:
+            with (
+                closing(map_ahead(self._readers, self._read, requests, ahead)) as self._source,
+                _InUse(self._device) as in_use,
+            ):
                 while True:
                     try:
                         outputs = next(iterator)
@@ -229,11 +273,13 @@ class _Pipeline:
             names = few([self._reader.name(row) for row in rows])
             raise UserError(f"DALI cannot decode one of {names} ({said[:200]}): try data.decoder torch") from None
 
-    def _next_request(self) -> tuple[list[NDArray[Any]], ...]:
-        asked = _Asked(next(self._source), {})
+    def _next_request(self) -> tuple[Any, ...]:
+        asked = next(self._source)
         self._asked.append(asked)
-        request = asked.request
-        pictures, sizes = [], []
+        return asked.files, asked.start, asked.shape, asked.request.flip.astype(np.int32)
+
+    def _read(self, request: Request) -> _Asked:
+        files, sizes, beside = [], [], {}
         for place, row in enumerate(request.ids.tolist()):
             data = self._reader.read(row)
             try:
@@ -241,13 +287,13 @@ class _Pipeline:
             except ValueError as error:
                 raise self._reader.broken(row, error) from None
             if header is None or not is_plain_jpeg(data, header):
-                asked.beside[place] = self._reference.begin(row, data, request[place : place + 1])
+                beside[place] = self._reference.begin(row, data, request[place : place + 1])
                 data, header = _PLACEHOLDER, read_jpeg_header(_PLACEHOLDER)
             sizes.append((header.height, header.width))
-            pictures.append(np.frombuffer(data, dtype=np.uint8))
+            files.append(np.frombuffer(data, dtype=np.uint8))
         heights, widths = np.array(sizes, dtype=np.int64).T
         regions = crop_regions(request, heights, widths, self._config.crop).astype(np.int32)
-        return pictures, list(regions[:, :2]), list(regions[:, 2:]), list(request.flip.astype(np.int32))
+        return _Asked(request, files, regions[:, :2].copy(), regions[:, 2:].copy(), beside)
 
     def _build(self, max_batch: int) -> Any:
         from nvidia.dali import fn, pipeline_def, types
@@ -263,7 +309,7 @@ class _Pipeline:
 
         @pipeline_def(  # type: ignore[untyped-decorator]
             batch_size=max_batch,
-            num_threads=self._config.threads,
+            num_threads=self._threads,
             device_id=(self._device.index or 0) if on_gpu else None,
             prefetch_queue_depth=self._config.prefetch,
         )

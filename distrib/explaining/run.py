@@ -73,7 +73,9 @@ def _config(folder: Path, options: Sequence[str]) -> tuple[Config, TrainedModel,
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not a run: it has no config.yaml; name the folder that training has made")
     of_run = read_yaml(folder / "config.yaml")
-    of_run = of_run.replace("run", folder=folder, device="auto", ranks=None).replace("data", decoder="auto")
+    of_run = of_run.replace("run", folder=folder, device="auto", ranks=None).replace(
+        "data", decoder="auto", threads="auto"
+    )
     if of_run.train.precision != "no":
         of_run = of_run.replace("train", precision="auto")
 

@@ -55,8 +55,8 @@ class DataOptions:
     decoder: Literal["auto", "dali", "torch"] = "auto"
     """dali: NVIDIA DALI, on the GPU where there is one; torch: worker threads on the CPU; auto: dali on a GPU where it
     is installed, else torch."""
-    threads: int | None = None
-    """Decoding threads of each rank."""
+    threads: Literal["auto"] | int = "auto"
+    """Threads of each rank that read and decode; auto: as many as cores of this machine are its own, at most 16."""
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,8 @@ def plan_launch(arguments: Sequence[str], file: Path | None, check: Callable[[Co
     Raises:
         UserError: for whatever is wrong before the first step: it is said here once, without a launcher around it.
     """
-    from distrib.ranks.machine import cores, fallbacks, resolve
+    from distrib.base.cores import cores
+    from distrib.ranks.machine import fallbacks, resolve
     from distrib.ranks.printing import warn
 
     config, _ = load_config(arguments)

@@ -8,6 +8,7 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from distrib.base.cores import cores
 from distrib.base.errors import UserError
 from distrib.config import Config
 
@@ -116,10 +117,3 @@ def use_all_cores(local_ranks: int) -> None:
         import torch
 
         torch.set_num_threads(max(1, cores() // local_ranks))
-
-
-def cores() -> int:
-    """CPU cores that this process may use; a Slurm that binds no process to its job's cores only says how many."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    job = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    return min(mine, int(job)) if job.isdecimal() and int(job) > 0 else mine

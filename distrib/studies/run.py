@@ -17,12 +17,13 @@ from typing import get_args
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from distrib.base.cores import cores
 from distrib.base.errors import UserError
 from distrib.base.streams import standard_streams
 from distrib.base.words import plural
 from distrib.config import parse
 from distrib.data.splits import digest
-from distrib.ranks.machine import cores, resolve
+from distrib.ranks.machine import resolve
 from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOPPED
 from distrib.studies.definition import Study, read_study

@@ -1,20 +1,27 @@
 """The cores that a rank takes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from distrib.ranks.machine import cores, use_all_cores
+from distrib.base import cores as base_cores
+from distrib.base.cores import cores, cores_of_rank
+from distrib.config import DataConfig
+from distrib.data.decoders import threads_of
+from distrib.ranks.machine import use_all_cores
 
 
 @pytest.fixture(autouse=True)
-def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """One thread to begin with, as OMP_NUM_THREADS=1 makes it, and no launcher."""
     for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", "SLURM_CPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(base_cores, "_CGROUPS", tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,3 +42,21 @@ def test_a_job_takes_its_share_of_a_node_where_slurm_binds_no_process_to_it(monk
     assert cores() == 2
     use_all_cores(local_ranks=2)
     assert torch.get_num_threads() == 1
+
+
+def test_a_container_has_the_cores_of_its_quota(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cores() == 8
+    (tmp_path / "cpu.max").write_text("350000 100000\n")
+    assert cores() == 3
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert cores() == 1
+
+
+def test_the_ranks_of_a_machine_share_its_cores_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads_of(DataConfig()) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert cores_of_rank() == threads_of(DataConfig()) == 2
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(96)))
+    assert threads_of(DataConfig()) == 16
+    assert threads_of(DataConfig(threads=30)) == 30
