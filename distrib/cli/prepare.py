@@ -2,6 +2,8 @@
 
 distrib prepare faces --out data/faces --count 3000
 distrib prepare split --root data/celeba --out data/separated --by identity --fractions 0.8 0.1 0.1 --seed 0
+distrib prepare pack --root data/celeba --out data/packed
+distrib prepare check data/packed
 """
 
 import os
@@ -15,7 +17,17 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from distrib.base.errors import UserError, printable
 from distrib.base.paths import OptionPath
@@ -71,6 +83,37 @@ class Split:
     """Number of threads that read and copy."""
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Verify every image of a data set, and pack it into tar shards that are read several times as fast.
+
+    Every image is decoded strictly. What cannot be decoded, and rows without an image, are errors; what is unusual is
+    reported and packed. The bytes of the images stay as they are. The folder is a data set of its own, and each of its
+    tar files a WebDataset. An interrupted pack continues where it stopped, if it is started again.
+    """
+
+    root: OptionPath
+    """Folder of the data set, in any form that training takes."""
+    out: OptionPath
+    """Folder to write, outside of the data set; it must not exist yet, or be empty."""
+    on_error: Literal["stop", "quarantine"] = "stop"
+    """What to do about errors, once all images have been read: stop; or leave them out of the pack, and list them."""
+    force: bool = False
+    """Replace the packed data set in the folder."""
+    workers: int = os.cpu_count() or 1
+    """Number of threads that read and decode."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Read a packed data set again, and compare each file with the SHA-256 that was written down when it was packed."""
+
+    folder: tyro.conf.Positional[OptionPath]
+    """The packed data set."""
+    workers: int = os.cpu_count() or 1
+    """Number of threads that read."""
+
+
 def prepare_faces(settings: Faces) -> None:
     """Draw the faces and show how far it is.
 
@@ -119,6 +162,45 @@ def prepare_split(settings: Split) -> None:
     print(f"{out} is ready for --data.root; the proof is in separation.json, the sums are in SHA256SUMS")
 
 
+def prepare_pack(settings: Pack) -> None:
+    """Verify and pack, show how far it is, and say what was found.
+
+    Raises:
+        UserError: a setting is out of range, the data set is not as expected, an image is broken, or the folder is in
+            use or cannot be written.
+    """
+    from distrib.data.packing import VERIFICATION, pack
+    from distrib.data.verification import summary
+
+    try:
+        with _progress() as report:
+            packed = pack(settings.root, settings.out, settings.on_error, settings.workers, report, settings.force)
+    except UserError as error:
+        sentence = str(error).replace("data.missing to skip", "--on-error to quarantine")
+        raise UserError(sentence.replace("data.root", "--root")) from None
+    except KeyboardInterrupt:
+        print("distrib: interrupted; the same command continues where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    for note in packed.notes:
+        print(f"distrib: warning: {note}", file=sys.stderr)
+    print(summary(packed.findings, packed.images))
+    print(f"{printable(str(settings.out))} is ready for --data.root; every finding is in its {VERIFICATION}")
+
+
+def prepare_check(settings: Check) -> None:
+    """Check a packed data set and say that it is whole.
+
+    Raises:
+        UserError: it is none, or not whole.
+    """
+    from distrib.data.packing import check
+
+    with _progress() as report:
+        manifest = check(settings.folder, settings.workers, report)
+    sizes = ", ".join(f"{name} {count:,}" for name, count in manifest.images.items())
+    print(f"{printable(str(settings.folder))} is whole: {len(manifest.shards):,} shards, {sizes} images")
+
+
 def _summary(proof: "Proof") -> str:
     """The sizes of the splits, and what is proved of them."""
     from distrib.data.table import SPLITS
@@ -150,7 +232,7 @@ def _progress() -> "Iterator[OnProgress]":
     if not console.is_terminal:
         yield _PlainProgress()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
@@ -160,6 +242,14 @@ def _progress() -> "Iterator[OnProgress]":
             progress.advance(tasks[work], done)
 
         yield advance
+
+
+class _Rate(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text(f"{rate:,.0f}/s" if rate else "")
 
 
 class _PlainProgress:
@@ -180,12 +270,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run one of the preparations; returns the exit status: 0, 2 for what the user can mend, or 130 after Ctrl-C."""
     try:
         settings = tyro.extras.subcommand_cli_from_dict(
-            {"faces": Faces, "split": Split}, prog="distrib prepare", args=argv
+            {"faces": Faces, "split": Split, "pack": Pack, "check": Check}, prog="distrib prepare", args=argv
         )
-        if isinstance(settings, Faces):
-            prepare_faces(settings)
-        else:
-            prepare_split(settings)
+        match settings:
+            case Faces():
+                prepare_faces(settings)
+            case Split():
+                prepare_split(settings)
+            case Pack():
+                prepare_pack(settings)
+            case Check():
+                prepare_check(settings)
     except UserError as error:
         print(f"distrib: error: {error}", file=sys.stderr)
         return error.exit_status

@@ -6,12 +6,11 @@ JPEGs, of which every decoder makes the same; whatever else a data set holds is 
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import numpy as np
 import simplejpeg
@@ -20,15 +19,13 @@ from numpy.typing import NDArray
 
 from distrib.base.cores import cores_of_rank
 from distrib.base.errors import UserError
+from distrib.base.threads import map_ahead
 from distrib.base.words import few
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Request, crop_regions, cut
 from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 # Without JPEG hardware a GPU's small images are Huffman-decoded by threads; more than these wait for each other.
 _MOST_THREADS = 16
@@ -170,26 +167,6 @@ class DaliDecoder:
                 targets = targets.pin_memory().to(self._device, non_blocking=True)
             yield Batch(images_BHWC, targets, ids)
         self._idle = pipeline
-
-
-def map_ahead(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], source: Iterable[T], ahead: int
-) -> Generator[R, None, None]:
-    """What `work` makes of each, in order; in other threads, and of so many before they are asked for.
-
-    An error is raised where its result is asked for. What is under way when the iterator is closed is cancelled.
-    """
-    waiting = iter(source)
-    pending: deque[Future[R]] = deque()
-    try:
-        pending.extend(pool.submit(work, each) for each in islice(waiting, ahead))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(work, each) for each in islice(waiting, 1))
-            yield result
-    finally:
-        for future in pending:
-            future.cancel()
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,14 @@ class Located:
         files: N file names relative to it; None where there is none.
         notes: warnings for the user, a sentence each.
         archive: the zip archive, if they lie in one.
+        surplus: files beside the images that no name is of; looked for where all images are needed.
     """
 
     folder: Path
     files: Sequence[str | None]
     notes: list[str]
     archive: Path | None = None
+    surplus: Sequence[str] = ()
 
 
 def locate(
@@ -106,7 +108,8 @@ def locate(
     elif folder not in folders and archive is None:
         notes.append(f"The images were found in {folder}.")
     known = names if files is names else [*names, *filter(None, files)]
-    if needed is None and (surplus := _surplus(there - used - set(names), known)):
+    surplus = _surplus(there - used - set(names), known) if needed is None else []
+    if surplus:
         notes.append(f"{folder} holds images without a row in the table: {len(surplus)} ({few(surplus)}), not used.")
     needed = names if needed is None else needed
     lost = []
@@ -119,7 +122,7 @@ def locate(
             skip = ", or set data.missing to skip to do without them" if len(lost) < len(needed) else ""
             raise UserError(f"{sentence}{clause}: {remedy or 'put them there'}{skip}")
         notes.append(f"{sentence}{clause}: their rows are skipped.")
-    return Located(folder, files, notes, archive)
+    return Located(folder, files, notes, archive, surplus)
 
 
 class Tree:

@@ -99,8 +99,8 @@ def read_parquet(
     if images >= _LARGE:
         notes.append(
             f"{files[0].parent} holds images in row groups of up to {images:,} ({size / 1e6:,.0f} MB), and one image "
-            f"costs reading its whole group: for a training, `distrib prepare split --root {root} --files copy` writes "
-            f"each image as a file once"
+            f"costs reading its whole group: pack the data set once, by `distrib prepare pack --root {root} "
+            f"--out DIR`, and train from there"
         )
     return found, store, notes
 

@@ -22,6 +22,7 @@ from distrib.base.words import few, nearest
 from distrib.data import annotations, image_files
 from distrib.data.annotations import Annotations, Flaw
 from distrib.data.parquet import find_parquet, read_parquet
+from distrib.data.shards import is_packed, read_packed
 from distrib.data.store import FolderStore, Store, ZipStore
 
 # By their numbers in `Table.split`.
@@ -55,6 +56,8 @@ class Table:
         identity: int64 [N], the number of the person or group that the image belongs to; None where unknown.
         notes: warnings for the user, a sentence each.
         flaws: why the other columns of the table are no attributes.
+        lost: the rows that are left out because their images are missing: their names, and their numbers in the file.
+        surplus: files of images that no row names.
     """
 
     store: Store
@@ -65,6 +68,8 @@ class Table:
     identity: NDArray[np.int64] | None
     notes: tuple[str, ...]
     flaws: Mapping[str, Flaw] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
+    surplus: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -107,7 +112,9 @@ class Table:
 def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Collection[str] = SPLITS) -> Table:
     """The table of the data set in a folder.
 
-    If the folder holds a table.csv, that is the table (see `annotations.read_attributes` for its columns). The file
+    If the folder is a packed data set (see `packing.pack`), its own index is the table.
+
+    If it holds a table.csv, that is the table (see `annotations.read_attributes` for its columns). The file
     names in it are relative to the first of root, root/images and root/img_align_celeba that holds any of them.
 
     Otherwise the data set is CelebA: list_attr_celeba, and where there are such files list_eval_partition and
@@ -133,6 +140,8 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
     try:
         if not root.is_dir():
             raise UserError(f"data.root is {root}, which is not a folder: {_folder_of(root)}")
+        if is_packed(root):
+            return _table(*read_packed(root), [])
         own = root / "table.csv"
         if own.exists():
             folders = [root, root / "images", root / "img_align_celeba"]
@@ -140,7 +149,7 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
         base = _celeba_base(root)
         if base is None and (files := find_parquet(root)):
             found, store, notes = read_parquet(root, files, missing)
-            return _table(found, store, tuple(notes))
+            return _table(found, store, notes)
         return _with_images(*_read_celeba(root, base), root, missing, uses)
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read: check its permissions") from None
@@ -273,16 +282,20 @@ def _with_images(
     kept = set() if needed is None or missing == "skip" else set(found.names) - needed
     rows = [row for row, file in enumerate(located.files) if file is not None or found.names[row] in kept]
     files = [located.files[row] or found.names[row] for row in rows]
+    lost = {}
     if len(rows) < len(found.names):
+        lost = {found.names[row]: row for row in sorted(set(range(len(found.names))).difference(rows))}
         found = _only(found, rows)
     store: Store = FolderStore(located.folder, files)
     if located.archive is not None:
         store = ZipStore(located.archive, located.folder.relative_to(located.archive).as_posix(), files)
-    return _table(found, store, (*notes, *located.notes))
+    return dataclasses.replace(_table(found, store, [*notes, *located.notes]), lost=lost, surplus=located.surplus)
 
 
-def _table(found: Annotations, store: Store, notes: tuple[str, ...]) -> Table:
-    return Table(store, found.names, found.attributes, found.targets, found.split, found.identity, notes, found.flaws)
+def _table(found: Annotations, store: Store, notes: Sequence[str]) -> Table:
+    return Table(
+        store, found.names, found.attributes, found.targets, found.split, found.identity, tuple(notes), found.flaws
+    )
 
 
 def _from_root(found: Annotations, folders: Sequence[Path], root: Path) -> tuple[Annotations, Sequence[Path]]:
