@@ -5,14 +5,15 @@ distrib explain runs/celeba
 distrib predict runs/celeba photo.jpg
 """
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from distrib.base.errors import UserError
 from distrib.base.paths import expanded_path
-from distrib.base.streams import standard_streams
+from distrib.base.program import program
 
 USAGE = """usage: distrib COMMAND …
 
@@ -31,20 +32,28 @@ USAGE = """usage: distrib COMMAND …
 MODEL is a run, its best/, a checkpoint or an exported .onnx file. `distrib COMMAND --help` tells more of each."""
 
 
-@standard_streams()
 def main() -> int:
-    """Run the subcommand that the command line names; returns its exit status."""
-    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    """Run the subcommand that this process's command line names; returns its exit status."""
+    return run(sys.argv[1:])
+
+
+@program
+def run(arguments: Sequence[str]) -> int:
+    """Run a subcommand, which is imported when it is called: no command waits for another's libraries."""
+    name, *others = arguments or ["--help"]
     if name in ("-h", "--help"):
         print(USAGE)
         return 0
-    if name not in COMMANDS:
-        print(f"distrib: error: there is no command {name}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    return COMMANDS[name](arguments)
+    if name in OWN:
+        return OWN[name](others)
+    if name not in PROGRAMS:
+        raise UserError(f"there is no command {name}: choose one of {', '.join((*OWN, *PROGRAMS))}")
+    status: int = import_module("distrib.evaluate" if name == "evaluate" else f"distrib.cli.{name}").main(others)
+    return status
 
 
-def train(arguments: list[str]) -> int:
+@program
+def train(arguments: Sequence[str]) -> int:
     """Check the configuration and the data, then train on all ranks of this machine.
 
     Returns:
@@ -60,17 +69,14 @@ def train(arguments: list[str]) -> int:
         from distrib.train import main as train_here
         from distrib.training.check import check_start
 
-        try:
-            file, arguments = _take_launch(_with_config(arguments))
-            launch = plan_launch(arguments, file, check_start)
-            # One rank needs no launcher, which would have a status, and a way with signals, of its own.
-            return train_here(arguments, requests) if launch.ranks == 1 else start(launch, arguments, requests)
-        except UserError as error:
-            print(f"distrib: error: {error}", file=sys.stderr)
-            return error.exit_status
+        file, arguments = _take_launch(_with_config(arguments))
+        launch = plan_launch(arguments, file, check_start)
+        # One rank needs no launcher, which would have a status, and a way with signals, of its own.
+        return train_here(arguments, requests) if launch.ranks == 1 else start(launch, arguments, requests)
 
 
-def check(arguments: list[str]) -> int:
+@program
+def check(arguments: Sequence[str]) -> int:
     """Say what a training with these options would be of, or why it would be refused; nothing is written.
 
     Before a job waits for hours in a queue, for example. This machine is asked for what the training needs only after
@@ -81,13 +87,9 @@ def check(arguments: list[str]) -> int:
     from distrib.training.check import check_start
 
     here = "--here" in arguments
-    try:
-        config, _ = load_config(_with_config([each for each in arguments if each != "--here"]))
-        config = resolve(config) if here else config
-        table, splits = check_start(config, config.run.ranks or config.train.ranks_asked_for or 1)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr)
-        return error.exit_status
+    config, _ = load_config(_with_config([each for each in arguments if each != "--here"]))
+    config = resolve(config) if here else config
+    table, splits = check_start(config, config.run.ranks or config.train.ranks_asked_for or 1)
     for note in (*table.notes, *splits.notes):
         print(f"distrib: warning: {note}", file=sys.stderr)
     print(f"data:    {config.data.root}")
@@ -97,25 +99,21 @@ def check(arguments: list[str]) -> int:
     return 0
 
 
-def _take_launch(arguments: list[str]) -> tuple[Path | None, list[str]]:
+def _take_launch(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The file that `--launch FILE` or `--launch=FILE` names, and the other arguments.
 
     Raises:
         UserError: if there is no such file, or several are named.
     """
     such = "name a configuration of accelerate's, such as launch/cpu.yaml"
-    files, others, words = [], [], iter(arguments)
-    for word in words:
-        if word == "--launch":
-            files.append(next(words, ""))
-        elif word.startswith("--launch="):
-            files.append(word.partition("=")[2])
-        else:
-            others.append(word)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--launch", nargs="?", const="", action="append", default=[])
+    taken, others = parser.parse_known_args(arguments)
+    files = taken.launch
     if len(files) > 1:
         raise UserError(f"--launch is given {len(files)} times ({', '.join(files)}): give it once")
     if not files:
-        return None, arguments
+        return None, others
     if not files[0] or files[0].startswith("-"):
         raise UserError(f"--launch names no file: {such}")
     file = expanded_path(Path(files[0]))
@@ -128,26 +126,12 @@ def _take_launch(arguments: list[str]) -> tuple[Path | None, list[str]]:
     return file, others
 
 
-def _with_config(arguments: list[str]) -> list[str]:
+def _with_config(arguments: Sequence[str]) -> Sequence[str]:
     return ["--config", *arguments] if arguments and not arguments[0].startswith("-") else arguments
 
 
-def program(name: str) -> Callable[[list[str]], int]:
-    """The `main` of a program, imported when it is called: no command waits for another's libraries."""
-
-    def main_of(arguments: list[str]) -> int:
-        status: int = import_module("distrib.evaluate" if name == "evaluate" else f"distrib.cli.{name}").main(arguments)
-        return status
-
-    return main_of
-
-
+OWN = {"train": train, "check": check}
 PROGRAMS = ("explain", "evaluate", "compare", "predict", "export", "sweep", "reproduce", "prepare")
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train,
-    "check": check,
-    **{name: program(name) for name in PROGRAMS},
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,31 +12,27 @@ from pathlib import Path
 from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
 from distrib.base.paths import expanded_path
-from distrib.base.streams import standard_streams
+from distrib.base.program import program
 from distrib.base.words import nearest
 from distrib.config import Config, parse
 from distrib.ranks.environment import rank
 from distrib.reporting.panels import PANELS
 
 
-@standard_streams()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status: 0, 1 if a job failed, or 2 for what the user can mend."""
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run the program; returns its exit status: 0, or 1 if a job failed."""
     if rank() > 0:
         print(f"distrib: rank {rank()} leaves: one process makes the report", file=sys.stderr)
         return 0
-    try:
-        run, only, options = _arguments(sys.argv[1:] if argv is None else list(argv))
-        with no_collection():
-            from distrib.explaining.run import explain_run  # takes seconds, for which no --help and no refusal waits
+    run, only, options = _arguments(argv)
+    with no_collection():
+        from distrib.explaining.run import explain_run  # takes seconds, for which no --help and no refusal waits
 
-        return explain_run(run, only or tuple(PANELS), options)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr)
-        return error.exit_status
+    return explain_run(run, only or tuple(PANELS), options)
 
 
-def _arguments(argv: list[str]) -> tuple[Path, tuple[str, ...], list[str]]:
+def _arguments(argv: Sequence[str]) -> tuple[Path, tuple[str, ...], list[str]]:
     """The run, the jobs after --only, and the configuration's options."""
     only: list[str] = []
     rest: list[str] = []

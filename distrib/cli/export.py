@@ -3,53 +3,45 @@
 distrib export runs/celeba --to onnx --out celeba.onnx
 """
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import tyro
 
 from distrib.base.collection import no_collection
-from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath
-from distrib.base.streams import standard_streams
+from distrib.base.program import program
 
 
-@dataclass(frozen=True)
-class ExportOptions:
+def export(
+    model: tyro.conf.Positional[OptionPath],
+    to: Literal["onnx"],
+    out: OptionPath | None = None,
+) -> None:
     """Write a trained model as one file for other programs, checked against torch before it gets its name.
 
     It takes uint8 RGB images [B, height, width, 3] of the model's input size, any number at once, and gives their
     calibrated probabilities [B, attributes], and the logits.
+
+    Args:
+        model: A run folder (its best epoch), a model folder, or a checkpoint.
+        to: Format.
+        out: File to write; None: model.onnx in the model's folder (in best/ of a run).
     """
+    with no_collection():  # takes seconds, for which no --help waits
+        from distrib.model.export import export_onnx
+        from distrib.model.trained import load
 
-    model: tyro.conf.Positional[OptionPath]
-    """A run folder (its best epoch), a model folder, or a checkpoint."""
-    to: Literal["onnx"]
-    """Format."""
-    out: OptionPath | None = None
-    """File to write; None: model.onnx in the model's folder (in best/ of a run)."""
-
-
-@standard_streams()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status: 0, or 2 for what the user can mend."""
-    try:
-        options = tyro.cli(ExportOptions, prog="distrib export", args=argv)
-        with no_collection():  # takes seconds, for which no --help waits
-            from distrib.model.export import export_onnx
-            from distrib.model.trained import load
-
-        model = load(options.model)
-        best = options.model / "best"
-        out = options.out or (best if best.is_dir() else options.model) / "model.onnx"
-        made = export_onnx(model, out)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr)
-        return error.exit_status
-    size_mb = made.file.stat().st_size / 1e6
-    print(f"{made.file}: {size_mb:.1f} MB, {len(model.attributes)} attributes")
+    trained, best = load(model), model / "best"
+    file = out or (best if best.is_dir() else model) / "model.onnx"
+    made = export_onnx(trained, file)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {len(trained.attributes)} attributes")
     print(f"largest difference from torch: {made.difference:.1e} in a probability")
     print(f"one image: {made.torch_ms:.1f} ms by torch, {made.onnxruntime_ms:.1f} ms by onnxruntime, on this CPU")
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run the program; returns its exit status, 0."""
+    tyro.cli(export, prog="distrib export", args=argv)
     return 0

@@ -3,7 +3,6 @@
 distrib predict runs/celeba photo.jpg holidays/ --occlusion Arched_Eyebrows
 """
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import tyro
 
 from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
-from distrib.base.streams import standard_streams
+from distrib.base.program import program
 from distrib.model.options import PredictOptions
 
 if TYPE_CHECKING:
@@ -21,21 +20,15 @@ if TYPE_CHECKING:
     from distrib.model.trained import TrainedModel
 
 
-@standard_streams()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns the exit status: 0, 1 if a photograph failed, 2 for a wrong option or model."""
-    try:
-        options = tyro.cli(PredictOptions, prog="distrib predict", args=argv)
-        check(options)
-        with no_collection():
-            from distrib.model.prediction import predict  # takes seconds, for which no --help and no refusal waits
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run the program; returns the exit status: 0, 1 if a photograph failed."""
+    options = tyro.cli(PredictOptions, prog="distrib predict", args=argv)
+    check(options)
+    with no_collection():
+        from distrib.model.prediction import predict  # takes seconds, for which no --help and no refusal waits
 
-        return predict(options, heat_overlays)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
+    return predict(options, heat_overlays)
 
 
 def check(options: PredictOptions) -> None:

@@ -10,9 +10,8 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -31,7 +30,7 @@ from rich.text import Text
 
 from distrib.base.errors import UserError, printable
 from distrib.base.paths import OptionPath
-from distrib.base.streams import standard_streams
+from distrib.base.program import program
 from distrib.config import DataConfig
 
 if TYPE_CHECKING:
@@ -42,80 +41,14 @@ OPTION_OF = {"root": "--root", "split": "--by", "split_fractions": "--fractions"
              "missing": "--missing"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Faces:
-    """Draw faces in CelebA's folder format, with the box of every drawn part in boxes.csv."""
+def prepare_faces(out: OptionPath, count: int, seed: int = 0, workers: int = os.cpu_count() or 1) -> None:
+    """Draw faces in CelebA's folder format, with the box of every drawn part in boxes.csv.
 
-    out: OptionPath
-    """Folder to write; it must not exist yet, or be empty."""
-    count: int
-    """Number of images."""
-    seed: int = 0
-    """The same seed and count give the same files, byte for byte."""
-    workers: int = os.cpu_count() or 1
-    """Number of processes that draw."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Separate a data set at random into the folders train, valid and test, and prove that they have nothing in common.
-
-    The images are those that data.split and data.split_seed choose in training, but images with the same bytes stay
-    together. The folder is a data set of its own, with a table.csv for data.split official; the proof is in
-    separation.json, and `sha256sum --check SHA256SUMS` checks the files.
-    """
-
-    root: OptionPath
-    """Folder of the data set: CelebA as downloaded, or images with a table.csv."""
-    out: OptionPath
-    """Folder to write, outside of the data set; it must not exist yet, or be empty."""
-    by: Literal["identity", "image"] = "identity"
-    """identity: no identity in two splits; image: image by image."""
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of training, validation and test; they add up to 1."""
-    seed: int = 0
-    """The same seed gives the same splits."""
-    files: Literal["link", "copy"] = "link"
-    """link: symbolic links to where the images lie now; copy: copies of them."""
-    missing: Literal["stop", "skip"] = "stop"
-    """What to do about rows whose image is missing: stop, or skip them."""
-    workers: int = os.cpu_count() or 1
-    """Number of threads that read and copy."""
-
-
-@dataclass(frozen=True)
-class Pack:
-    """Verify every image of a data set, and pack it into tar shards that are read several times as fast.
-
-    Every image is decoded strictly. What cannot be decoded, and rows without an image, are errors; what is unusual is
-    reported and packed. The bytes of the images stay as they are. The folder is a data set of its own, and each of its
-    tar files a WebDataset. An interrupted pack continues where it stopped, if it is started again.
-    """
-
-    root: OptionPath
-    """Folder of the data set, in any form that training takes."""
-    out: OptionPath
-    """Folder to write, outside of the data set; it must not exist yet, or be empty."""
-    on_error: Literal["stop", "quarantine"] = "stop"
-    """What to do about errors, once all images have been read: stop; or leave them out of the pack, and list them."""
-    force: bool = False
-    """Replace the packed data set in the folder."""
-    workers: int = os.cpu_count() or 1
-    """Number of threads that read and decode."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """Read a packed data set again, and compare each file with the SHA-256 that was written down when it was packed."""
-
-    folder: tyro.conf.Positional[OptionPath]
-    """The packed data set."""
-    workers: int = os.cpu_count() or 1
-    """Number of threads that read."""
-
-
-def prepare_faces(settings: Faces) -> None:
-    """Draw the faces and show how far it is.
+    Args:
+        out: Folder to write; it must not exist yet, or be empty.
+        count: Number of images.
+        seed: The same seed and count give the same files, byte for byte.
+        workers: Number of processes that draw.
 
     Raises:
         UserError: a setting is out of range, or the folder is in use or cannot be written.
@@ -123,18 +56,35 @@ def prepare_faces(settings: Faces) -> None:
     from distrib.faces import write_faces
 
     with _progress() as report:
-        write_faces(
-            settings.out,
-            settings.count,
-            settings.seed,
-            settings.workers,
-            lambda done: report("drawing faces", done, settings.count),
-        )
-    print(f"{settings.count} faces in {settings.out}")
+        write_faces(out, count, seed, workers, lambda done: report("drawing faces", done, count))
+    print(f"{count} faces in {out}")
 
 
-def prepare_split(settings: Split) -> None:
-    """Separate the data set, show how far it is, and say what came of it.
+def prepare_split(
+    root: OptionPath,
+    out: OptionPath,
+    by: Literal["identity", "image"] = "identity",
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    files: Literal["link", "copy"] = "link",
+    missing: Literal["stop", "skip"] = "stop",
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Separate a data set at random into the folders train, valid and test, and prove that they have nothing in common.
+
+    The images are those that data.split and data.split_seed choose in training, but images with the same bytes stay
+    together. The folder is a data set of its own, with a table.csv for data.split official; the proof is in
+    separation.json, and `sha256sum --check SHA256SUMS` checks the files.
+
+    Args:
+        root: Folder of the data set: CelebA as downloaded, or images with a table.csv.
+        out: Folder to write, outside of the data set; it must not exist yet, or be empty.
+        by: identity: no identity in two splits; image: image by image.
+        fractions: Shares of training, validation and test; they add up to 1.
+        seed: The same seed gives the same splits.
+        files: link: symbolic links to where the images lie now; copy: copies of them.
+        missing: What to do about rows whose image is missing: stop, or skip them.
+        workers: Number of threads that read and copy.
 
     Raises:
         UserError: a setting is out of range, the data set is not as expected, or the folder is in use or cannot be
@@ -143,27 +93,39 @@ def prepare_split(settings: Split) -> None:
     from distrib.data.separation import separate
 
     try:
-        config = DataConfig(
-            root=settings.root,
-            split=settings.by,
-            split_fractions=settings.fractions,
-            split_seed=settings.seed,
-            missing=settings.missing,
-        )
+        config = DataConfig(root=root, split=by, split_fractions=fractions, split_seed=seed, missing=missing)
         with _progress() as report:
-            proof, notes = separate(config, settings.out, settings.files, settings.workers, report)
+            proof, notes = separate(config, out, files, workers, report)
     except UserError as error:
         keys = rf"(?<!\S)data\.({'|'.join(OPTION_OF)})(?!\w)"
         raise UserError(re.sub(keys, lambda found: OPTION_OF[found[1]], str(error))) from None
     for note in notes:
         print(f"distrib: warning: {note}", file=sys.stderr)
     print(_summary(proof))
-    out = printable(str(settings.out))
-    print(f"{out} is ready for --data.root; the proof is in separation.json, the sums are in SHA256SUMS")
+    folder = printable(str(out))
+    print(f"{folder} is ready for --data.root; the proof is in separation.json, the sums are in SHA256SUMS")
 
 
-def prepare_pack(settings: Pack) -> None:
-    """Verify and pack, show how far it is, and say what was found.
+def prepare_pack(
+    root: OptionPath,
+    out: OptionPath,
+    on_error: Literal["stop", "quarantine"] = "stop",
+    force: bool = False,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Verify every image of a data set, and pack it into tar shards that are read several times as fast.
+
+    Every image is decoded strictly. What cannot be decoded, and rows without an image, are errors; what is unusual is
+    reported and packed. The bytes of the images stay as they are. The folder is a data set of its own, and each of its
+    tar files a WebDataset. An interrupted pack continues where it stopped, if it is started again.
+
+    Args:
+        root: Folder of the data set, in any form that training takes.
+        out: Folder to write, outside of the data set; it must not exist yet, or be empty.
+        on_error: What to do about errors, once all images have been read: stop; or leave them out of the pack, and list
+            them.
+        force: Replace the packed data set in the folder.
+        workers: Number of threads that read and decode.
 
     Raises:
         UserError: a setting is out of range, the data set is not as expected, an image is broken, or the folder is in
@@ -174,21 +136,22 @@ def prepare_pack(settings: Pack) -> None:
 
     try:
         with _progress() as report:
-            packed = pack(settings.root, settings.out, settings.on_error, settings.workers, report, settings.force)
+            packed = pack(root, out, on_error, workers, report, force)
     except UserError as error:
         sentence = str(error).replace("data.missing to skip", "--on-error to quarantine")
         raise UserError(sentence.replace("data.root", "--root")) from None
-    except KeyboardInterrupt:
-        print("distrib: interrupted; the same command continues where it stopped", file=sys.stderr)
-        raise SystemExit(130) from None
     for note in packed.notes:
         print(f"distrib: warning: {note}", file=sys.stderr)
     print(summary(packed.findings, packed.images))
-    print(f"{printable(str(settings.out))} is ready for --data.root; every finding is in its {VERIFICATION}")
+    print(f"{printable(str(out))} is ready for --data.root; every finding is in its {VERIFICATION}")
 
 
-def prepare_check(settings: Check) -> None:
-    """Check a packed data set and say that it is whole.
+def prepare_check(folder: tyro.conf.Positional[OptionPath], workers: int = os.cpu_count() or 1) -> None:
+    """Read a packed data set again, and compare each file with the SHA-256 that was written down when it was packed.
+
+    Args:
+        folder: The packed data set.
+        workers: Number of threads that read.
 
     Raises:
         UserError: it is none, or not whole.
@@ -196,9 +159,9 @@ def prepare_check(settings: Check) -> None:
     from distrib.data.packing import check
 
     with _progress() as report:
-        manifest = check(settings.folder, settings.workers, report)
+        manifest = check(folder, workers, report)
     sizes = ", ".join(f"{name} {count:,}" for name, count in manifest.images.items())
-    print(f"{printable(str(settings.folder))} is whole: {len(manifest.shards):,} shards, {sizes} images")
+    print(f"{printable(str(folder))} is whole: {len(manifest.shards):,} shards, {sizes} images")
 
 
 def _summary(proof: "Proof") -> str:
@@ -265,30 +228,16 @@ class _PlainProgress:
             print(f"{work}: {self._done[work]} of {total}", file=sys.stderr, flush=True)
 
 
-@standard_streams()
-def main(argv: list[str] | None = None) -> int:
-    """Run one of the preparations; returns the exit status: 0, 2 for what the user can mend, or 130 after Ctrl-C."""
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run one of the preparations; returns the exit status: 0, or 130 after Ctrl-C."""
+    preparations: dict[str, Callable[..., None]] = {
+        "faces": prepare_faces, "split": prepare_split, "pack": prepare_pack, "check": prepare_check,
+    }  # fmt: skip
     try:
-        settings = tyro.extras.subcommand_cli_from_dict(
-            {"faces": Faces, "split": Split, "pack": Pack, "check": Check}, prog="distrib prepare", args=argv
-        )
-        match settings:
-            case Faces():
-                prepare_faces(settings)
-            case Split():
-                prepare_split(settings)
-            case Pack():
-                prepare_pack(settings)
-            case Check():
-                prepare_check(settings)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr)
-        return error.exit_status
+        tyro.extras.subcommand_cli_from_dict(preparations, prog="distrib prepare", args=argv)
     except KeyboardInterrupt:
-        print("distrib: interrupted, and nothing was written", file=sys.stderr)
+        what = "the same command continues where it stopped" if argv[0] == "pack" else "nothing was written"
+        print(f"distrib: interrupted; {what}", file=sys.stderr)
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

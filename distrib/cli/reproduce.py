@@ -4,7 +4,6 @@ distrib reproduce --data.root data/celeba                                # all o
 distrib reproduce --data.root data/celeba --only batch-size --scale 0.02 # one finding, with a fiftieth of the images
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,8 @@ from pathlib import Path
 import tyro
 
 from distrib.base.collection import no_collection
-from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath
-from distrib.base.streams import standard_streams
+from distrib.base.program import program
 from distrib.reproduction.claims import CLAIMS
 
 
@@ -38,20 +36,14 @@ class ReproduceOptions:
     """Train again what has failed or ran out of memory, each as a new trial; for once that has been mended."""
 
 
-@standard_streams()
-def main(argv: Sequence[str] | None = None) -> int:
+@program
+def main(argv: Sequence[str]) -> int:
     """Run the program; returns its exit status, as that of `distrib sweep`."""
-    try:
-        options, others = tyro.cli(
-            ReproduceOptions, prog="distrib reproduce", args=sys.argv[1:] if argv is None else list(argv),
-            return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,),
-        )  # fmt: skip
-        with no_collection():
-            from distrib.reproduction.run import reproduce  # takes seconds, for which no --help waits
+    options, others = tyro.cli(
+        ReproduceOptions, prog="distrib reproduce", args=argv, return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )  # fmt: skip
+    with no_collection():
+        from distrib.reproduction.run import reproduce  # takes seconds, for which no --help waits
 
-        return reproduce(options.only, options.scale, options.folder, others, options.workers, options.retry_failed)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr, flush=True)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
+    return reproduce(options.only, options.scale, options.folder, others, options.workers, options.retry_failed)

@@ -5,7 +5,6 @@ distrib sweep study.yaml --workers 4              # on one machine, with its GPU
 distrib sweep study.yaml --best > best.yaml       # the best configuration so far
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import tyro
 from distrib.base.collection import no_collection
 from distrib.base.errors import UserError
 from distrib.base.paths import OptionPath, expanded_path
-from distrib.base.streams import standard_streams
+from distrib.base.program import program
 
 
 @dataclass(frozen=True)
@@ -36,38 +35,29 @@ class SweepOptions:
     """Train nothing: print the configuration of the best trial so far, as --config takes it."""
 
 
-@standard_streams()
-def main(argv: Sequence[str] | None = None) -> int:
+@program
+def main(argv: Sequence[str]) -> int:
     """Run the program.
 
     Returns:
-        The exit status: 0; 1 if workers died again and again; 2 for what the user can mend; 75 if it was asked to stop.
+        The exit status: 0; 1 if workers died again and again; 75 if it was asked to stop.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if arguments[:1] in (["--help"], ["-h"]):
-            tyro.cli(SweepOptions, prog="distrib sweep STUDY.yaml", args=["--help"])
-        if not arguments or arguments[0].startswith("-"):
-            raise UserError(
-                f"which study? Name its file first: distrib sweep STUDY.yaml {' '.join(arguments)}".rstrip()
-            )
-        file, *rest = arguments
-        options, others = tyro.cli(
-            SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )  # fmt: skip
-        with no_collection():  # takes seconds, for which no --help waits
-            from distrib.studies.run import best, read_with_options, run_study
-            from distrib.studies.trial import Stop
+    if argv[:1] in (["--help"], ["-h"]):
+        tyro.cli(SweepOptions, prog="distrib sweep STUDY.yaml", args=["--help"])
+    if not argv or argv[0].startswith("-"):
+        raise UserError(f"which study? Name its file first: distrib sweep STUDY.yaml {' '.join(argv)}".rstrip())
+    file, *rest = argv
+    options, others = tyro.cli(
+        SweepOptions, prog="distrib sweep STUDY.yaml", args=rest, return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )  # fmt: skip
+    with no_collection():  # takes seconds, for which no --help waits
+        from distrib.studies.run import best, read_with_options, run_study
+        from distrib.studies.trial import Stop
 
-        study = read_with_options(expanded_path(file), others)
-        folder = options.folder or Path("studies") / study.name
-        if options.best:
-            print(best(study, folder), end="")
-            return 0
-        return run_study(study, folder, options.workers, Stop(), options.retry_failed)
-    except UserError as error:
-        print(f"distrib: error: {error}", file=sys.stderr, flush=True)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
+    study = read_with_options(expanded_path(file), others)
+    folder = options.folder or Path("studies") / study.name
+    if options.best:
+        print(best(study, folder), end="")
+        return 0
+    return run_study(study, folder, options.workers, Stop(), options.retry_failed)
