@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def first_line(error: Exception) -> str:
+    """What a library says, on one line: the first of its own, or its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0][:160] or type(error).__name__
+
+
 @contextmanager
 def afterwards(clean_up: Callable[[], object]) -> Iterator[None]:
     """Clean up at the end of a block, however it ends; an error of the block is the one that is raised."""

@@ -29,6 +29,12 @@ def few(names: Sequence[str]) -> str:
     return shown + (", ..." if len(names) > 3 else "")
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first three of these names for a sentence, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
 def words(attribute: str, present: bool = True) -> str:
     """An attribute, or its absence, as people read it: "Not Arched Eyebrows"."""
     return f"{'' if present else 'Not '}{attribute.replace('_', ' ')}"

@@ -5,7 +5,7 @@ Legend: B images, H height, W width, A attributes.
 
 import copy
 import statistics
-import time
+import timeit
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from distrib.base.errors import UserError
 from distrib.base.files import check_output, written_whole
 from distrib.base.paths import is_text
 from distrib.model.network import AttributeClassifier
-from distrib.model.trained import ONNX_KEY, TrainedModel
+from distrib.model.trained import ONNX_KEY, TrainedModel, open_session
 
 # The largest difference between a probability by torch and by onnxruntime.
 TOLERANCE = 1e-4
@@ -67,7 +67,7 @@ class Exported(nn.Module):
         return torch.sigmoid(logits_BA / self.temperature), logits_BA
 
 
-def export_onnx(model: TrainedModel, file: Path, option: str = "--out") -> Export:
+def export_onnx(model: TrainedModel, file: Path) -> Export:
     """Write a model as an ONNX file, once onnxruntime has computed the same from it as torch from the model.
 
     The file has one input, "pictures" uint8 [B, H, W, 3] (RGB, cropped and resized as `TrainedModel.fit` does, B free),
@@ -76,8 +76,7 @@ def export_onnx(model: TrainedModel, file: Path, option: str = "--out") -> Expor
 
     Args:
         model: of torch, not an ONNX file.
-        file: to write; an older one is replaced.
-        option: that names the file, for what is said of it.
+        file: to write, as --out names it; an older one is replaced.
 
     Raises:
         UserError: if the model is an ONNX file already, the file cannot be written, or a probability differs by more
@@ -85,14 +84,14 @@ def export_onnx(model: TrainedModel, file: Path, option: str = "--out") -> Expor
     """
     if not isinstance(model.net, AttributeClassifier):
         raise UserError(f"{model.source} is an ONNX file already: export the model folder that it was made from")
-    check_output(file, option)
+    check_output(file, "--out")
     if not is_text(file.absolute()):
-        raise UserError(f"{option} {file} has bytes in its name that are not UTF-8: name another place")
+        raise UserError(f"--out {file} has bytes in its name that are not UTF-8: name another place")
     model = replace(model, net=copy.deepcopy(model.net).cpu())
     proto = _to_onnx(model)
-    with written_whole(file, option) as staged:
+    with written_whole(file, "--out") as staged:
         staged.write_bytes(proto.SerializeToString())
-        session = _open(staged)
+        session = open_session(staged)
         difference = max(_difference(model, session, pictures) for pictures in _pictures(model.description.image_size))
         if not difference <= TOLERANCE:  # so that NaN is refused as well
             raise UserError(
@@ -131,12 +130,6 @@ def _to_onnx(model: TrainedModel) -> onnx.ModelProto:
     return proto
 
 
-def _open(file: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
 def _pictures(image_size: tuple[int, int]) -> list[NDArray[np.uint8]]:
     """Images to compare on, uint8 [B, H, W, 3]: a batch of 5 and of 1, noise and smooth ones each."""
     generator = np.random.default_rng(0)
@@ -157,11 +150,5 @@ def _difference(model: TrainedModel, session: onnxruntime.InferenceSession, pict
 
 
 def _median_ms(compute: Callable[[], object]) -> float:
-    for _ in range(WARM_UP):
-        compute()
-    times = []
-    for _ in range(TIMED):
-        began = time.perf_counter()
-        compute()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1000
+    times = timeit.repeat(compute, number=1, repeat=WARM_UP + TIMED)
+    return statistics.median(times[WARM_UP:]) * 1000

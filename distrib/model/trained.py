@@ -5,7 +5,7 @@ Legend: B images, H height, W width, A attributes.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from distrib.base.errors import UNPRINTABLE, UserError
+from distrib.base.errors import UNPRINTABLE, UserError, first_line
 from distrib.base.paths import expanded_path, is_text
 from distrib.base.words import few, nearest
 from distrib.config.schema import Side
@@ -25,6 +25,9 @@ from distrib.data.images import from_array, from_pillow
 from distrib.data.table import Table
 from distrib.model.network import MEAN, STD, AttributeClassifier
 from distrib.scoring.calibration import sigmoid
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 # Under this key an exported ONNX file keeps its model.json.
 ONNX_KEY = "distrib"
@@ -118,7 +121,7 @@ class TrainedModel:
             self.net.to(device)
         except (RuntimeError, AssertionError) as error:  # the second is what a torch without CUDA raises
             raise UserError(
-                f"the model cannot go to the device {device} ({_problem(error)}): choose cpu, or check the GPU"
+                f"the model cannot go to the device {device} ({first_line(error)}): choose cpu, or check the GPU"
             ) from None
         return self
 
@@ -186,17 +189,21 @@ class TrainedModel:
         return present
 
 
+def open_session(file: Path) -> "InferenceSession":
+    """What computes an ONNX file, on the CPU."""
+    import onnxruntime  # by those alone who have such a file: it takes a while
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised as well
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
 class OnnxClassifier(nn.Module):
     """An exported model behind the interface of a network; onnxruntime computes it on the CPU."""
 
     def __init__(self, file: Path) -> None:
-        import onnxruntime  # by those alone who have such a file: it takes a while
-
         super().__init__()
-        self._file = file
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised as well
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._file, self._session = file, open_session(file)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
@@ -212,7 +219,7 @@ class OnnxClassifier(nn.Module):
             return torch.from_numpy(logits_BA)
         except Exception as error:  # onnxruntime has one for each kind of failure, without a common base
             raise UserError(
-                f"{self._file} does not compute logits of images ({_problem(error)}): export it again"
+                f"{self._file} does not compute logits of images ({first_line(error)}): export it again"
             ) from None
 
 
@@ -232,9 +239,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
     try:
         if path.is_file() and path.suffix == ".onnx":
             return _load_onnx(path)
-        folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
+        folder = model_folder(path)
     except OSError as error:  # such as a name too long for the file system
-        raise UserError(f"{path} cannot be read ({_problem(error)}): check the name") from None
+        raise UserError(f"{path} cannot be read ({first_line(error)}): check the name") from None
     if folder is None:
         raise UserError(
             f"{path} holds no model: expected a run with best/, a folder with model.json and "
@@ -247,8 +254,17 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
     except FileNotFoundError:
         raise UserError(f"{file} is missing: copy the whole folder, or train again") from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({_problem(error)}): copy it again from where it came") from None
+        raise UserError(f"{file} cannot be read ({first_line(error)}): copy it again from where it came") from None
     return TrainedModel(make_net(description, weights, file), description, path).to(device)
+
+
+def model_folder(path: Path) -> Path | None:
+    """The folder of the model of a run or of a model folder; None where there is no model.
+
+    Raises:
+        OSError: if that cannot be seen.
+    """
+    return next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
 
 
 def make_net(description: Description, weights: dict[str, torch.Tensor], file: Path) -> AttributeClassifier:
@@ -340,7 +356,7 @@ def _load_onnx(file: Path) -> TrainedModel:
     try:
         net = OnnxClassifier(file)
     except Exception as error:  # onnxruntime has one for each kind of damage, without a common base
-        raise UserError(f"{file} cannot be read as ONNX ({_problem(error)}): export it again") from None
+        raise UserError(f"{file} cannot be read as ONNX ({first_line(error)}): export it again") from None
     if ONNX_KEY not in net.metadata:
         raise UserError(f"{file} was not made by `distrib export`: it lacks the description of its input and output")
     model = TrainedModel(net.eval(), _parse(net.metadata[ONNX_KEY], file), file)
@@ -366,8 +382,3 @@ def _parse(text: str, file: Path) -> Description:
             f"{file} names an attribute {wrong!r}, which no table has: copy it again from where it came, or train again"
         )
     return description
-
-
-def _problem(error: Exception) -> str:
-    """The first line of what a library says."""
-    return str(error).partition("\n")[0][:160] or type(error).__name__

@@ -22,8 +22,9 @@ from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
+from torchvision.models import resnet18
 
-from distrib.base.errors import UserError, printable
+from distrib.base.errors import UserError, first_line, printable
 
 # How often BatchNorm has averaged: nothing reads it, and old files lack it.
 COUNTER = "num_batches_tracked"
@@ -79,12 +80,16 @@ EXPECTED = (
 )
 
 
+with torch.device("meta"):
+    RESNET18 = resnet18().state_dict()  # names and shapes; the head may have any
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A place in a file that holds a ResNet18, or something like it.
 
     Attributes:
-        where: in the file, for people; empty where it is all of the file.
+        where: in the file, for people, and why this one, if it was chosen; empty where it is all of the file.
         weights: by torchvision's names, without what comes in place of a head of one layer.
         head: names of what comes there.
         problem: why it is no ResNet18; empty where it is one.
@@ -100,19 +105,6 @@ class Candidate:
     taken: str = ""
 
 
-@dataclass(frozen=True)
-class Found:
-    """The ResNet18 of a file.
-
-    Attributes:
-        network: where it is and its weights.
-        why: what a person should know of the choice; empty where there was none.
-    """
-
-    network: Candidate
-    why: str = ""
-
-
 def read_tensors(file: Path) -> Any:
     """What a file of torch or safetensors holds, whatever its name ends in; no code of it is run.
 
@@ -125,19 +117,19 @@ def read_tensors(file: Path) -> Any:
             head = stream.read(4096)
     except OSError as error:
         raise UserError(f"model.weights {file} cannot be read ({error.strerror}): check the file") from None
-    if _is_safetensors(head):
+    # It begins with the length of a JSON header, and the header.
+    if len(head) > 8 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 2**40:
         return _read_safetensors(file, head, size)
     _refuse_other_kinds(file, head, size)
     return _read_torch(file)
 
 
-def find_network(file: str, loaded: Any, wanted: Mapping[str, torch.Tensor]) -> Found:
+def find_network(file: str, loaded: Any) -> Candidate:
     """The ResNet18 in what was read from a file; of averaged weights and plain ones, the averaged.
 
     Args:
         file: its name, for the sentence.
         loaded: as `read_tensors` returns it.
-        wanted: the state dict of a ResNet18, with a head of any size.
 
     Raises:
         UserError: if there is none, or there are several that differ.
@@ -147,19 +139,19 @@ def find_network(file: str, loaded: Any, wanted: Mapping[str, torch.Tensor]) -> 
     networks = [
         replace(network, averaged=network.averaged or path in of_lightning)
         for path, mapping in mappings
-        for network in _networks(path, mapping, wanted)
+        for network in _networks(path, mapping)
     ]
     plain = [network for network in networks if not network.problem and not network.averaged]
     if plain and all(_same(plain[0], other) for other in plain[1:]):
-        networks = [_completed(network, plain[0], wanted) for network in networks]
-        networks += [_paired(path, tensors, plain[0], wanted) for path, tensors in _nameless_averages(mappings, wanted)]
+        networks = [_completed(network, plain[0]) for network in networks]
+        networks += [_paired(path, tensors, plain[0]) for path, tensors in _nameless_averages(mappings)]
     fitting = [network for network in networks if not network.problem]
     if not fitting:
         _refuse_content(file, loaded, networks)
     return _choose(file, networks, fitting)
 
 
-def _choose(file: str, networks: Sequence[Candidate], fitting: Sequence[Candidate]) -> Found:
+def _choose(file: str, networks: Sequence[Candidate], fitting: Sequence[Candidate]) -> Candidate:
     """The one that is meant of those networks in a file that fit."""
     averaged = [network for network in fitting if network.averaged]
     plain = [network for network in fitting if not network.averaged]
@@ -180,20 +172,16 @@ def _choose(file: str, networks: Sequence[Candidate], fitting: Sequence[Candidat
     if averaged and plain:
         there = plain[0].where or "at the top of the file"
         taken = f", whose {chosen.taken} they take" if chosen.taken else ""
-        return Found(chosen, f"the averaged weights, {chosen.where}, rather than the plain ones, {there}{taken}")
+        why = f"the averaged weights, {chosen.where}, rather than the plain ones, {there}{taken}"
+        return replace(chosen, where=why)
     unfit = next((network for network in networks if network.averaged and network.problem), None)
     if unfit is not None and plain:
         there = chosen.where or "at the top of the file"
-        return Found(chosen, f"the plain weights, {there}; what is averaged, {unfit.where}, {unfit.problem}")
-    return Found(chosen, chosen.where)
+        return replace(chosen, where=f"the plain weights, {there}; what is averaged, {unfit.where}, {unfit.problem}")
+    return chosen
 
 
 # --- what kind of file it is
-
-
-def _is_safetensors(head: bytes) -> bool:
-    """Whether a file begins with the length of a JSON header, and the header."""
-    return len(head) > 8 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 2**40
 
 
 def _read_safetensors(file: Path, head: bytes, size: int) -> dict[str, torch.Tensor]:
@@ -206,7 +194,7 @@ def _read_safetensors(file: Path, head: bytes, size: int) -> dict[str, torch.Ten
         if size < whole:
             _refuse_cut_off(file, f"it has {size:,} of {whole:,} bytes")
         raise UserError(
-            f"model.weights {file} cannot be read as .safetensors ({_first_line(error)}): get the file again"
+            f"model.weights {file} cannot be read as .safetensors ({first_line(error)}): get the file again"
         ) from None
 
 
@@ -324,7 +312,7 @@ def _read_torch(file: Path) -> Any:
             if name is None or name in stand_ins:
                 if stand_ins:  # it was tensors and objects up to here
                     _refuse_pickled(str(file), next(iter(stand_ins)))
-                reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
+                reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({first_line(error)})"
                 raise UserError(
                     f"model.weights {file} is not a torch or safetensors file, or is a damaged one{reason}: get the "
                     "file again, or name another one"
@@ -406,9 +394,7 @@ def _mappings(
             yield from _mappings(inner, (*path, str(key)), seen)
 
 
-def _networks(
-    path: tuple[str, ...], mapping: Mapping[Any, Any], wanted: Mapping[str, torch.Tensor]
-) -> Iterator[Candidate]:
+def _networks(path: tuple[str, ...], mapping: Mapping[Any, Any]) -> Iterator[Candidate]:
     """What in a mapping has names like a ResNet's, after one prefix each."""
     names = [name for name in mapping if isinstance(name, str)]
     prefixes = [
@@ -424,21 +410,19 @@ def _networks(
             for name in names
             if name.startswith(prefix) and not (inner and name.startswith(inner))
         }
-        yield _network(path, prefix, found, wanted)
+        yield _network(path, prefix, found)
 
 
-def _network(
-    path: tuple[str, ...], prefix: str, found: dict[str, Any], wanted: Mapping[str, torch.Tensor]
-) -> Candidate:
+def _network(path: tuple[str, ...], prefix: str, found: dict[str, Any]) -> Candidate:
     under = _under(path)
     after = f"in the names that begin with {_short(prefix)}" if prefix else ""
     head = {name: value for name, value in found.items() if _is_of_head(name, value)}
     weights = {
         name: value
         for name, value in found.items()
-        if name not in head and (name in wanted or not _beside(name, value))
+        if name not in head and (name in RESNET18 or not _beside(name, value))
     }
-    problem = _problem(weights, wanted)
+    problem = _problem(weights)
     if set(head) == {"fc.weight", "fc.bias"} and all(_flaw(value) is None for value in head.values()):
         weights |= head
     where = ", ".join(part for part in (under, after) if part)
@@ -454,7 +438,7 @@ def _says_averaged(*names: str) -> bool:
     return bool(words & AVERAGED)
 
 
-def _completed(network: Candidate, plain: Candidate, wanted: Mapping[str, torch.Tensor]) -> Candidate:
+def _completed(network: Candidate, plain: Candidate) -> Candidate:
     """Averages of the parameters alone with the plain network's statistics; what lacks anything else as it is."""
     if not network.averaged or not network.problem:
         return network
@@ -464,13 +448,13 @@ def _completed(network: Candidate, plain: Candidate, wanted: Mapping[str, torch.
         if name.endswith(STATISTICS) and name not in network.weights
     }
     weights = {**network.weights, **statistics}
-    if _problem({name: value for name, value in weights.items() if not name.startswith("fc.")}, wanted):
+    if _problem({name: value for name, value in weights.items() if not name.startswith("fc.")}):
         return network
     return replace(network, weights=weights, problem="", taken="running means and variances")
 
 
 def _nameless_averages(
-    mappings: Sequence[tuple[tuple[str, ...], Mapping[Any, Any]]], wanted: Mapping[str, torch.Tensor]
+    mappings: Sequence[tuple[tuple[str, ...], Mapping[Any, Any]]],
 ) -> Iterator[tuple[tuple[str, ...], Sequence[torch.Tensor]]]:
     """Averages that are tensors without names, as torch_ema's `shadow_params`; a ResNet's first layer is in them."""
     for path, mapping in mappings:
@@ -478,15 +462,13 @@ def _nameless_averages(
             if (
                 isinstance(value, list | tuple)
                 and all(isinstance(each, torch.Tensor) for each in value)
-                and any(each.shape == wanted["conv1.weight"].shape for each in value)
+                and any(each.shape == RESNET18["conv1.weight"].shape for each in value)
                 and _says_averaged(*path, str(key))
             ):
                 yield (*path, str(key)), value
 
 
-def _paired(
-    path: tuple[str, ...], tensors: Sequence[torch.Tensor], plain: Candidate, wanted: Mapping[str, torch.Tensor]
-) -> Candidate:
+def _paired(path: tuple[str, ...], tensors: Sequence[torch.Tensor], plain: Candidate) -> Candidate:
     """Averages without names, by those of the plain network's parameters in their order, if all shapes are theirs.
 
     What comes behind the backbone is a head, of any shapes.
@@ -499,7 +481,7 @@ def _paired(
     if _shapes(tensors[: len(names)]) != _shapes(plain.weights[name] for name in names):
         return unnamed
     weights = dict(zip(names, tensors, strict=False))
-    network = _completed(replace(unnamed, weights=weights, head=plain.head), plain, wanted)
+    network = _completed(replace(unnamed, weights=weights, head=plain.head), plain)
     return unnamed if network.problem else replace(network, taken=f"names, in their order, and {network.taken}")
 
 
@@ -518,23 +500,23 @@ def _beside(name: str, value: Any) -> bool:
     return not isinstance(value, torch.Tensor) or (value.ndim == 0 and "." not in name)
 
 
-def _problem(weights: Mapping[str, Any], wanted: Mapping[str, torch.Tensor]) -> str:
+def _problem(weights: Mapping[str, Any]) -> str:
     """Where a network first differs from a ResNet18, but for its head; empty if nowhere."""
-    wrong = next((misfit for name, value in weights.items() if (misfit := _misfit(name, value, wanted))), None)
-    lacking = [name for name in wanted if not (name in weights or name.startswith("fc.") or name.endswith(COUNTER))]
+    wrong = next((misfit for name, value in weights.items() if (misfit := _misfit(name, value))), None)
+    lacking = [name for name in RESNET18 if not (name in weights or name.startswith("fc.") or name.endswith(COUNTER))]
     problem = f"has {wrong}" if wrong else f"lacks {lacking[0]}" if lacking else ""
     architecture = _architecture(weights)
     return f"is a {architecture}: it {problem}" if problem and architecture not in (None, "ResNet18") else problem
 
 
-def _misfit(name: str, value: Any, wanted: Mapping[str, torch.Tensor]) -> str:
+def _misfit(name: str, value: Any) -> str:
     """What is wrong with a tensor under this name; empty if nothing."""
-    if name not in wanted:
+    if name not in RESNET18:
         return f"{_short(name)}, which does not fit"
     if flaw := _flaw(value, counts=name.endswith(COUNTER)):
         return f"{name} {flaw}"
-    if value.shape != wanted[name].shape:
-        return f"{name} of shape {list(value.shape)}, not {list(wanted[name].shape)}, which does not fit"
+    if value.shape != RESNET18[name].shape:
+        return f"{name} of shape {list(value.shape)}, not {list(RESNET18[name].shape)}, which does not fit"
     return ""
 
 
@@ -610,7 +592,3 @@ def _listed(names: Sequence[str]) -> str:
 def _short(name: Any) -> str:
     text = printable(str(name))
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:120] or type(error).__name__

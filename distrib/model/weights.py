@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torchvision.models import ResNet18_Weights
 
-from distrib.base.errors import UserError
-from distrib.base.words import nearest
+from distrib.base.errors import UserError, first_line
+from distrib.base.words import listed, nearest
 from distrib.config import ModelConfig
 from distrib.model.network import AttributeClassifier
-from distrib.model.trained import read_description
-from distrib.model.weight_files import COUNTER, Found, find_network, read_tensors
+from distrib.model.trained import model_folder, read_description
+from distrib.model.weight_files import COUNTER, Candidate, find_network, read_tensors
 
 HEAD = ("fc.weight", "fc.bias")
 
@@ -58,12 +58,12 @@ class Source:
 
     Attributes:
         name: of where they were.
-        found: a ResNet18.
+        network: a ResNet18.
         attributes: of the head; None where nothing says so.
     """
 
     name: str
-    found: Found
+    network: Candidate
     attributes: tuple[str, ...] | None = None
 
 
@@ -88,43 +88,39 @@ def make_model(
     wanted = model.net.state_dict()
     if config.weights == "none":
         return model, Origin("random weights", new=tuple(wanted))
-    source = read_weights(config.weights, wanted)
+    source = read_weights(config.weights)
     kept = source.attributes == tuple(attributes)
     reason = "" if kept else _why_new(source, attributes)
-    weights = {name: tensor for name, tensor in source.found.network.weights.items() if kept or name not in HEAD}
+    weights = {name: tensor for name, tensor in source.network.weights.items() if kept or name not in HEAD}
     new = tuple(name for name in wanted if name not in weights)
     if kept:
         _check_head(source, wanted)
     model.net.load_state_dict(weights, strict=False)
     head = "its head too" if kept else "a new head"
     loaded = tuple(name for name in wanted if name in weights)
-    return model, Origin(f"weights from {source.name}, {head}", loaded, new, reason, source.found.why)
+    return model, Origin(f"weights from {source.name}, {head}", loaded, new, reason, source.network.where)
 
 
-def read_weights(weights: str, wanted: Mapping[str, torch.Tensor]) -> Source:
+def read_weights(weights: str) -> Source:
     """What `model.weights` names, if it is not none.
-
-    Args:
-        weights: as in the configuration.
-        wanted: the state dict of a ResNet18.
 
     Raises:
         UserError: if it cannot be had, or is no ResNet18.
     """
     if weights == "imagenet":
-        return _imagenet(wanted)
+        return _imagenet()
     try:
         path = Path(weights)
-        folder = next((each for each in (path, path / "best") if (each / "model.json").is_file()), None)
+        folder = model_folder(path)
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError) as error:  # such as a folder without rights, or ~ and no such user
-        raise UserError(f"model.weights {weights} cannot be read ({_reason(error)}): check the name") from None
+        raise UserError(f"model.weights {weights} cannot be read ({first_line(error)}): check the name") from None
     if folder is not None:
         try:
             attributes = read_description(folder / "model.json").attributes
         except UserError as error:
             raise UserError(f"model.weights {error}") from None
-        return Source(str(folder), _read(folder / "model.safetensors", wanted), attributes)
+        return Source(str(folder), _read(folder / "model.safetensors"), attributes)
     if is_folder:
         raise UserError(
             f"model.weights {path} holds no model: expected a run with best/, a folder with model.json and "
@@ -142,25 +138,28 @@ def read_weights(weights: str, wanted: Mapping[str, torch.Tensor]) -> Source:
             f"model.weights {path} is not a file or folder{hint}: say none, imagenet, or the path of a "
             "ResNet18's weights"
         )
-    return Source(str(path), _read(path, wanted))
+    return Source(str(path), _read(path))
 
 
-def _read(file: Path, wanted: Mapping[str, torch.Tensor]) -> Found:
-    return find_network(str(file), read_tensors(file), wanted)
+def _read(file: Path) -> Candidate:
+    return find_network(str(file), read_tensors(file))
 
 
-def _imagenet(wanted: Mapping[str, torch.Tensor]) -> Source:
+def _imagenet() -> Source:
     source = ResNet18_Weights.IMAGENET1K_V1
     try:
         weights = source.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # Of an unpickling error torch's own advice is to read the file all the same.
+        pickled = isinstance(error, pickle.UnpicklingError)
+        reason = "it has more in it than tensors, or is damaged" if pickled else first_line(error)
         file = Path(torch.hub.get_dir()) / "checkpoints" / source.url.rpartition("/")[2]
         raise UserError(
-            f"model.weights imagenet could not be downloaded or read ({_reason(error)}): put {source.url} at "
+            f"model.weights imagenet could not be downloaded or read ({reason}): put {source.url} at "
             f"{file}, in place of what may be there, or name such a file in model.weights"
         ) from None
     name = f"torchvision {source}"
-    return Source(name, find_network(name, weights, wanted))
+    return Source(name, find_network(name, weights))
 
 
 def _check_head(source: Source, wanted: Mapping[str, torch.Tensor]) -> None:
@@ -169,7 +168,7 @@ def _check_head(source: Source, wanted: Mapping[str, torch.Tensor]) -> None:
     Raises:
         UserError: naming the tensor.
     """
-    weights = source.found.network.weights
+    weights = source.network.weights
     for name in HEAD:
         found, expected = (list(each[name].shape) if name in each else None for each in (weights, wanted))
         if found != expected:
@@ -182,27 +181,15 @@ def _check_head(source: Source, wanted: Mapping[str, torch.Tensor]) -> None:
 
 def _why_new(source: Source, attributes: Sequence[str]) -> str:
     """Why a source's head is not the head for these attributes."""
-    network = source.found.network
+    network = source.network
     head = network.weights.get("fc.weight")
     if head is None:
-        return f"the head there is of other layers, {_listed(network.head)}" if network.head else "the file has none"
+        return f"the head there is of other layers, {listed(network.head)}" if network.head else "the file has none"
     if source.attributes is not None:
         if sorted(source.attributes) == sorted(attributes):
             return "the head there has the same attributes in another order"
-        return f"the head there is for {_listed(source.attributes)}, and this run is for {_listed(attributes)}"
+        return f"the head there is for {listed(source.attributes)}, and this run is for {listed(attributes)}"
     outputs = head.shape[0] if head.ndim else 0
     if outputs != len(attributes):
         return f"the file's head has {outputs} outputs, this run has {len(attributes)}"
     return "the file does not say of which attributes its head is"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Some of these names, and how many more there are."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to read the file all the same
-        return "it has more in it than tensors, or is damaged"
-    return str(error).partition("\n")[0][:120] or type(error).__name__

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50
 
-from distrib.model.weight_files import COUNTER, Found, find_network, read_tensors
+from distrib.model.weight_files import COUNTER, Candidate, find_network, read_tensors
 
 with torch.device("meta"):
     WANTED = resnet18(num_classes=2).state_dict()
@@ -36,23 +36,23 @@ def network(value: float = 1.0, dtype: torch.dtype = torch.float32) -> dict[str,
     }
 
 
-def value(found: Found) -> float:
+def value(found: Candidate) -> float:
     """Of every value of the network that was found."""
-    weights = {name: tensor for name, tensor in found.network.weights.items() if not name.endswith(COUNTER)}
+    weights = {name: tensor for name, tensor in found.weights.items() if not name.endswith(COUNTER)}
     assert weights.keys() >= {name for name in WANTED if not name.startswith("fc.") and not name.endswith(COUNTER)}
     (each,) = {float(tensor[(0,) * tensor.ndim]) for tensor in weights.values()}
     return each
 
 
-def find(content: Any) -> Found:
-    return find_network("weights.pt", content, WANTED)
+def find(content: Any) -> Candidate:
+    return find_network("weights.pt", content)
 
 
 def refusal(content: Any, *parts: str) -> None:
     """Of a file, or of what has been read from one."""
 
-    def call() -> Found:
-        return find_network(str(content), read_tensors(content), WANTED) if isinstance(content, Path) else find(content)
+    def call() -> Candidate:
+        return find_network(str(content), read_tensors(content)) if isinstance(content, Path) else find(content)
 
     sentence = sentences.refusal(call, "model.weights", *parts)
     assert len(sentence) < 700
@@ -88,7 +88,7 @@ def wrapped(state: dict[str, torch.Tensor], path: tuple[str, ...], prefix: str =
 def test_the_network_is_found_wherever_it_is_wrapped(path: tuple[str, ...], prefix: str, found: str) -> None:
     there = find(wrapped(network(3), path, prefix))
     assert value(there) == 3
-    assert there.why == found
+    assert there.where == found
 
 
 def test_a_network_within_another_is_found() -> None:
@@ -98,7 +98,7 @@ def test_a_network_within_another_is_found() -> None:
 
 
 def test_a_network_that_is_all_of_a_file_is_not_remarked_on() -> None:
-    assert find(network()).why == ""
+    assert find(network()).where == ""
 
 
 def test_numbers_among_the_tensors_are_passed_over() -> None:
@@ -147,8 +147,8 @@ def test_a_head_may_have_any_name(head: tuple[str, ...]) -> None:
     backbone = {name: tensor for name, tensor in network(3).items() if not name.startswith("fc.")}
     there = find({**backbone, **{name: torch.zeros(4, 512) for name in head}})
     assert value(there) == 3
-    assert there.network.head == head
-    assert there.network.weights.keys() == backbone.keys()
+    assert there.head == head
+    assert there.weights.keys() == backbone.keys()
 
 
 @pytest.mark.parametrize("more", ["bn2.weight", "layer5.0.conv1.weight", "ca.fc1.weight"])
@@ -187,8 +187,8 @@ def test_averaged_weights_are_taken_before_the_plain_ones_and_that_is_said(
         content |= wrapped(network(2), *averaged)
     there = find({**content, "n_averaged": torch.tensor(4)})
     assert value(there) == 2
-    assert there.why.startswith("the averaged weights, ")
-    assert found in there.why
+    assert there.where.startswith("the averaged weights, ")
+    assert found in there.where
 
 
 STATISTICS = ("running_mean", "running_var", COUNTER)
@@ -203,12 +203,12 @@ def parameters(number: float) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_averages_of_the_parameters_alone_take_the_plain_statistics(path: tuple[str, ...], prefix: str) -> None:
     there = find({"model": network(1), **wrapped(parameters(2), path, prefix)})
-    assert not there.network.problem
-    assert float(there.network.weights["layer4.1.conv2.weight"][0, 0, 0, 0]) == 2
-    assert float(there.network.weights["fc.bias"][0]) == 2
-    assert float(there.network.weights["bn1.running_var"][0]) == 1
-    assert there.why.startswith(f"the averaged weights, under {' and '.join(path)}")
-    assert there.why.endswith("rather than the plain ones, under model, whose running means and variances they take")
+    assert not there.problem
+    assert float(there.weights["layer4.1.conv2.weight"][0, 0, 0, 0]) == 2
+    assert float(there.weights["fc.bias"][0]) == 2
+    assert float(there.weights["bn1.running_var"][0]) == 1
+    assert there.where.startswith(f"the averaged weights, under {' and '.join(path)}")
+    assert there.where.endswith("rather than the plain ones, under model, whose running means and variances they take")
 
 
 @pytest.mark.parametrize(
@@ -219,29 +219,29 @@ def test_averages_of_the_parameters_alone_take_the_plain_statistics(path: tuple[
 )  # fmt: skip
 def test_averages_without_names_have_them_by_their_order(averages: dict[str, Any]) -> None:
     there = find({"state_dict": network(1), **averages})
-    assert {name: float(there.network.weights[name].flatten()[0]) for name in parameters(0)} == dict.fromkeys(
+    assert {name: float(there.weights[name].flatten()[0]) for name in parameters(0)} == dict.fromkeys(
         parameters(0), 2.0
     )
-    assert float(there.network.weights["layer3.0.downsample.1.running_mean"][0]) == 1
-    assert "under state_dict, whose names, in their order, and running means and variances they take" in there.why
+    assert float(there.weights["layer3.0.downsample.1.running_mean"][0]) == 1
+    assert "under state_dict, whose names, in their order, and running means and variances they take" in there.where
 
 
 @pytest.mark.parametrize("head", [[], [torch.zeros(9, 512), torch.zeros(9), torch.zeros(2, 9)]], ids=["none", "other"])
 def test_averages_without_names_may_have_another_head(head: list[torch.Tensor]) -> None:
     backbone = [tensor for name, tensor in parameters(2).items() if not name.startswith("fc.")]
     there = find({"model": network(1), "shadow_params": backbone + head})
-    assert float(there.network.weights["layer4.1.conv2.weight"][0, 0, 0, 0]) == 2
-    assert "fc.weight" not in there.network.weights
+    assert float(there.weights["layer4.1.conv2.weight"][0, 0, 0, 0]) == 2
+    assert "fc.weight" not in there.weights
 
 
 def test_averages_that_fit_no_network_are_passed_over_and_that_is_said() -> None:
     lacking = {name: tensor for name, tensor in network(2).items() if name != "layer2.0.bn1.weight"}
     there = find({"model": network(1), "ema": lacking})
     assert value(there) == 1
-    assert there.why == "the plain weights, under model; what is averaged, under ema, lacks layer2.0.bn1.weight"
+    assert there.where == "the plain weights, under model; what is averaged, under ema, lacks layer2.0.bn1.weight"
     there = find({"model": network(1), "ema_weights": [*parameters(2).values()][::-1]})
     assert value(there) == 1
-    assert "what is averaged, under ema_weights, is a list of 62 tensors without names" in there.why
+    assert "what is averaged, under ema_weights, is a list of 62 tensors without names" in there.where
 
 
 def test_lightnings_averages_are_told_by_what_is_beside_them() -> None:
@@ -251,8 +251,8 @@ def test_lightnings_averages_are_told_by_what_is_beside_them() -> None:
     content["current_model_state"] = {f"net.{name}": tensor for name, tensor in network(1).items()}
     there = find(content)
     assert value(there) == 2
-    assert "the averaged weights, under state_dict" in there.why
-    assert "rather than the plain ones, under current_model_state" in there.why
+    assert "the averaged weights, under state_dict" in there.where
+    assert "rather than the plain ones, under current_model_state" in there.where
 
 
 def test_several_networks_in_a_file_are_refused_by_their_names() -> None:
@@ -440,7 +440,7 @@ def test_objects_beside_the_weights_are_passed_over_and_never_made(tmp_path: Pat
     torch.save(content, tmp_path / "training.pt", _use_new_zipfile_serialization=zipped)
     there = find(read_tensors(tmp_path / "training.pt"))
     assert value(there) == 3
-    assert there.why == "under state_dict"
+    assert there.where == "under state_dict"
     assert Options.made == 0
 
 
