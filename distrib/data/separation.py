@@ -22,7 +22,7 @@ from distrib.base.files import folder_written_whole
 from distrib.base.words import few
 from distrib.config import DataConfig
 from distrib.data.reader import ImageReader
-from distrib.data.splits import make_splits
+from distrib.data.splits import crossing, make_splits
 from distrib.data.store import FolderStore, Store
 from distrib.data.table import SPLITS, Table, read_table
 
@@ -236,7 +236,7 @@ def _join_contents(table: Table, config: DataConfig, digests: Sequence[str]) -> 
         return Joined(None, 0, 0, "")
     leaders = np.unique(group[followers])
     members = len(leaders) + len(np.unique(unit[followers]))
-    shared = np.flatnonzero(np.isin(content, _crossing(content, unit)))
+    shared = np.flatnonzero(np.isin(content, crossing(content, unit)))
     why = (
         f"{members} {kind} were joined into {len(leaders)} group{'s' if len(leaders) > 1 else ''}, because images with "
         f"the same bytes are kept in one split ({few([table.names[row] for row in shared])})"
@@ -314,10 +314,10 @@ def _prove(folder: Path, config: DataConfig, sums: dict[str, str], workers: int,
             f"({few(changed)}): run it again when nothing changes it"
         )
     _, content = np.unique(digests, return_inverse=True)
-    contents = len(_crossing(content, part))
+    contents = len(crossing(content, part))
     identities = images = None
     if table.identity is not None:
-        people = _crossing(table.identity, part)
+        people = crossing(table.identity, part)
         identities, images = len(people), int(np.isin(table.identity, people).sum())
     leaks = {"identities": identities if config.split == "identity" else 0, "image contents": contents}
     found = [f"{count} {kind}" for kind, count in leaks.items() if count]
@@ -340,14 +340,6 @@ def _prove(folder: Path, config: DataConfig, sums: dict[str, str], workers: int,
 def _in_each(member: NDArray[np.int64], part: NDArray[np.int8]) -> dict[str, int]:
     """How many different ones each split has."""
     return {name: len(np.unique(member[part == number])) for number, name in enumerate(SPLITS)}
-
-
-def _crossing(member: NDArray[np.int64], part: NDArray[np.int64] | NDArray[np.int8]) -> NDArray[np.int64]:
-    """Those of the members int64 [N] that are in more than one part."""
-    pairs = np.unique(np.stack((member, part)), axis=1)
-    members, parts = np.unique(pairs[0], return_counts=True)
-    crossing: NDArray[np.int64] = members[parts > 1]
-    return crossing
 
 
 def _sum_line(entry: tuple[str, str]) -> str:

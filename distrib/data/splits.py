@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
+from distrib.base.words import listed
 from distrib.config import DataConfig
 from distrib.data.table import SPLITS, Table
 
@@ -219,18 +220,24 @@ def _draw_subset(train: NDArray[np.int64], config: DataConfig) -> NDArray[np.int
     return np.sort(train[_shuffle(len(train), config.split_seed, _SUBSET_STREAM)[: config.subset]])
 
 
+def crossing(member: NDArray[np.int64], part: NDArray[np.int64] | NDArray[np.int8]) -> NDArray[np.int64]:
+    """Those of the members int64 [N] that are in more than one part."""
+    order = np.lexsort((part, member))
+    members, parts = member[order], part[order]
+    return np.unique(members[1:][(members[1:] == members[:-1]) & (parts[1:] != parts[:-1])])
+
+
 def _leak(table: Table, rows: Mapping[str, NDArray[np.int64]], config: DataConfig) -> list[str]:
     """A note if images of the same identity are in two splits, so that scores flatter the model."""
     if table.identity is None or len(rows) < 2:
         return []
-    members = [np.unique(table.identity[chosen]) for chosen in rows.values()]
-    identities, splits = np.unique(np.concatenate(members), return_counts=True)
-    crossing = identities[splits > 1]
-    if not len(crossing):
+    identity = table.identity[np.concatenate([*rows.values()])]
+    people = crossing(identity, np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows.values()]))
+    if not len(people):
         return []
-    images = int(np.isin(table.identity[np.concatenate([*rows.values()])], crossing).sum())
+    images = int(np.isin(identity, people).sum())
     return [
-        f"Identities in more than one split under data.split {config.split}: {len(crossing)}, with {images} images; "
+        f"Identities in more than one split under data.split {config.split}: {len(people)}, with {images} images; "
         f"scores flatter a model that has seen these people, and data.split identity keeps them apart."
     ]
 
@@ -273,5 +280,4 @@ def one_class(table: Table, rows: NDArray[np.int64], where: str) -> list[str]:
     single = [table.attributes[i] for i in np.flatnonzero(targets.min(axis=0) == targets.max(axis=0))]
     if not single:
         return []
-    named = ", ".join(single[:3]) + (f" and {len(single) - 3} more" if len(single) > 3 else "")
-    return [f"ROC AUC is undefined for {named} in {where}: every image there has the same value."]
+    return [f"ROC AUC is undefined for {listed(single)} in {where}: every image there has the same value."]
