@@ -22,7 +22,7 @@ from distrib.base.errors import UserError
 from distrib.base.files import check_output, written_whole
 from distrib.base.json import to_json
 from distrib.base.streams import standard_streams
-from distrib.base.words import few
+from distrib.base.words import few, plural
 from distrib.config import Config, DataConfig, RunConfig, TrainConfig
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import Decoder, make_decoder
@@ -132,10 +132,9 @@ def evaluate(
     table = on_every_rank(accelerator, labels, config.data, models[0], options)
     rows, notes = on_every_rank(accelerator, choose_rows, table, config.data, models[0], options)
     names = common_attributes(models)
-    machine = describe_machine(accelerator)
-    ranks = f"{accelerator.num_processes} rank{'s' if accelerator.num_processes > 1 else ''}"
+    machine, ranks = describe_machine(accelerator), plural(accelerator.num_processes, "rank")
     say(f"model:   {models[0].source}, epoch {models[0].description.epoch}{', with flip' if options.flip else ''}")
-    say(f"data:    {config.data.root}, {options.split}: {len(rows):,} image{'s' if len(rows) > 1 else ''}")
+    say(f"data:    {config.data.root}, {options.split}: {plural(len(rows), 'image')}")
     say(f"machine: {ranks} on {machine['device']}, precision {config.train.precision}, decoder {config.data.decoder}")
     for note in notes:
         warn(note)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from distrib.model.options import PredictOptions
 from distrib.model.trained import Description, TrainedModel, load
 from distrib.photographs.alignment import AlignedFace, align, compose, inverse, moved
 from distrib.photographs.files import Photograph, expand
+from distrib.ranks.printing import warn
 
 FACES_AT_ONCE = 16  # through the network; what is seen of the first photograph is said before the last one is opened
 # What a person is told about the alignment of a face.
@@ -243,11 +245,6 @@ def describe(sight: Sight) -> dict[str, Any]:
     }
 
 
-def warn(sentence: str) -> None:
-    """Said at once, on standard error."""
-    print(f"distrib: warning: {sentence}", file=sys.stderr, flush=True)
-
-
 class Output:
     """Says what was found, on standard output."""
 
@@ -405,10 +402,7 @@ def draw_heat_map(
 def progress(total: int, silent_output: bool) -> Iterator[Callable[[], None]]:
     """A bar on the terminal, where the results do not stand there as well; yields what moves it by one photograph."""
     console = Console(stderr=True)
-    if total < 2 or not console.is_terminal or (sys.stdout.isatty() and not silent_output):
-        yield lambda: None
-        return
+    hidden = total < 2 or not console.is_terminal or (sys.stdout.isatty() and not silent_output)
     columns = (TextColumn("photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("photographs", total=total)
-        yield lambda: bar.advance(task)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=hidden) as bar:
+        yield partial(bar.advance, bar.add_task("photographs", total=total))

@@ -55,14 +55,12 @@ class DetectedFace:
         box: left, top, width and height of the upright square around it, brows to chin; it may reach over the edge.
         left_eye: (x, y) of the eye that is left in the aligned image; None: the eyes were not found.
         right_eye: the same of the other eye; either both are known or none.
-        score: how many boxes of the face cascade lay on top of each other.
         transform: from the photograph to the aligned image; by the eyes, or without them by the box alone.
     """
 
     box: tuple[int, int, int, int]
     left_eye: tuple[float, float] | None
     right_eye: tuple[float, float] | None
-    score: int
     transform: Array
 
 
@@ -133,7 +131,7 @@ class _Candidate(NamedTuple):
 
     Attributes:
         transform: from the photograph to the aligned image.
-        score: see `Face`.
+        score: how many boxes of the face cascade lay on top of each other.
         upright: whether it was found in the photograph as it stands.
         eyes: [2, 2], left and right in the photograph; None: not found.
         certain: whether for each eye more than one cascade saw it.
@@ -162,7 +160,7 @@ class _Candidate(NamedTuple):
         left, top = (self.middle - self.width / 2).round().astype(int).tolist()
         left_eye, right_eye = (None, None) if self.eyes is None else ((x, y) for x, y in self.eyes.round(1).tolist())
         box = (left, top, round(self.width), round(self.width))
-        return DetectedFace(box, left_eye, right_eye, self.score, self.transform)
+        return DetectedFace(box, left_eye, right_eye, self.transform)
 
 
 def _add(found: list[_Candidate], candidate: _Candidate) -> None:
@@ -196,24 +194,24 @@ def _settle(grey_HW: NDArray[np.uint8], candidate: _Candidate) -> _Candidate:
         seen = _eyes(_warp(grey_HW, zoomed, (ZOOM * WIDTH, ZOOM * HEIGHT)), reach)
         if seen is None:
             continue
-        change = _from_eyes(seen.positions)
+        positions, sure = seen
+        change = _from_eyes(positions)
         angle = math.degrees(math.atan2(change[1, 0], change[0, 0]))
         if not 0.7 < _scale(change) < 1.4 or abs(angle) > 30:  # these are no two eyes of this box
             continue
-        eyes, certain = moved(inverse(transform), seen.positions), seen.certain
+        eyes, certain = moved(inverse(transform), positions), sure
         transform = compose(change, transform)
     if eyes is not None:
         transform = compose(_from_box(_warp(grey_HW, transform, (WIDTH, HEIGHT))), transform)
     return candidate._replace(transform=transform, eyes=eyes, certain=certain)
 
 
-class _Eyes(NamedTuple):
-    positions: Array  # [2, 2], left and right in the aligned image
-    certain: bool  # whether for each eye more than one cascade saw it
+def _eyes(zoomed_HW: NDArray[np.uint8], reach: float) -> tuple[Array, bool] | None:
+    """The eyes in an image aligned so far, looked for `reach` around their places; None: one or both are not there.
 
-
-def _eyes(zoomed_HW: NDArray[np.uint8], reach: float) -> _Eyes | None:
-    """The eyes in an image aligned so far, looked for `reach` around their places; None: one or both are not there."""
+    Returns:
+        [2, 2], left and right in the aligned image; and whether for each eye more than one cascade saw it.
+    """
     positions, certain = [], True
     nose = EYES[:, 0].mean() * ZOOM
     for side, place in enumerate(EYES):
@@ -238,7 +236,7 @@ def _eyes(zoomed_HW: NDArray[np.uint8], reach: float) -> _Eyes | None:
             return None
         certain = certain and len(agreeing) > 1
         positions.append(np.mean(agreeing, axis=0))
-    return _Eyes(np.array(positions), certain)
+    return np.array(positions), certain
 
 
 def _from_eyes(eyes: Array) -> Array:

@@ -26,7 +26,7 @@ class Photograph:
     """A photograph that has not been read yet.
 
     Attributes:
-        name: to show: its path, with a question mark for what no terminal can show; "stdin" for standard input.
+        name: to show: its path, with an escape for what no terminal can show; "stdin" for standard input.
         file: where it lies; None: standard input.
     """
 
