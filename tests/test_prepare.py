@@ -132,7 +132,7 @@ def test_ctrl_c_ends_in_one_line(
     monkeypatch.setattr(prepare._PlainProgress, "__call__", interrupt)
     options = {"faces": ["--count", "60", "--workers", "1"], "split": ["--root", str(faces)]}
     assert main([command, "--out", str(tmp_path / "out"), *options[command]]) == 130
-    assert capsys.readouterr().err == "distrib: interrupted, and nothing was written\n"
+    assert capsys.readouterr().err == "distrib: interrupted; nothing was written\n"
     assert not any(tmp_path.iterdir())
 
 
