@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.scoring.ranking import rank
+
 # The range that temperatures are sought in; beyond it a probability is 0, 1/2 or 1 in all but name.
 _LOWEST, _HIGHEST = 0.05, 20.0
 
@@ -38,20 +40,29 @@ def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8
         logits_NA: float32 [N, A], of images that were not trained on.
         targets_NA: {0, 1} [N, A].
     """
-    from scipy.optimize import minimize_scalar  # takes a second: by those alone who fit, not by those who predict
+    # They take a second: by those alone who fit, not by those who predict.
+    from scipy.optimize.elementwise import find_root
+    from scipy.special import expit
 
     temperatures = np.ones(logits_NA.shape[1])
-    for i, (logits, targets) in enumerate(zip(logits_NA.T, targets_NA.T, strict=True)):
-        if not np.isfinite(logits).all() or targets.min() == targets.max():
-            continue
-        positives = int(targets.sum())
-        soft = np.where(targets, (positives + 1) / (positives + 2), 1 / (len(targets) - positives + 2))
-        best = minimize_scalar(
-            lambda log_t, x=logits, y=soft: negative_log_likelihood(x / np.exp(log_t), y),
-            bounds=(np.log(_LOWEST), np.log(_HIGHEST)),
-            method="bounded",
-        )
-        temperatures[i] = np.exp(best.x)
+    fitted = _fitted(logits_NA, targets_NA)
+    logits = np.ascontiguousarray(logits_NA[:, fitted].T, dtype=np.float64)
+    positives = targets_NA[:, fitted].sum(axis=0, dtype=np.int64)[:, None]
+    negatives = len(targets_NA) - positives
+    soft = np.where(targets_NA[:, fitted].T, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+    def slope(inverse: NDArray[np.float64], row: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The derivative of the negative log-likelihood by 1 / T, which rises with 1 / T: the likelihood is concave."""
+        x = logits[row]
+        return np.asarray((x * (expit(x * inverse[:, None]) - soft[row])).mean(axis=1))
+
+    rows = np.arange(len(fitted))
+    low, high = np.full(len(fitted), 1 / _HIGHEST), np.full(len(fitted), 1 / _LOWEST)
+    falls, rises = slope(low, rows) < 0, slope(high, rows) > 0
+    inverse = np.where(falls, high, low)  # where the likelihood grows up to an end of the range
+    within = np.flatnonzero(falls & rises)
+    inverse[within] = find_root(slope, (low[within], high[within]), args=(within,), tolerances={"xrtol": 1e-9}).x
+    temperatures[fitted] = 1 / inverse
     return temperatures
 
 
@@ -65,19 +76,24 @@ def tune_thresholds(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[n
         probabilities_NA: float64 [N, A].
         targets_NA: {0, 1} [N, A].
     """
-    from sklearn.metrics import precision_recall_curve
-
     thresholds = np.full(probabilities_NA.shape[1], 0.5)
-    for i, (probabilities, targets) in enumerate(zip(probabilities_NA.T, targets_NA.T, strict=True)):
-        if not np.isfinite(probabilities).all() or targets.min() == targets.max():
-            continue
-        precision, recall, candidates = precision_recall_curve(targets, probabilities)
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        lowest = candidates[np.argmax(f1[:-1])]  # the curve's last point has no threshold
-        below = probabilities[probabilities < lowest].max(initial=0.0)
-        middle = (lowest + below) / 2
-        thresholds[i] = middle if middle > below else lowest  # neighbouring numbers have no middle
+    tuned = _fitted(probabilities_NA, targets_NA)
+    ranking = rank(probabilities_NA[:, tuned], targets_NA[:, tuned])
+    taken = ranking.true_AN + ranking.false_AN
+    f1 = np.where(ranking.distinct_AN, 2 * ranking.true_AN / (taken + ranking.true_AN[:, -1:]), -1)
+    rows, last = np.arange(len(tuned)), f1.shape[1] - 1
+    place = last - np.argmax(f1[:, ::-1], axis=1)  # of several the lowest threshold
+    lowest = ranking.values_AN[rows, place]
+    below = np.where(place < last, ranking.values_AN[rows, np.minimum(place + 1, last)], 0.0)
+    middle = (lowest + below) / 2
+    thresholds[tuned] = np.where(middle > below, middle, lowest)  # neighbouring numbers have no middle
     return thresholds
+
+
+def _fitted(values_NA: NDArray[np.floating], targets_NA: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The attributes with both classes and finite values, of which alone something can be fitted."""
+    both = targets_NA.min(axis=0) != targets_NA.max(axis=0)
+    return np.flatnonzero(both & np.isfinite(values_NA).all(axis=0))
 
 
 def reliability(

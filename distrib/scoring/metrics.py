@@ -1,4 +1,4 @@
-"""Scores from logits; scikit-learn computes them.
+"""Scores from logits, as scikit-learn defines them, of all attributes at once.
 
 Legend: N images, A attributes.
 """
@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.config import SCORES
+from distrib.scoring.ranking import average_precision as ranked_precision
+from distrib.scoring.ranking import rank
+from distrib.scoring.ranking import roc_auc as ranked_area
 
 # How the scores are called in print.
 TITLES = {
@@ -59,10 +62,6 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
         logits_NA: float [N, A].
         targets_NA: {0, 1} [N, A].
     """
-    # They take a second: by rank 0 when it scores, and not by all ranks when they start.
-    from sklearn.exceptions import UndefinedMetricWarning
-    from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
-
     logits = logits_NA.astype(np.float64)
     truth = targets_NA.astype(bool)
     decided = logits >= 0
@@ -73,31 +72,24 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
     positives = truth.sum(axis=0)
     negatives = len(truth) - positives
     with np.errstate(divide="ignore", invalid="ignore"):
-        true_positive_rate = (right & truth).sum(axis=0) / positives
+        found = (right & truth).sum(axis=0)
+        true_positive_rate = found / positives
         true_negative_rate = (right & ~truth).sum(axis=0) / negatives
-    both = (positives > 0) & (negatives > 0)
     roc_auc = np.full(len(attributes), np.nan)
     average_precision = np.full(len(attributes), np.nan)
-    finite = np.isfinite(logits).all(axis=0)
-    for i in np.flatnonzero(both & finite):
-        roc_auc[i] = roc_auc_score(truth[:, i], logits[:, i])
-    for i in np.flatnonzero((positives > 0) & finite):
-        average_precision[i] = average_precision_score(truth[:, i], logits[:, i])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UndefinedMetricWarning)
-        precision, _, f1 = np.array(
-            [
-                precision_recall_fscore_support(truth[:, i], decided[:, i], average="binary", zero_division=0.0)[:3]
-                for i in range(len(attributes))
-            ]
-        ).T
+    known = np.flatnonzero((positives > 0) & np.isfinite(logits).all(axis=0))
+    if len(known):
+        ranking = rank(logits[:, known], truth[:, known])
+        average_precision[known] = ranked_precision(ranking)
+        with np.errstate(invalid="ignore"):  # without negatives
+            roc_auc[known] = ranked_area(ranking)
     values = {
         "loss": loss,
         "accuracy": right.mean(axis=0),
         "balanced_accuracy": (true_positive_rate + true_negative_rate) / 2,
-        "precision": precision,
+        "precision": found / np.maximum(decided.sum(axis=0), 1),
         "recall": true_positive_rate,
-        "f1": np.where(positives > 0, f1, np.nan),
+        "f1": np.where(positives > 0, 2 * found / np.maximum(positives + decided.sum(axis=0), 1), np.nan),
         "roc_auc": roc_auc,
         "average_precision": average_precision,
     }

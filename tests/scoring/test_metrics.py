@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn import metrics
 
 from distrib.config import SCORES
 from distrib.scoring.metrics import Scores, better, score
@@ -22,6 +25,30 @@ def random_case(count: int = 500, attributes: int = 4) -> tuple[NDArray[np.float
     targets = generator.integers(0, 2, (count, attributes)).astype(np.uint8)
     logits = generator.normal(0, 2, (count, attributes)) + targets
     return logits.astype(np.float32), targets
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-4, 4), st.booleans(), st.integers(-9, 9), st.booleans()), min_size=1, max_size=60)
+)
+def test_scores_are_scikit_learns(rows: list[tuple[int, bool, int, bool]]) -> None:
+    logits = np.array([(one / 3, two / 7) for one, _, two, _ in rows], np.float32)
+    targets = np.array([(one, two) for _, one, _, two in rows], np.uint8)
+    found = score(("one", "two"), logits, targets).values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(2):
+            truth, decided = targets[:, i], logits[:, i] >= 0
+            expected = {
+                "accuracy": metrics.accuracy_score(truth, decided),
+                "precision": metrics.precision_score(truth, decided, zero_division=0.0),
+                "recall": metrics.recall_score(truth, decided, zero_division=np.nan),
+                "f1": metrics.f1_score(truth, decided, zero_division=np.nan) if truth.any() else np.nan,
+                "average_precision": metrics.average_precision_score(truth, logits[:, i]) if truth.any() else np.nan,
+                "roc_auc": metrics.roc_auc_score(truth, logits[:, i]) if 0 < truth.mean() < 1 else np.nan,
+            }
+            for name, value in expected.items():
+                np.testing.assert_allclose(found[name][i], value, rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_a_case_computed_by_hand() -> None:
