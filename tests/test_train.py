@@ -15,6 +15,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from celeba_forms import archived, on_the_hub
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from small_run import BATCH, EPOCHS, EVERY, assert_same_training, observed, settings, the_plan
 from wandb_log import read_history
@@ -127,6 +128,26 @@ def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
     assert resumed.returncode == 0, resumed.stderr
     assert "row groups of up to 7" in resumed.stderr
     assert_same_training(undisturbed, folder)
+
+
+def test_other_images_under_the_same_names_are_refused(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    folder, same, other = finished[0], shutil.copytree(faces, tmp_path / "same"), tmp_path / "other"
+    for file in (same / "img_align_celeba").iterdir():  # saved again, as another form may have them
+        Image.open(file).save(file, quality=90)
+    shutil.copytree(faces, other)
+    for file in (other / "img_align_celeba").iterdir():
+        ImageOps.invert(Image.open(file)).save(file)
+    refused = []
+    for root in (same, other):
+        command = ["check", folder / "config.yaml", "--train.epochs", 9, "--resume", "auto", "--data.root", root]
+        done = subprocess.run(
+            [sys.executable, "-m", "distrib", *map(str, command)],
+            cwd=ROOT, env=clean_environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        refused.append((done.returncode, "look otherwise: restore the data set" in done.stderr))
+    assert refused == [(0, False), (2, True)]
 
 
 @pytest.mark.slow

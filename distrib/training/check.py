@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from distrib.base.errors import UserError
 from distrib.config import Config
+from distrib.data.reader import sample_colours
 from distrib.data.splits import Splits, digest, make_splits
 from distrib.data.table import Table, read_table
 from distrib.explaining.options import check_options, check_photograph
@@ -56,7 +57,8 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
 
             checkpoint = choose(folder, resume)
             if checkpoint is not None:
-                refuse_changes(checkpoint, config, digest(table, splits.train, splits.valid))
+                data = digest(table, splits.train, splits.valid)
+                refuse_changes(checkpoint, config, data, sample_colours(table, splits.train))
                 refuse_finished(checkpoint, config, folder)
     group_batch(config, ranks, checkpoint)
     if checkpoint is None and config.model.weights != "none":

@@ -10,12 +10,13 @@ import re
 import reprlib
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -32,6 +33,9 @@ FIXED = (
     "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "model.frozen_statistics", "optim.name",
     "train.batch_size", "train.seed", "checkpoint.best_score",
 )  # fmt: skip
+
+# Grey levels by which an image's mean colour may differ between decoders, or after it was saved in another format.
+_SAME_COLOUR = 3.0
 
 MANIFEST = "manifest.json"
 TRAINER = ("optimizer", "scaler", "progress", "data")  # what trainer.pt holds
@@ -346,13 +350,14 @@ def find_checkpoint(folder: Path, resume: str, report: Callable[[str], None]) ->
     return None
 
 
-def refuse_changes(checkpoint: Checkpoint, config: Config, data: str) -> None:
+def refuse_changes(checkpoint: Checkpoint, config: Config, data: str, colours: Sequence[list[float] | None]) -> None:
     """Refuse to resume with another training than the checkpoint's.
 
     Args:
         checkpoint: to resume from.
         config: resolved, of today.
         data: digest of what would be trained on.
+        colours: of some of these images, see `distrib.data.reader.sample_colours`.
 
     Raises:
         UserError: if one of the fields in `FIXED` or the training images differ.
@@ -371,6 +376,21 @@ def refuse_changes(checkpoint: Checkpoint, config: Config, data: str) -> None:
             f"the training images or labels in {config.data.root} are not those of {checkpoint.folder}: restore the "
             "data set, or start anew in another run.folder"
         )
+    if _look_otherwise(checkpoint, colours):
+        raise UserError(
+            f"the training images in {config.data.root} have the names of those of {checkpoint.folder}, and look "
+            "otherwise: restore the data set, or start anew in another run.folder"
+        )
+
+
+def _look_otherwise(checkpoint: Checkpoint, colours: Sequence[list[float] | None]) -> bool:
+    """Whether images have other colours than those that a checkpoint tells of; one of an earlier version does not."""
+    try:
+        before = json.loads((checkpoint.folder / "model.json").read_bytes())["training"]["colours"]
+        known = [(one, other) for one, other in zip(before, colours, strict=True) if one and other]
+        return bool(known) and bool(np.abs(np.subtract(*zip(*known, strict=True))).max() > _SAME_COLOUR)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _save_trainer(trainer: dict[str, Any], file: Path) -> None:

@@ -127,7 +127,7 @@ def verify_start(run: TrainingRun, path: Path, checkpoint: Checkpoint | None) ->
         raise UserError(
             f"{path} is not a complete checkpoint here ({damage}): put the run folder where all machines see it"
         ) from None
-    refuse_changes(checkpoint, run.config, run.data)
+    refuse_changes(checkpoint, run.config, run.data, run.colours)
     refuse_finished(checkpoint, run.config, run.folder)
     return checkpoint
 

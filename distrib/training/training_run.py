@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from distrib.config import Config
 from distrib.data.plan import Plan
+from distrib.data.reader import sample_colours
 from distrib.data.splits import Splits, digest
 from distrib.data.table import Table
 from distrib.model.card import data_kind
@@ -52,6 +53,11 @@ class TrainingRun:
         """Digest of what is trained and validated on."""
         return digest(self.table, self.splits.train, self.splits.valid)
 
+    @cached_property
+    def colours(self) -> list[list[float] | None]:
+        """Mean colours of some training images, which tell other images under the same names."""
+        return sample_colours(self.table, self.splits.train)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -82,6 +88,7 @@ def describe(run: TrainingRun, epoch: int) -> Description:
             "config": config.model_dump(mode="json"),
             "images": {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)},
             "data": run.data,
+            "colours": run.colours,
             "data_kind": data_kind(config.data.root),
             "date": time.strftime("%Y-%m-%d"),
             **describe_machine(run.accelerator),

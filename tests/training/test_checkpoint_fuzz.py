@@ -95,13 +95,13 @@ def use(checkpoint: Checkpoint) -> None:
     progress = checkpoint.progress
     assert isinstance(progress, Progress)
     assert min(progress.epoch, progress.step, progress.best_epoch) >= 0
-    read_or_told(lambda: refuse_changes(checkpoint, Config(), "data"), checkpoint.folder)
+    read_or_told(lambda: refuse_changes(checkpoint, Config(), "data", [[0.0, 0.0, 0.0]]), checkpoint.folder)
 
 
 def test_untouched_ones_are_whole(whole: Path) -> None:
     check(whole, lambda _: None)
     check(whole, vouch)
-    refuse_changes(load_checkpoint(whole / "step-00000200"), Config(), "data")
+    refuse_changes(load_checkpoint(whole / "step-00000200"), Config(), "data", [])
 
 
 def changes(name: str) -> st.SearchStrategy[bytes]:
