@@ -77,17 +77,27 @@ def cut(pixels_HWC: NDArray[np.uint8], request: Request, crop: str, size: tuple[
         size: height and width of the result in pixels; an antialiased triangle filter resizes.
 
     Returns:
-        uint8 [height, width, 3].
+        uint8 [height, width, 3], which may be a view of the pixels.
     """
     height, width, _ = pixels_HWC.shape
-    region = crop_regions(request, np.array([height]), np.array([width]), crop)[0]
-    top, left, crop_height, crop_width = region.tolist()
+    top, left, crop_height, crop_width = _crop_region(request, height, width, crop)
     pixels_HWC = pixels_HWC[top : top + crop_height, left : left + crop_width]
     if (crop_height, crop_width) != tuple(size):
         image_BCHW = torch.from_numpy(np.array(pixels_HWC))[None].permute(0, 3, 1, 2)
         resized_BCHW = F.interpolate(image_BCHW, size=size, mode="bilinear", antialias=True)
         pixels_HWC = resized_BCHW[0].permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(pixels_HWC[:, ::-1] if request.flip[0] else pixels_HWC)
+    return pixels_HWC[:, ::-1] if request.flip[0] else pixels_HWC
+
+
+def _crop_region(request: Request, height: int, width: int, crop: str) -> tuple[int, int, int, int]:
+    """`crop_regions` of one image, by the same operations on plain numbers, which takes a tenth of the time."""
+    side = min(height, width)
+    full_height, full_width = (side, side) if crop == "square" else (height, width)
+    zoom = request.zoom.item()
+    crop_height, crop_width = max(1, round(full_height * zoom)), max(1, round(full_width * zoom))
+    top = min(int(request.top.item() * (full_height - crop_height + 1)), full_height - crop_height)
+    left = min(int(request.left.item() * (full_width - crop_width + 1)), full_width - crop_width)
+    return (height - full_height) // 2 + top, (width - full_width) // 2 + left, crop_height, crop_width
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,20 +112,20 @@ class TorchDecoder:
     def _decode(self, request: Request) -> Batch:
         pinned = self._device.type == "cuda"
         images = torch.empty((len(request), *self._config.image_size, 3), dtype=torch.uint8, pin_memory=pinned)
+        pixels_BHWC = images.numpy()
         for i, row in enumerate(request.ids.tolist()):
-            images[i] = self._picture(row, self.reader.read(row), request[i : i + 1])
+            pixels_BHWC[i] = self._image(row, self.reader.read(row), request[i : i + 1])
         ids = torch.from_numpy(request.ids)
         targets = self._targets[ids].float()
         return Batch(images, targets.pin_memory() if pinned else targets, ids)
 
     def begin(self, row: int, data: bytes, request: Request) -> Future[torch.Tensor]:
         """One image whose file has been read, uint8 [image height, image width, 3], decoded in another thread."""
-        return self._pool.submit(self._picture, row, data, request)
+        return self._pool.submit(lambda: torch.from_numpy(self._image(row, data, request).copy()))
 
-    def _picture(self, row: int, data: bytes, request: Request) -> torch.Tensor:
+    def _image(self, row: int, data: bytes, request: Request) -> NDArray[np.uint8]:
         """One image, uint8 [image height, image width, 3]."""
-        pixels = self.reader.decode(row, data)
-        return torch.from_numpy(cut(pixels, request, self._config.crop, self._config.image_size))
+        return cut(self.reader.decode(row, data), request, self._config.crop, self._config.image_size)
 
     def _move(self, batch: Batch) -> Batch:
         if self._device.type == "cpu":

@@ -158,7 +158,7 @@ class TrainedModel:
             UserError: if it is something else, such as floats or a batch; with the remedy.
         """
         request = Request.centred(np.zeros(1, np.int64))
-        return cut(_pixels(image), request, self.description.crop, self.description.image_size)
+        return np.ascontiguousarray(cut(_pixels(image), request, self.description.crop, self.description.image_size))
 
     @torch.inference_mode()
     def logits(self, images_BHWC: NDArray[np.uint8] | torch.Tensor, batch_size: int = 64) -> NDArray[np.float32]:

@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distrib.data.batch import Batch, Request, crop_regions
+from distrib.data.batch import Batch, Request, crop_regions, cut
 
 UNIT = st.floats(0, 1)
 
@@ -49,6 +51,22 @@ def test_a_region_lies_in_its_picture(height: int, width: int, zoom: float, top:
         assert y + h <= (height - side) // 2 + side
         assert (width - side) // 2 <= x
         assert x + w <= (width - side) // 2 + side
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 60), st.integers(1, 60), st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1), st.booleans(),
+    st.sampled_from(["square", "full"]),
+)  # fmt: skip
+def test_one_image_is_cut_as_a_batch_is(
+    height: int, width: int, zoom: float, top: float, left: float, flip: bool, crop: str
+) -> None:
+    pixels = np.arange(height * width * 3, dtype=np.uint64).reshape(height, width, 3).astype(np.uint8)
+    wanted = dataclasses.replace(request(zoom, top, left), flip=np.array([flip]))
+    (region,) = crop_regions(wanted, np.array([height]), np.array([width]), crop).tolist()
+    expected = pixels[region[0] : region[0] + region[2], region[1] : region[1] + region[3]]
+    found = cut(pixels, wanted, crop, (region[2], region[3]))
+    np.testing.assert_array_equal(found, expected[:, ::-1] if flip else expected)
 
 
 def test_the_centred_square_of_an_aligned_celeba_picture() -> None:
