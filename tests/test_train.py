@@ -23,8 +23,11 @@ from wandb_log import read_history
 import distrib.training.checkpoint
 from distrib import train as program
 from distrib.config import Config, read_yaml
+from distrib.data.decoders import dali_installed
 from distrib.ranks.machine import fallbacks
 from distrib.runs.metrics import METRICS
+
+needs_dali = pytest.mark.skipif(not dali_installed(), reason="NVIDIA DALI is not installed")
 
 
 def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, Path]) -> None:
@@ -186,6 +189,37 @@ def test_one_and_two_ranks_give_the_same_scores(faces: Path, finished: tuple[Pat
         scores.append(result)
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert scores[0]["images"] == 200
+
+
+@pytest.mark.parametrize("decoder", ["torch", pytest.param("dali", marks=[needs_dali, pytest.mark.slow])])
+def test_broken_images_are_replaced_alike_on_any_number_of_ranks(decoder: str, faces: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(faces, tmp_path / "faces")
+    rows = [2, 7]
+    victims = [root / "img_align_celeba" / f"{row + 1:06}.jpg" for row in rows]
+    victims[0].write_bytes(victims[0].read_bytes()[:-300])
+    victims[1].write_bytes(b"not an image")
+    found = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        more = ["--data.on-error", "skip", "--data.decoder", decoder, "--train.norm-size", 8, "--train.precision", "no"]
+        done = launch(*settings(root, folder, *more), ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        events = read_events(folder, "replaced")
+        for event in events:
+            plan = the_plan(root, folder)
+            assert event["row"] in rows
+            assert event["image"] == f"{event['row'] + 1:06}.jpg"
+            assert event["by"] == f"{plan.substitute(event['epoch'] - 1, event['row'], 0) + 1:06}.jpg"
+        # A training epoch leaves a few images out, which its successor has.
+        assert {event["row"] for event in events} == set(rows)
+        assert "000003.jpg cannot be decoded" in done.stderr
+        assert "is trained on in its place" in done.stderr
+        newest = max((folder / "checkpoints").iterdir())
+        assert torch.load(newest / "trainer.pt", weights_only=True)["progress"]["replaced"] == tuple(rows)
+        found.append(([(event["epoch"], event["row"], event["by"]) for event in events], read_metrics(folder)))
+    assert sorted(found[0][0]) == sorted(found[1][0])
+    (one, *_), (two, *_) = found[0][1], found[1][1]  # later epochs make more of their rounding
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=0.005)
 
 
 def test_a_broken_image_ends_all_ranks_and_is_named(faces: Path, tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ class DataConfig(Section):
     """Train on this many images drawn from the training split; None: on all of it."""
     missing: Literal["stop", "skip"] = "stop"
     """What to do about rows whose image is missing: stop, or skip them."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do about an image that cannot be read or decoded while training: stop, or train on another training image
+    in its place, the same one on any number of ranks. Evaluation always stops."""
     image_size: tuple[Side, Side] = (178, 178)
     """Height and width of the network's input in pixels."""
     crop: Literal["square", "full"] = "square"

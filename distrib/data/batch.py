@@ -21,6 +21,7 @@ class Request:
         top: float64 [B] in [0, 1], where the crop lies between the upper (0) and the lower (1) edge.
         left: float64 [B] in [0, 1], where it lies between the left (0) and the right (1) edge.
         flip: bool [B], whether the crop is mirrored left to right.
+        epoch: of the training, by which images that are broken are replaced; None: none is, as in evaluation.
     """
 
     ids: NDArray[np.int64]
@@ -28,12 +29,13 @@ class Request:
     top: NDArray[np.float64]
     left: NDArray[np.float64]
     flip: NDArray[np.bool_]
+    epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, part: slice) -> "Request":
-        return Request(self.ids[part], self.zoom[part], self.top[part], self.left[part], self.flip[part])
+        return Request(self.ids[part], self.zoom[part], self.top[part], self.left[part], self.flip[part], self.epoch)
 
     @classmethod
     def centred(cls, ids: NDArray[np.int64]) -> "Request":
@@ -101,6 +103,23 @@ def _crop_region(request: Request, height: int, width: int, crop: str) -> tuple[
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """An image that was trained on in place of a broken one.
+
+    Attributes:
+        epoch: counted from 0.
+        row: of the broken image.
+        by: the row of the other.
+        reason: what is wrong with the broken image.
+    """
+
+    epoch: int
+    row: int
+    by: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What every decoder delivers.
 
@@ -108,11 +127,13 @@ class Batch:
         images_BHWC: uint8 RGB, already cropped, resized and mirrored.
         targets_BA: float32 in {0, 1}.
         ids_B: int64 rows of the table, on the CPU (they name images; the model never sees them).
+        replaced: those of the images that stand in for broken ones.
     """
 
     images_BHWC: torch.Tensor
     targets_BA: torch.Tensor
     ids_B: torch.Tensor
+    replaced: tuple[Replacement, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids_B)

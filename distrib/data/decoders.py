@@ -6,11 +6,11 @@ JPEGs, of which every decoder makes the same; whatever else a data set holds is 
 
 import importlib.util
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import simplejpeg
@@ -22,13 +22,17 @@ from distrib.base.errors import UserError
 from distrib.base.threads import map_ahead
 from distrib.base.words import few
 from distrib.config import DataConfig
-from distrib.data.batch import Batch, Request, crop_regions, cut
+from distrib.data.batch import Batch, Replacement, Request, crop_regions, cut
 from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table
 
 # Without JPEG hardware a GPU's small images are Huffman-decoded by threads; more than these wait for each other.
 _MOST_THREADS = 16
+# The row in place of a broken image's: of epoch, row and attempt.
+Substitute = Callable[[int, int, int], int]
+# If so many others are broken too, something is wrong with the disk, or with all of the data set.
+_MOST_ATTEMPTS = 20
 # What DALI decodes where the reference decodes the file.
 _PLACEHOLDER: bytes = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
 
@@ -42,7 +46,7 @@ class Decoder(Protocol):
         """A batch for each request, decoded ahead of its use.
 
         Raises:
-            UserError: if an image cannot be read or decoded; it names the file.
+            UserError: if an image cannot be read or decoded, and is not replaced; it names the file.
         """
         ...
 
@@ -76,7 +80,9 @@ def threads_of(config: DataConfig) -> int:
     return min(_MOST_THREADS, cores_of_rank()) if config.threads == "auto" else config.threads
 
 
-def make_decoder(config: DataConfig, table: Table, device: torch.device, max_batch: int) -> Decoder:
+def make_decoder(
+    config: DataConfig, table: Table, device: torch.device, max_batch: int, substitute: Substitute | None = None
+) -> Decoder:
     """The decoder that the configuration asks for.
 
     Args:
@@ -84,10 +90,18 @@ def make_decoder(config: DataConfig, table: Table, device: torch.device, max_bat
         table: whose targets [N, A] become those of the batches.
         device: where the batches go.
         max_batch: the most images that one request asks for.
+        substitute: the row in place of a broken image's, of epoch, row and attempt; None: a broken image is an error.
     """
     if config.decoder == "dali":
-        return DaliDecoder(config, table, device, max_batch)
-    return TorchDecoder(config, table, device)
+        return DaliDecoder(config, table, device, max_batch, substitute)
+    return TorchDecoder(config, table, device, substitute)
+
+
+class _Image(NamedTuple):
+    """One image uint8 [image height, image width, 3], and what it stands in for."""
+
+    pixels_HWC: NDArray[np.uint8]
+    replaced: Replacement | None
 
 
 class TorchDecoder:
@@ -95,9 +109,12 @@ class TorchDecoder:
 
     name = "torch"
 
-    def __init__(self, config: DataConfig, table: Table, device: torch.device) -> None:
+    def __init__(
+        self, config: DataConfig, table: Table, device: torch.device, substitute: Substitute | None = None
+    ) -> None:
         self._config = config
         self._device = device
+        self.substitute = substitute
         self.reader = ImageReader(table)
         self._targets = torch.from_numpy(table.targets)
         self._threads = threads_of(config)
@@ -113,19 +130,40 @@ class TorchDecoder:
         pinned = self._device.type == "cuda"
         images = torch.empty((len(request), *self._config.image_size, 3), dtype=torch.uint8, pin_memory=pinned)
         pixels_BHWC = images.numpy()
-        for i, row in enumerate(request.ids.tolist()):
-            pixels_BHWC[i] = self._image(row, self.reader.read(row), request[i : i + 1])
-        ids = torch.from_numpy(request.ids)
+        replaced: dict[int, Replacement] = {}
+        for i in range(len(request)):
+            pixels_BHWC[i], instead = self._image(request[i : i + 1])
+            if instead is not None:
+                replaced[i] = instead
+        ids = rows_of(request, replaced)
         targets = self._targets[ids].float()
-        return Batch(images, targets.pin_memory() if pinned else targets, ids)
+        return Batch(images, targets.pin_memory() if pinned else targets, ids, tuple(replaced.values()))
 
-    def begin(self, row: int, data: bytes, request: Request) -> Future[torch.Tensor]:
-        """One image whose file has been read, uint8 [image height, image width, 3], decoded in another thread."""
-        return self._pool.submit(lambda: torch.from_numpy(self._image(row, data, request).copy()))
+    def begin(self, request: Request, data: bytes | None = None) -> Future[_Image]:
+        """The one image of a request, decoded in another thread; its file, if it has been read already."""
+        return self._pool.submit(self._image, request, data)
 
-    def _image(self, row: int, data: bytes, request: Request) -> NDArray[np.uint8]:
-        """One image, uint8 [image height, image width, 3]."""
-        return cut(self.reader.decode(row, data), request, self._config.crop, self._config.image_size)
+    def _image(self, request: Request, data: bytes | None = None) -> _Image:
+        """The one image of a request, or the one in its place."""
+        row = request.ids.item()
+        try:
+            return _Image(self._cut(row, request, data), None)
+        except UserError as error:
+            if self.substitute is None or request.epoch is None:
+                raise
+            reason = str(error)
+        for attempt in range(_MOST_ATTEMPTS):
+            other = self.substitute(request.epoch, row, attempt)
+            with suppress(UserError):
+                return _Image(self._cut(other, request), Replacement(request.epoch, row, other, reason))
+        raise UserError(
+            f"{reason}; nor could {_MOST_ATTEMPTS} other training images that were tried in its place (data.on_error "
+            "skip): check the data set and the disk"
+        )
+
+    def _cut(self, row: int, request: Request, data: bytes | None = None) -> NDArray[np.uint8]:
+        pixels = self.reader.decode(row, self.reader.read(row) if data is None else data)
+        return cut(pixels, request, self._config.crop, self._config.image_size)
 
     def _move(self, batch: Batch) -> Batch:
         if self._device.type == "cpu":
@@ -134,7 +172,16 @@ class TorchDecoder:
             batch.images_BHWC.to(self._device, non_blocking=True),
             batch.targets_BA.to(self._device, non_blocking=True),
             batch.ids_B,
+            batch.replaced,
         )
+
+
+def rows_of(request: Request, replaced: Mapping[int, Replacement]) -> torch.Tensor:
+    """The rows int64 [B] of the images that are delivered, some of them in place of others."""
+    ids = request.ids.copy()
+    for place, instead in replaced.items():
+        ids[place] = instead.by
+    return torch.from_numpy(ids)
 
 
 class DaliDecoder:
@@ -146,11 +193,18 @@ class DaliDecoder:
 
     name = "dali"
 
-    def __init__(self, config: DataConfig, table: Table, device: torch.device, max_batch: int) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        table: Table,
+        device: torch.device,
+        max_batch: int,
+        substitute: Substitute | None = None,
+    ) -> None:
         self._config = config
         self._device = device
         self._max_batch = max_batch
-        self._reference = TorchDecoder(config, table, torch.device("cpu"))
+        self._reference = TorchDecoder(config, table, torch.device("cpu"), substitute)
         self._targets = torch.from_numpy(table.targets)
         self._idle: _Pipeline | None = None
 
@@ -160,12 +214,12 @@ class DaliDecoder:
             self._idle or _Pipeline(self._config, self._reference, self._device, self._max_batch),
             None,
         )
-        for request, images_BHWC in pipeline.run(requests):
-            ids = torch.from_numpy(request.ids)
+        for request, images_BHWC, replaced in pipeline.run(requests):
+            ids = rows_of(request, replaced)
             targets = self._targets[ids].float()
             if self._device.type == "cuda":
                 targets = targets.pin_memory().to(self._device, non_blocking=True)
-            yield Batch(images_BHWC, targets, ids)
+            yield Batch(images_BHWC, targets, ids, tuple(replaced.values()))
         self._idle = pipeline
 
 
@@ -185,7 +239,7 @@ class _Asked:
     files: list[NDArray[np.uint8]]
     start: NDArray[np.int32]
     shape: NDArray[np.int32]
-    beside: dict[int, Future[torch.Tensor]]
+    beside: dict[int, Future[_Image]]
 
 
 class _Pipeline:
@@ -200,18 +254,17 @@ class _Pipeline:
         self._reference = reference
         self._reader = reference.reader
         self._device = device
+        self._max_batch = max_batch
         self._threads = threads_of(config)
         self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="read")
         self._source: Iterator[_Asked] = iter(())
         self._asked: deque[_Asked] = deque()  # what DALI has taken and not yet delivered
-        self._dali = self._build(max_batch)
+        self._dali = self._build()
 
-    def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images, uint8 [B, H, W, 3]."""
-        from nvidia.dali.plugin.pytorch import DALIGenericIterator
-
+    def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor, dict[int, Replacement]]]:
+        """Each request with its images, uint8 [B, H, W, 3], and those of them that replace others, by their place."""
         ahead = max(self._config.prefetch, self._threads)
-        iterator = DALIGenericIterator([self._dali], ["images"], prepare_first_batch=False)
+        iterator = self._iterator()
         try:
             with (
                 closing(map_ahead(self._readers, self._read, requests, ahead)) as self._source,
@@ -223,18 +276,49 @@ class _Pipeline:
                     except StopIteration:
                         break
                     except RuntimeError as error:
-                        self._name(error)
-                        raise
-                    asked = self._asked.popleft()
-                    images_BHWC = in_use.copy(outputs[0]["images"])
-                    for place, image in asked.beside.items():
-                        images_BHWC[place] = image.result().to(self._device)
-                    yield asked.request, images_BHWC
+                        if self._reference.substitute is None or not _is_damage(error):
+                            self._name(error)
+                            raise
+                        # What was begun is lost with the batch that failed: the reference does it; DALI begins anew.
+                        self._dali = self._build()
+                        iterator, lost = self._iterator(), list(self._asked)
+                        self._asked.clear()
+                        for asked in lost:
+                            yield self._with_those_beside(self._by_reference(asked), self._empty(asked))
+                        continue
+                    yield self._with_those_beside(self._asked.popleft(), in_use.copy(outputs[0]["images"]))
         finally:
             for asked in self._asked:
                 for image in asked.beside.values():
                     image.cancel()
         self._dali.reset()
+
+    def _with_those_beside(
+        self, asked: _Asked, images_BHWC: torch.Tensor
+    ) -> tuple[Request, torch.Tensor, dict[int, Replacement]]:
+        """The request and its images with those that the reference decodes, and what they replace."""
+        replaced = {}
+        for place, future in asked.beside.items():
+            image = future.result()
+            images_BHWC[place] = torch.from_numpy(image.pixels_HWC.copy()).to(self._device)
+            if image.replaced is not None:
+                replaced[place] = image.replaced
+        return asked.request, images_BHWC, replaced
+
+    def _by_reference(self, asked: _Asked) -> _Asked:
+        """The same with all of its images beside."""
+        request, begin = asked.request, self._reference.begin
+        every = {i: asked.beside.get(i) or begin(request[i : i + 1]) for i in range(len(request))}
+        return replace(asked, beside=every)
+
+    def _empty(self, asked: _Asked) -> torch.Tensor:
+        shape = (len(asked.request), *self._config.image_size, 3)
+        return torch.empty(shape, dtype=torch.uint8, device=self._device)
+
+    def _iterator(self) -> Any:
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+        return DALIGenericIterator([self._dali], ["images"], prepare_first_batch=False)
 
     def _name(self, error: RuntimeError) -> None:
         """DALI names a bad image by its place in the batch alone; the reference decoder finds which file it is.
@@ -245,8 +329,8 @@ class _Pipeline:
         rows = [int(row) for asked in self._asked for row in asked.request.ids]
         for row in rows:
             self._reader.decode(row, self._reader.read(row))
-        said = " ".join(str(error).split())
-        if "Failed to decode" in said:
+        if _is_damage(error):
+            said = " ".join(str(error).split())
             names = few([self._reader.name(row) for row in rows])
             raise UserError(f"DALI cannot decode one of {names} ({said[:200]}): try data.decoder torch") from None
 
@@ -258,13 +342,12 @@ class _Pipeline:
     def _read(self, request: Request) -> _Asked:
         files, sizes, beside = [], [], {}
         for place, row in enumerate(request.ids.tolist()):
-            data = self._reader.read(row)
-            try:
+            data = header = None
+            with suppress(UserError, ValueError):  # the reference says what is wrong, or replaces it
+                data = self._reader.read(row)
                 header = read_jpeg_header(data) if is_jpeg(data) else None
-            except ValueError as error:
-                raise self._reader.broken(row, error) from None
-            if header is None or not is_plain_jpeg(data, header):
-                beside[place] = self._reference.begin(row, data, request[place : place + 1])
+            if data is None or header is None or not is_plain_jpeg(data, header):
+                beside[place] = self._reference.begin(request[place : place + 1], data)
                 data, header = _PLACEHOLDER, read_jpeg_header(_PLACEHOLDER)
             sizes.append((header.height, header.width))
             files.append(np.frombuffer(data, dtype=np.uint8))
@@ -272,7 +355,7 @@ class _Pipeline:
         regions = crop_regions(request, heights, widths, self._config.crop).astype(np.int32)
         return _Asked(request, files, regions[:, :2].copy(), regions[:, 2:].copy(), beside)
 
-    def _build(self, max_batch: int) -> Any:
+    def _build(self) -> Any:
         from nvidia.dali import fn, pipeline_def, types
 
         on_gpu, dali = self._device.type == "cuda", self._config.dali
@@ -285,7 +368,7 @@ class _Pipeline:
         }
 
         @pipeline_def(  # type: ignore[untyped-decorator]
-            batch_size=max_batch,
+            batch_size=self._max_batch,
             num_threads=self._threads,
             device_id=(self._device.index or 0) if on_gpu else None,
             prefetch_queue_depth=self._config.prefetch,
@@ -309,6 +392,11 @@ class _Pipeline:
         pipeline = graph()
         pipeline.build()
         return pipeline
+
+
+def _is_damage(error: RuntimeError) -> bool:
+    """Whether DALI says that it cannot decode an image, and not that something else has failed."""
+    return "Failed to decode" in str(error)
 
 
 class _InUse:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distrib.data.batch import Request
 
 # The third word of the counter: what the random numbers are for, so that no two uses share any.
-_ORDER, _VIEW = 0, 1
+_ORDER, _VIEW, _SUBSTITUTE = 0, 1, 2  # and 3, 4 … for further substitutes
 
 
 def philox(seed: int, epoch: int, purpose: int, ids: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -92,7 +92,13 @@ class Plan:
             top=top,
             left=left,
             flip=(flip < 0.5) & self.flip,
+            epoch=epoch,
         )
+
+    def substitute(self, epoch: int, row: int, attempt: int) -> int:
+        """The row to train on in place of one whose image is broken; for the next attempt if that is broken too."""
+        words = philox(self.seed, epoch, _SUBSTITUTE + attempt, np.array([row]))[:, 0].astype(np.uint64)
+        return int(self.rows[int((words[0] << np.uint64(32)) | words[1]) % len(self.rows)])
 
     def rank_batches(
         self, epoch: int, first_step: int, rank: int, ranks: int, accumulation: int = 1

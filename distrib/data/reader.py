@@ -1,16 +1,18 @@
 """Images by row of the table: read, decoded, and named where something is wrong with one."""
 
 import sys
+import time
 from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distrib.base.errors import UserError, printable
+from distrib.base.errors import PASSING, UserError, printable
 from distrib.data.images import decode
 from distrib.data.table import Table
 
 _SAMPLED = 16  # images that stand for all
+_PAUSES = (0.1, 0.5)  # seconds before a file that could not be read is tried again
 
 
 class ImageReader:
@@ -21,19 +23,24 @@ class ImageReader:
         self._said: set[str] = set()
 
     def read(self, row: int) -> bytes:
-        """The file of one row.
+        """The file of one row; where a disk or a network has failed it is tried again.
 
         Raises:
             UserError: if it cannot be read.
         """
-        try:
-            return self._store.read(row)
-        except OSError as error:
-            raise UserError(
-                f"{self.name(row)} cannot be read ({error.strerror or error}): check the file and the disk"
-            ) from None
-        except ValueError as error:
-            raise self.broken(row, error) from None
+        for pause in (*_PAUSES, None):
+            try:
+                return self._store.read(row)
+            except ValueError as error:
+                raise self.broken(row, error) from None
+            except OSError as error:
+                if error.errno in PASSING and pause is not None:
+                    time.sleep(pause)
+                    continue
+                raise UserError(
+                    f"{self.name(row)} cannot be read ({error.strerror or error}): check the file and the disk"
+                ) from None
+        raise AssertionError("the last attempt returns or raises")
 
     def name(self, row: int) -> str:
         """Where a row's file is, to show to a person."""

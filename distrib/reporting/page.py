@@ -264,13 +264,12 @@ def render(template: str, context: Mapping[str, Any]) -> Markup:
 
 
 def write_page(file: Path, page: str) -> None:
-    """Write a page whole or not at all, in a folder that is made.
+    """Write a page whole or not at all.
 
     Raises:
         UserError: if it cannot be written.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, page)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}): choose another place, or make room") from None

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -252,6 +253,8 @@ def render_study(record: StudyRecord, file: Path) -> Path:
     ]
     numbers = _numbers(record, goals, axes, front if several else best[:1])
     page = compose("study.html.j2", "study.js", numbers, {**context, "parts": parts})
+    with suppress(OSError):  # which is said when the page is written
+        file.parent.mkdir(parents=True, exist_ok=True)
     write_page(file, page)
     return file
 

@@ -56,6 +56,7 @@ class Progress:
         best_epoch: the epoch kept in best/, counted from 1; 0: none yet.
         best_score: its score; None: none yet.
         skipped: the steps of the run, counted from 0, that were skipped because their loss was not finite.
+        replaced: rows of the training images that were broken, and others were trained on in their place.
         pruned: whether the study that the run is a trial of has given it up.
         norm_size: images that BatchNorm normalised over; None: of an earlier version, which did not write it down.
         accumulation: micro-batches of each rank; None likewise.
@@ -68,6 +69,7 @@ class Progress:
     best_epoch: Count = 0
     best_score: float | None = None
     skipped: tuple[Count, ...] = ()
+    replaced: tuple[Count, ...] = ()
     pruned: bool = False
     norm_size: int | None = None
     accumulation: int | None = None

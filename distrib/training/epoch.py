@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
+from distrib.data.batch import Replacement
 from distrib.model.card import model_card
 from distrib.model.trained import Description
 from distrib.ranks.printing import warn
@@ -16,6 +18,8 @@ from distrib.training.checkpoint import Progress
 from distrib.training.state import TrainState
 from distrib.training.step import StepStats
 from distrib.training.training_run import TrainingRun, describe
+
+_SAID = 5  # replaced images that the terminal names at once
 
 
 def look_back(
@@ -72,6 +76,36 @@ def report_non_finite(run: TrainingRun, progress: Progress, stats: StepStats) ->
         f"that step are in {run.folder.path / 'events.jsonl'}",
         on_all_ranks=True,
     )
+
+
+def report_replaced(run: TrainingRun, progress: Progress, mine: list[Replacement]) -> Progress:
+    """Write down which images were trained on in place of broken ones since the last look.
+
+    All ranks call it together.
+
+    Args:
+        run: that they belong to.
+        progress: at the last look.
+        mine: those of this rank; they are taken from the list.
+
+    Returns:
+        The progress with their rows.
+    """
+    if run.config.data.on_error == "stop":
+        return progress
+    found = sorted(gather_object(mine), key=lambda each: each.row)
+    mine.clear()
+    if run.accelerator.is_main_process:
+        for each in found:
+            names = run.table.names[each.row], run.table.names[each.by]
+            run.folder.event(
+                "replaced", epoch=each.epoch + 1, row=each.row, image=names[0], by=names[1], why=each.reason
+            )
+        for each in found[:_SAID]:
+            warn(f"{each.reason}; {run.table.names[each.by]} is trained on in its place (epoch {each.epoch + 1})")
+        if len(found) > _SAID:
+            warn(f"{len(found) - _SAID} more images were replaced: {run.folder.path / 'events.jsonl'} names them")
+    return replace(progress, replaced=tuple(sorted({*progress.replaced, *(each.row for each in found)})))
 
 
 def end_epoch(

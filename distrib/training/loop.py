@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from distrib.config import Config
+from distrib.data.batch import Replacement
 from distrib.data.decoders import make_decoder
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.meeting import from_rank_0
@@ -13,7 +14,7 @@ from distrib.runs.terminal import make_terminal
 from distrib.scoring.evaluation import predict_logits
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.checkpointer import Checkpointer
-from distrib.training.epoch import end_epoch, look_back, report_non_finite
+from distrib.training.epoch import end_epoch, look_back, report_non_finite, report_replaced
 from distrib.training.grouping import Grouping
 from distrib.training.state import TrainState
 from distrib.training.training_run import Outcome, TrainingRun
@@ -34,11 +35,13 @@ def train(
     """
     config, accelerator, plan = run.config, run.accelerator, run.plan
     rank, ranks, accumulation = accelerator.process_index, accelerator.num_processes, grouping.accumulation
-    train_decoder = make_decoder(config.data, run.table, accelerator.device, grouping.micro_batch)
+    substitute = plan.substitute if config.data.on_error == "skip" else None
+    train_decoder = make_decoder(config.data, run.table, accelerator.device, grouping.micro_batch, substitute)
     valid_decoder = make_decoder(config.data, run.table, accelerator.device, grouping.micro_batch)
     state = TrainState(run, net, grouping, agreement, checkpoint)
     progress = Progress() if checkpoint is None else checkpoint.progress
     progress = replace(progress, norm_size=grouping.norm_size, accumulation=accumulation)
+    replaced: list[Replacement] = []
     total_steps, epochs = plan.steps_per_epoch * config.train.epochs, config.train.epochs
     terminal = make_terminal(accelerator.is_main_process, total_steps, state.position.run_step, epochs)
 
@@ -61,6 +64,7 @@ def train(
                 agreement.wish(save=checkpointer.overdue(), failed=checkpointer.has_failed())
                 watch.progress()  # a rank that waits for its images is behind those that wait for the rank
                 state.step(micro_batches)
+                replaced += [each for batch in micro_batches for each in batch.replaced]
                 watch.progress()
                 agreed, position = agreement.answer(), state.position
 
@@ -78,6 +82,7 @@ def train(
                 # The one look at the device. Steps that were not finite come first: what follows them is not kept.
                 stats, seconds = state.read(), time.monotonic() - began
                 report_non_finite(run, progress, stats)
+                progress = report_replaced(run, progress, replaced)
                 metrics, progress = look_back(run, state, progress, stats, seconds)
                 run.tracker.step(metrics, position.run_step)
                 terminal.step(progress.epoch + 1, position.run_step, metrics)

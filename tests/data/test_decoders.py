@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import struct
 import threading
@@ -394,6 +395,57 @@ def test_dali_refuses_damage_in_what_the_reference_decodes(tmp_path: Path, name:
     made = decoder("dali", table, 2)
     refusal(lambda: list(made.batches([centred(0, 1), centred(0)])), str(tmp_path / name), "cannot be decoded")
     assert len(list(made.batches([centred(0)]))) == 1
+
+
+def with_bad_tables(data: bytes) -> bytes:
+    """A JPEG whose header looks right, and which no decoder decodes: its Huffman tables are none."""
+    damaged, place = bytearray(data), data.find(b"\xff\xc4")
+    damaged[place + 5 : place + 21] = bytes([255] * 16)
+    return bytes(damaged)
+
+
+# As the decoders meet them: in reading, in the header, in the reference beside DALI, and in DALI itself.
+ONE = encoded(picture(40, 36, 9))
+DAMAGED = {"absent.jpg": None, "text.jpg": b"text", "cut.jpg": ONE[:-40], "tables.jpg": with_bad_tables(ONE)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_broken_image_is_replaced_by_what_the_plan_says(tmp_path: Path, kind: str) -> None:
+    files = {f"{i}.jpg": encoded(picture(40, 36, i)) for i in range(8)}
+    table = folder_of(tmp_path, {**files, **{name: data or b"" for name, data in DAMAGED.items()}})
+    (tmp_path / "absent.jpg").unlink()
+    plan = Plan(np.arange(12), 5, 4, min_zoom=0.6)
+    config = DataConfig.model_validate({"decoder": kind, "image_size": (32, 32), "threads": 2})
+    made = make_decoder(config, table, CPU, 4, plan.substitute)
+    requests = [plan.batch(epoch, step) for epoch in range(2) for step in range(3)]
+    for request, batch in zip(requests, made.batches(requests), strict=True):
+        expected = []
+        for row in request.ids.tolist():
+            attempts = (plan.substitute(request.epoch, row, attempt) for attempt in range(20))
+            expected.append(row if row < 8 else next(other for other in attempts if other < 8))
+        assert batch.ids_B.tolist() == expected
+        assert torch.equal(batch.targets_BA, torch.from_numpy(table.targets[expected]).float())
+        instead = {each.row: each for each in batch.replaced}
+        assert sorted(instead) == sorted(row for row in request.ids.tolist() if row >= 8)
+        for each in instead.values():
+            assert table.names[each.row] in each.reason
+            assert each.by == expected[request.ids.tolist().index(each.row)]
+        # Each is cut as the broken one would have been.
+        (again,) = decoder("torch", table).batches([dataclasses.replace(request, ids=np.array(expected))])
+        assert (again.images_BHWC.int() - batch.images_BHWC.int()).abs().max() <= (2 if kind == "dali" else 0)
+    # In evaluation, no epoch is said, and a broken image always stops.
+    for row, name in enumerate(DAMAGED, start=8):
+        refusal(lambda row=row: list(made.batches([centred(0, row)])), name)
+    assert len(list(made.batches([centred(0, 1)]))) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_all_are_broken_it_stops(tmp_path: Path, kind: str) -> None:
+    table = folder_of(tmp_path, {f"{i}.jpg": b"text" for i in range(30)})
+    plan = Plan(np.arange(30), 5, 4)
+    config = DataConfig.model_validate({"decoder": kind, "image_size": (32, 32), "threads": 2})
+    made = make_decoder(config, table, CPU, 4, plan.substitute)
+    refusal(lambda: list(made.batches([plan.batch(0, 0)])), "nor could 20 other training images")
 
 
 @pytest.mark.parametrize("kind", KINDS)
