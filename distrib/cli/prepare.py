@@ -6,7 +6,6 @@ distrib prepare pack --root data/celeba --out data/packed
 distrib prepare check data/packed
 """
 
-import os
 import re
 import sys
 from collections import Counter
@@ -28,6 +27,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from distrib.base.cores import cores
 from distrib.base.errors import UserError, printable
 from distrib.base.paths import OptionPath
 from distrib.base.program import program
@@ -41,7 +41,7 @@ OPTION_OF = {"root": "--root", "split": "--by", "split_fractions": "--fractions"
              "missing": "--missing"}  # fmt: skip
 
 
-def prepare_faces(out: OptionPath, count: int, seed: int = 0, workers: int = os.cpu_count() or 1) -> None:
+def prepare_faces(out: OptionPath, count: int, seed: int = 0, workers: int = cores()) -> None:
     """Draw faces in CelebA's folder format, with the box of every drawn part in boxes.csv.
 
     Args:
@@ -68,7 +68,7 @@ def prepare_split(
     seed: int = 0,
     files: Literal["link", "copy"] = "link",
     missing: Literal["stop", "skip"] = "stop",
-    workers: int = os.cpu_count() or 1,
+    workers: int = cores(),
 ) -> None:
     """Separate a data set at random into the folders train, valid and test, and prove that they have nothing in common.
 
@@ -77,7 +77,7 @@ def prepare_split(
     separation.json, and `sha256sum --check SHA256SUMS` checks the files.
 
     Args:
-        root: Folder of the data set: CelebA as downloaded, or images with a table.csv.
+        root: Folder of the data set, in any form that training takes.
         out: Folder to write, outside of the data set; it must not exist yet, or be empty.
         by: identity: no identity in two splits; image: image by image.
         fractions: Shares of training, validation and test; they add up to 1.
@@ -111,7 +111,7 @@ def prepare_pack(
     out: OptionPath,
     on_error: Literal["stop", "quarantine"] = "stop",
     force: bool = False,
-    workers: int = os.cpu_count() or 1,
+    workers: int = cores(),
 ) -> None:
     """Verify every image of a data set, and pack it into tar shards that are read several times as fast.
 
@@ -124,7 +124,7 @@ def prepare_pack(
         out: Folder to write, outside of the data set; it must not exist yet, or be empty.
         on_error: What to do about errors, once all images have been read: stop; or leave them out of the pack, and list
             them.
-        force: Replace the packed data set in the folder.
+        force: Replace the packed data set in the folder, or an unfinished pack of other data for it.
         workers: Number of threads that read and decode.
 
     Raises:
@@ -139,14 +139,14 @@ def prepare_pack(
             packed = pack(root, out, on_error, workers, report, force)
     except UserError as error:
         sentence = str(error).replace("data.missing to skip", "--on-error to quarantine")
-        raise UserError(sentence.replace("data.root", "--root")) from None
+        raise UserError(re.sub(r"(?<!\S)data\.root(?!\w)", "--root", sentence)) from None
     for note in packed.notes:
         print(f"distrib: warning: {note}", file=sys.stderr)
     print(summary(packed.findings, packed.images))
     print(f"{printable(str(out))} is ready for --data.root; every finding is in its {VERIFICATION}")
 
 
-def prepare_check(folder: tyro.conf.Positional[OptionPath], workers: int = os.cpu_count() or 1) -> None:
+def prepare_check(folder: tyro.conf.Positional[OptionPath], workers: int = cores()) -> None:
     """Read a packed data set again, and compare each file with the SHA-256 that was written down when it was packed.
 
     Args:

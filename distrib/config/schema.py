@@ -47,7 +47,7 @@ class DataConfig(Section):
     section: ClassVar[str] = "data"
 
     root: ConfigPath = Path("data/celeba")
-    """Folder of the data set: CelebA as downloaded, or images with a table.csv."""
+    """Folder of the data set: CelebA in any form, a packed data set, or images with a table.csv."""
     attributes: tuple[str, ...] = ("all",)
     """Attributes to learn, by name; all: every column of the table."""
     split: Literal["official", "identity", "image"] = "official"

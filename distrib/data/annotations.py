@@ -139,11 +139,11 @@ def read_attributes(file: Path) -> Annotations:
         quick = parse_regular(lines[start:], head.separator, len(labels))
     if quick is not None:
         names, targets = quick
-        _check_names(file, names)
+        check_names(file, names)
         return Annotations(file, names, tuple(columns[1:]), targets)
     numbers, cells = _parse_rows(file, lines, head, name)
     names = list(cells[name])
-    _check_names(file, names)
+    check_names(file, names)
     found, flaws = _attributes(file, head, labels, numbers, cells)
     if not found and not flaws:
         raise UserError(f"{file}, line {start} names no attribute; add a column of 1 and 0 for each")
@@ -563,7 +563,7 @@ def _check_row_count(file: Path, count: str, rows: int) -> None:
         )
 
 
-def _check_names(file: Path, names: Sequence[str]) -> None:
+def check_names(file: Path, names: Sequence[str]) -> None:
     """Refuse names that lead out of the folder of the images."""
     if ".." not in "\n".join(names):
         return

@@ -151,15 +151,17 @@ class TorchDecoder:
         except UserError as error:
             if self.substitute is None or request.epoch is None:
                 raise
-            reason = str(error)
+            reason, may_pass = str(error), error.may_pass
         for attempt in range(_MOST_ATTEMPTS):
             other = self.substitute(request.epoch, row, attempt)
             with suppress(UserError):
                 return _Image(self._cut(other, request), Replacement(request.epoch, row, other, reason))
-        raise UserError(
+        failed = UserError(
             f"{reason}; nor could {_MOST_ATTEMPTS} other training images that were tried in its place (data.on_error "
             "skip): check the data set and the disk"
         )
+        failed.may_pass = may_pass
+        raise failed
 
     def _cut(self, row: int, request: Request, data: bytes | None = None) -> NDArray[np.uint8]:
         pixels = self.reader.decode(row, self.reader.read(row) if data is None else data)

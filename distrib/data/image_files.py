@@ -43,14 +43,14 @@ class Located:
         folder: the folder that holds them, which may be one in a zip archive.
         files: N file names relative to it; None where there is none.
         notes: warnings for the user, a sentence each.
-        archive: the zip archive, if they lie in one.
+        archive: the zip archive, if they lie in one, and what their entries begin with there.
         surplus: files beside the images that no name is of; looked for where all images are needed.
     """
 
     folder: Path
     files: Sequence[str | None]
     notes: list[str]
-    archive: Path | None = None
+    archive: tuple[Path, str] | None = None
     surplus: Sequence[str] = ()
 
 
@@ -83,9 +83,11 @@ def locate(
         UserError: if no image is there, one is not that has to be, or two files or two names may be meant.
     """
     folder, there = _first_listing(names, folders)
-    tree, archive = Tree(root), None
+    tree: Tree = Tree(root)
+    archive: tuple[Path, str] | None = None
     if folder is None and (packed := _first_archive(names, folders)) is not None:
-        archive, tree = packed
+        *_, tree = packed
+        archive = packed[:2]
         folder, there = tree.root, set(tree.files)
     files: Sequence[str | None]
     if folder is None:
@@ -269,24 +271,25 @@ def _first_listing(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path 
     return None, set()
 
 
-def _first_archive(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, Tree] | None:
-    """The first archive in place of one of the folders that holds any of these images, and the folder in it."""
+def _first_archive(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, str, Tree] | None:
+    """The first archive in place of one of the folders that holds any of these images; what their entries begin with,
+    and all that do."""
+    wanted = set(names)
     for archive in (folder.with_name(f"{folder.name}.zip") for folder in folders if folder.name):
         try:
             inside = entries(archive)
         except OSError:
             continue  # not there, or not whole, which is said where there is nothing else
-        there = set(inside)
-        parents = {parent for entry in inside for parent in _parents(entry)}
-        for parent in sorted(parents, key=lambda each: (each.count("/"), each)):
-            if any(f"{parent}{name}" in there for name in names):
-                below = [entry[len(parent) :] for entry in inside if entry.startswith(parent)]
-                return archive, Tree(archive / parent, below)
+        starts = {start for entry in inside for start in _starts(entry) if entry[len(start) :] in wanted}
+        if starts:
+            start = min(starts, key=lambda each: (each.count("/"), each))
+            below = [entry[len(start) :] for entry in inside if entry.startswith(start)]
+            return archive, start, Tree(Path(f"{archive}/{start}"), below)
     return None
 
 
-def _parents(entry: str) -> Iterator[str]:
-    """The folders around an entry of an archive, each with a slash at its end; the outermost is empty."""
+def _starts(entry: str) -> Iterator[str]:
+    """The folders around an entry of an archive, as it begins with them; the outermost is empty."""
     yield ""
     for place, letter in enumerate(entry):
         if letter == "/":

@@ -100,6 +100,35 @@ def decode(data: bytes, warn: Warn = lambda sentence: None) -> NDArray[np.uint8]
     return _upright(pixels, orientation)
 
 
+class FileKind(NamedTuple):
+    """What an image file is.
+
+    Attributes:
+        format: Pillow's name, such as "JPEG".
+        mode: Pillow's, as it is stored: "RGB", "CMYK", "L" …
+        orientation: EXIF's, 1 to 8; 1 is upright.
+        bits: of a channel.
+    """
+
+    format: str
+    mode: str
+    orientation: int
+    bits: int
+
+
+def kind_of(data: bytes) -> FileKind:
+    """What a file is that `decode` reads, by its header."""
+    if is_jpeg(data):
+        header = read_jpeg_header(data)
+        return FileKind("JPEG", {1: "L", 4: "CMYK"}.get(header.channels, "RGB"), header.orientation, 8)
+    if data.startswith(_PNG):
+        data, _ = _png_without_comments(data)
+    with Image.open(io.BytesIO(data)) as image:
+        orientation, _ = _read_exif(image.info.get("exif") or b"")
+        bits = data[24] if image.format == "PNG" else 16 if "16" in image.mode else 8
+        return FileKind(image.format or "", image.mode, orientation, bits)
+
+
 def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     """An image that Pillow has opened, as `decode` gives its file: uint8 [H, W, 3], RGB, upright.
 

@@ -25,8 +25,8 @@ from distrib.base.threads import map_ahead
 from distrib.base.words import few
 from distrib.data.parquet import ParquetStore
 from distrib.data.reader import ImageReader
-from distrib.data.separation import OnProgress
-from distrib.data.shards import INDEX, MANIFEST, Manifest, Shard, is_packed, read_manifest
+from distrib.data.separation import OnProgress, check_labels
+from distrib.data.shards import INDEX, MANIFEST, VERSION, Manifest, Shard, is_packed, read_manifest
 from distrib.data.splits import digest
 from distrib.data.table import SPLITS, Table, read_table
 from distrib.data.verification import ERRORS, Facts, Finding, examine, findings_of_set
@@ -105,12 +105,9 @@ def pack(
     """
     if workers < 1:
         raise UserError(f"--workers is {workers}, but at least one thread has to read: choose 1 or more")
-    table = read_table(root, "skip")
-    if isinstance(table.store, ParquetStore) and on_error == "stop":
-        table = read_table(root)  # the rows of a file that is missing are missing too, and nobody can name them
-    if not table.attributes or any(flaw.remedy for flaw in table.flaws.values()):
-        table.select(("all",))  # refuses, with the reason
-    notes = [f"Columns that hold no labels are left out: {few(list(table.flaws))}."] if table.flaws else []
+    out = Path(os.path.realpath(out))
+    table = _read_all(root, on_error)
+    notes = [*(note for note in table.notes if "prepare pack" not in note), *check_labels(table)]
     _check_place(root, out, force)
     try:
         with _partial(root, table, out, force) as folder:
@@ -133,14 +130,17 @@ def pack(
             if not samples:
                 raise UserError(f"no image of {root} can be packed: see {folder / VERIFICATION}")
             _write_index(table, folder, shards)
-            for leftover in folder.glob("*.json"):
-                if leftover.name not in (MANIFEST, VERIFICATION):
-                    leftover.unlink()
             fsync(folder)
+            _check_place(root, out, force)  # something may have come there meanwhile
+            old = out.with_name(f".{out.name}.old")
             if out.exists():
-                shutil.rmtree(out)  # `_check_place` has made sure that it is a packed data set, or empty
+                out.rename(old)
             folder.rename(out)
             fsync(out.parent)
+            shutil.rmtree(old, ignore_errors=True)
+            for record in out.glob("*.json"):
+                if record.name not in (MANIFEST, VERIFICATION):
+                    record.unlink()
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another folder") from None
     return Packed(len(samples), findings, notes)
@@ -152,6 +152,8 @@ def check(folder: Path, workers: int, report: OnProgress) -> Manifest:
     Raises:
         UserError: if it is none, or a file in it is not the one that was packed.
     """
+    if workers < 1:
+        raise UserError(f"--workers is {workers}, but at least one thread has to read: choose 1 or more")
     if not is_packed(folder):
         raise UserError(f"{folder} has no {MANIFEST} of a packed data set: name a folder that was packed")
     manifest = read_manifest(folder)
@@ -163,17 +165,29 @@ def check(folder: Path, workers: int, report: OnProgress) -> Manifest:
                 return hashlib.file_digest(opened, "sha256").hexdigest() == expected[file]
         except OSError:
             return False
-        finally:
-            report("checking files", 1, len(expected))
 
+    damaged = []
     with ThreadPoolExecutor(workers) as pool:
-        damaged = [file for file, whole in zip(expected, pool.map(is_whole, expected), strict=True) if not whole]
+        for file, whole in zip(expected, pool.map(is_whole, expected), strict=True):
+            damaged += [] if whole else [file]
+            report("checking files", 1, len(expected))
     if damaged:
         raise UserError(
             f"{len(damaged)} of the {len(expected)} files in {folder} are missing or not as they were packed "
             f"({few(damaged)}): get them again, or pack the data set again"
         )
     return manifest
+
+
+def _read_all(root: Path, on_error: str) -> Table:
+    """The table as training reads it; without the rows whose images are missing only where there are such."""
+    try:
+        return read_table(root)
+    except UserError:
+        table = read_table(root, "skip")
+        if isinstance(table.store, ParquetStore) and on_error == "stop":
+            raise  # the rows of a file that is missing are missing too, and nobody can name them
+        return table
 
 
 def _check_place(root: Path, out: Path, force: bool) -> None:
@@ -192,7 +206,7 @@ def _check_place(root: Path, out: Path, force: bool) -> None:
 def _partial(root: Path, table: Table, out: Path, force: bool) -> Iterator[Path]:
     """The folder to pack in, locked, with what there is of an earlier try to pack the same."""
     folder = out.absolute().parent / f".{out.absolute().name}.partial"
-    source = {"root": str(root.absolute()), "table": digest(table, np.arange(len(table))), "lost": len(table.lost)}
+    source = {"root": str(root.absolute()), "table": _digest(table), "version": VERSION, "shard": SHARD_IMAGES}
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -214,6 +228,15 @@ def _partial(root: Path, table: Table, out: Path, force: bool) -> Iterator[Path]
         yield folder
     finally:
         os.close(descriptor)
+
+
+def _digest(table: Table) -> str:
+    """SHA-256 of all that goes into the shards and their index, but for the images."""
+    sha = hashlib.sha256(digest(table, np.arange(len(table))).encode())
+    sha.update("\n".join([*table.attributes, *table.lost]).encode())
+    for column in (table.split, table.identity):
+        sha.update(b"none" if column is None else column.tobytes())
+    return sha.hexdigest()
 
 
 def _make_shards(
@@ -275,8 +298,10 @@ def _write_shard(
             try:
                 data = reader.read(row)
                 found.append((row, data, examine(data, table.store.files[row])))
-            except UserError as error:  # it names the file too
-                found.append((row, data, str(error)))
+            except UserError as error:
+                if error.may_pass:
+                    raise  # a disk that fails has broken no image
+                found.append((row, data, str(error).removeprefix(f"{reader.name(row)} ")))
             except ValueError as error:
                 found.append((row, data, str(error)))
         return found

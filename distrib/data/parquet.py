@@ -4,9 +4,11 @@ Legend: N rows, A attributes.
 """
 
 import re
+import shlex
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from distrib.base.errors import UserError
 from distrib.base.words import few
 from distrib.data.annotations import EXPECTED_VALUE, SPLIT_NUMBERS, Annotations, Flaw
+from distrib.data.image_files import is_kept
 from distrib.data.store import PerProcess
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 
 # Columns that say whose image it is.
 _IDENTITY = ("celeb_id", "identity", "group")
-_PART = re.compile(r"(.*)-\d+-of-(\d+)")  # the Hub's name for one file of several, without its ending
-_CACHED = 4  # row groups kept: threads that decode in the order of the files work in neighbouring ones
+_PART = re.compile(r"(.*)-\d+-of-(\d+)(-[0-9a-f]+)?")  # the Hub's name for one file of several, without its ending
+_CACHED = 64 * 2**20  # bytes of row groups kept: threads that decode in the order of the files are in neighbouring ones
 _LARGE = 4  # images in a row group from which it matters that one image costs reading all of them
 
 
@@ -37,7 +40,8 @@ def find_parquet(root: Path) -> list[Path]:
         UserError: if they are of several data sets, or one cannot be read.
     """
     # Such as data/, default/train/ or img_align+identity+attr/.
-    files = sorted(file for depth in ("", "*/", "*/*/") for file in root.glob(f"{depth}*.parquet"))
+    found = sorted(file for depth in ("", "*/", "*/*/") for file in root.glob(f"{depth}*.parquet"))
+    files = [file for file in found if file.is_file() and is_kept(file.name)]
     files = [file for file in files if _image_column(_schema(file)) is not None]
     folders = sorted({str(file.parent.parent if _split_of_folder(file, root) else file.parent) for file in files})
     if len(folders) > 1:
@@ -79,12 +83,17 @@ def read_parquet(
     files = sorted(files, key=lambda file: (number[file], file))  # the order of CelebA's own table
     image = _image_column(_schema(files[0]))
     assert image is not None
+    if not set(_columns(_schema(files[0]), image)).difference(_IDENTITY, [f"{image}.path"]):
+        raise UserError(f"the Parquet files in {root} have no column of labels: add one of 1 and 0 for each attribute")
     parts = [_read_columns(file, image, files[0]) for file in files]
     sizes = [len(part) for part in parts]
     table = pyarrow.concat_tables(parts).combine_chunks()
+    if not len(table):
+        raise UserError(f"the Parquet files in {root} have no rows: get the data set again")
     names, more = _names(root, table, image, [splits[file] or "row" for file in files], sizes)
     store = ParquetStore(files, image, names)
-    targets, flaws, others = _attributes(root, table, image)
+    targets, flaws, others = _attributes(root, table, image, store)
+    others += _other_columns(_schema(files[0]), image)
     notes += more + ([f"Columns that hold no labels are left out: {few(others)}."] if others else [])
     found = Annotations(
         root,
@@ -92,15 +101,15 @@ def read_parquet(
         tuple(targets),
         np.stack(list(targets.values()), axis=1) if targets else np.empty((len(names), 0), np.uint8),
         None if unsplit else np.repeat(np.array([number[file] for file in files], dtype=np.int8), sizes),
-        _identity(root, table),
+        _identity(table, store),
         flaws,
     )
     images, size = store.largest_group()
     if images >= _LARGE:
         notes.append(
             f"{files[0].parent} holds images in row groups of up to {images:,} ({size / 1e6:,.0f} MB), and one image "
-            f"costs reading its whole group: pack the data set once, by `distrib prepare pack --root {root} "
-            f"--out DIR`, and train from there"
+            f"costs reading its whole group: pack the data set once, by `distrib prepare pack --root "
+            f"{shlex.quote(str(root))} --out DIR`, and train from there."
         )
     return found, store, notes
 
@@ -167,7 +176,9 @@ class ParquetStore:
         try:
             with pyarrow.parquet.ParquetFile(self._paths[file], metadata=self._metadata[file]) as opened:
                 table = opened.read_row_group(group, columns=[f"{self._image}.bytes"], use_threads=False)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise ValueError(f"its row group is damaged: {error}") from None
         return table.flatten().column(0).combine_chunks()
 
@@ -183,7 +194,7 @@ class _Cache:
         with self._lock:  # so that threads that need one group read it once
             images = self._kept.pop(key, None)
             self._kept[key] = read() if images is None else images
-            while len(self._kept) > _CACHED:
+            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _CACHED:
                 self._kept.popitem(last=False)
             return self._kept[key]
 
@@ -198,14 +209,20 @@ def _schema(file: Path) -> "pyarrow.Schema":
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_schema(file)
-    except pyarrow.ArrowException as error:
+        schema = pyarrow.parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         with file.open("rb") as opened:
             is_pointer = opened.read(20).startswith(b"version https://git")
         reason, remedy = _first_line(error), "fetch it again"
         if is_pointer:
             reason, remedy = "it is a Git LFS pointer", "fetch the file itself with `git lfs pull`"
         raise UserError(f"{file} is not a whole Parquet file ({reason}): {remedy}") from None
+    twice = next((name for name, times in Counter(schema.names).items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"{file} has two columns called {twice}: give every column a name of its own")
+    return schema
 
 
 def _image_column(schema: "pyarrow.Schema") -> str | None:
@@ -258,14 +275,16 @@ def _read_columns(file: Path, image: str, first: Path) -> "pyarrow.Table":
 
     schema = _schema(file)
     if not schema.equals(_schema(first)):
-        raise UserError(f"{file} has other columns than {first}: move the files that are not to be used elsewhere")
-    columns = [field.name for field in schema if field.name != image]
-    if schema.field(image).type.get_field_index("path") >= 0:
-        columns.append(f"{image}.path")
+        raise UserError(
+            f"{file} has other columns than {first}, or other types: move the files that are not to be used elsewhere"
+        )
+    columns = _columns(schema, image)
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
             return opened.read(columns=columns).flatten()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(f"{file} cannot be read ({_first_line(error)}): fetch it again") from None
 
 
@@ -273,9 +292,13 @@ def _names(
     root: Path, table: "pyarrow.Table", image: str, splits: Sequence[str], sizes: Sequence[int]
 ) -> tuple[list[str], list[str]]:
     """N different names: the images' paths, or else their numbers in their splits; and notes."""
-    paths = table.column(f"{image}.path").to_pylist() if f"{image}.path" in table.column_names else []
-    if paths and all(paths) and len(set(paths)) == len(paths):
-        return paths, []
+    paths: list[str | None] = []
+    if f"{image}.path" in table.column_names:
+        with suppress(UnicodeDecodeError):
+            paths = table.column(f"{image}.path").to_pylist()
+    known = [path for path in paths if path and ".." not in path.replace("\\", "/").split("/")]
+    if known and len(set(known)) == len(table):
+        return known, []
     count: Counter[str] = Counter()
     names = []
     for split, size in zip(splits, sizes, strict=True):
@@ -285,7 +308,7 @@ def _names(
 
 
 def _attributes(
-    root: Path, table: "pyarrow.Table", image: str
+    root: Path, table: "pyarrow.Table", image: str, store: ParquetStore
 ) -> tuple[dict[str, NDArray[np.uint8]], dict[str, Flaw], list[str]]:
     """The labels uint8 [N] of each attribute; what is wrong with other columns of numbers; columns of other kinds."""
     from pyarrow import types
@@ -302,11 +325,11 @@ def _attributes(
         elif name in found or name in flaws:
             flaws[name] = Flaw(f"{root} has two columns {name}", "give every column a name of its own")
         elif values.null_count:
-            row = values.is_null().to_numpy().argmax()
-            flaws[name] = Flaw(f"{root} has no value for {name} in row {row}: {EXPECTED_VALUE}", "fill it in")
+            row = int(values.is_null().to_numpy().argmax())
+            flaws[name] = Flaw(f"{store.name(row)} has no value for {name}: {EXPECTED_VALUE}", "fill it in")
         elif not (kinds := set(values.unique().to_pylist())) <= {-1, 0, 1}:
-            wrong = next(iter(kinds - {-1, 0, 1}))
-            flaws[name] = Flaw(f"{root} has {wrong} for {name}: {EXPECTED_VALUE}")
+            row = int((~np.isin(values.to_numpy(), (-1, 0, 1))).argmax())
+            flaws[name] = Flaw(f"{store.name(row)} has {values[row]} for {name}: {EXPECTED_VALUE}")
         elif {-1, 0} <= kinds:
             flaws[name] = Flaw(
                 f"{root} has -1 and 0 for {name}: {EXPECTED_VALUE}, but not both", "write absent as one of the two"
@@ -318,14 +341,42 @@ def _attributes(
     return found, flaws, others
 
 
-def _identity(root: Path, table: "pyarrow.Table") -> NDArray[np.int64] | None:
+def _columns(schema: "pyarrow.Schema", image: str) -> list[str]:
+    """What of a file is read: labels, or what may be such, the images' paths, and whose they are."""
+    from pyarrow import types
+
+    def may_be_label(kind: "pyarrow.DataType") -> bool:
+        return bool(types.is_boolean(kind) or types.is_integer(kind))
+
+    def is_text(kind: "pyarrow.DataType") -> bool:
+        return bool(types.is_string(kind) or types.is_large_string(kind))
+
+    columns = []
+    for field in schema:
+        if field.name == image:
+            path = field.type.get_field_index("path")
+            columns += [f"{image}.path"] if path >= 0 and is_text(field.type.field(path).type) else []
+        elif types.is_struct(field.type):
+            columns += [f"{field.name}.{inner.name}" for inner in field.type if may_be_label(inner.type)]
+        elif may_be_label(field.type) or (field.name in _IDENTITY and is_text(field.type)):
+            columns.append(field.name)
+    return columns
+
+
+def _other_columns(schema: "pyarrow.Schema", image: str) -> list[str]:
+    """The columns of which nothing is read."""
+    read = {name.partition(".")[0] for name in _columns(schema, image)}
+    return [name for name in schema.names if name != image and name not in read]
+
+
+def _identity(table: "pyarrow.Table", store: ParquetStore) -> NDArray[np.int64] | None:
     column = next((name for name in _IDENTITY if name in table.column_names), None)
     if column is None:
         return None
     values = table.column(column)
     if values.null_count:
-        row = values.is_null().to_numpy().argmax()
-        raise UserError(f"{root} has no {column} in row {row}: fill it in, or leave out the column")
+        row = int(values.is_null().to_numpy().argmax())
+        raise UserError(f"{store.name(row)} has no {column}: fill it in, or leave out the column")
     _, number = np.unique(values.to_numpy(), return_inverse=True)
     return number.astype(np.int64)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from distrib.base.errors import PASSING, UserError, printable
 from distrib.data.images import decode
+from distrib.data.store import FolderStore
 from distrib.data.table import Table
 
 _SAMPLED = 16  # images that stand for all
@@ -59,9 +60,10 @@ class ImageReader:
 
     def broken(self, row: int, reason: ValueError) -> UserError:
         """The sentence for a file that is no whole image."""
-        return UserError(
-            f"{self.name(row)} cannot be decoded ({reason}): replace the file, or take its row out of the table"
-        )
+        remedy = "replace the file, or take its row out of the table"
+        if not isinstance(self._store, FolderStore):
+            remedy = "get the data set again, or leave it out by `distrib prepare pack --on-error quarantine`"
+        return UserError(f"{self.name(row)} cannot be decoded ({reason}): {remedy}")
 
     def _warn(self, row: int, sentence: str) -> None:
         """Said of the first such file: a data set has thousands from the same camera."""

@@ -174,13 +174,22 @@ def _names(table: Table) -> list[str]:
 
 
 def _check_columns(table: Table, root: Path) -> list[str]:
-    """Refuse columns that a table.csv cannot have, and mistakes in others; a note on those that are left out."""
+    """Refuse columns that a table.csv cannot have, and what `check_labels` refuses; its note."""
     taken = next((name for name in table.attributes if name in ("image", "split", "group")), None)
     if taken is not None:
         raise UserError(
             f"the table in {root} has an attribute called {taken}, which means something else in a table.csv: give the "
             f"column another name"
         )
+    return check_labels(table)
+
+
+def check_labels(table: Table) -> list[str]:
+    """Refuse mistakes in columns, and a table without labels; a note on columns that are left out.
+
+    Raises:
+        UserError: with what to correct.
+    """
     mistake = next((flaw for flaw in table.flaws.values() if flaw.remedy), None)
     if mistake is not None:
         raise UserError(f"{mistake.what}; {mistake.remedy}, or remove the column")

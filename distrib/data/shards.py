@@ -3,9 +3,11 @@
 Legend: N rows, A attributes.
 """
 
+import io
 import json
-import mmap
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
-from distrib.data.annotations import Annotations
+from distrib.data.annotations import Annotations, check_names
 from distrib.data.store import PerProcess
 
 MANIFEST, INDEX = "manifest.json", "index.parquet"
@@ -114,6 +116,7 @@ def read_packed(root: Path) -> tuple[Annotations, "ShardStore"]:
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise UserError(f"{root / INDEX} cannot be read ({error}): get it again, or pack the data set again") from None
     names = index.column("name").to_pylist()
+    check_names(root / INDEX, names)
     found_in = Annotations(
         root / INDEX,
         names,
@@ -127,7 +130,10 @@ def read_packed(root: Path) -> tuple[Annotations, "ShardStore"]:
 
 
 class ShardStore:
-    """Images in tar files, which each process maps into its memory.
+    """Images in tar files.
+
+    They are read and not mapped into memory: a page that a slow disk has yet to bring would stop the whole interpreter,
+    the thread that trains included, and one that it cannot bring would end the process without a sentence.
 
     Args:
         paths: of the tar files.
@@ -148,19 +154,18 @@ class ShardStore:
         self.files = files
         self._paths = paths
         self._shard, self._offset, self._size = shard, offset, size
-        self._maps = PerProcess(self._open)
+        self._opened = PerProcess(partial(_open, paths))
 
     def read(self, row: int) -> bytes:
-        start = int(self._offset[row])
-        data: bytes = self._maps()[self._shard[row]][start : start + int(self._size[row])]
+        file, size = self._opened()[self._shard[row]], int(self._size[row])
+        data = os.pread(file.fileno(), size, int(self._offset[row]))
+        if len(data) < size:
+            raise ValueError("its shard ends before it: check the packed data set")
         return data
 
     def name(self, row: int) -> str:
         return f"{self._paths[self._shard[row]]}, {self.files[row]}"
 
-    def _open(self) -> list[mmap.mmap]:
-        maps = []
-        for path in self._paths:
-            with path.open("rb") as file:
-                maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return maps
+
+def _open(paths: Sequence[Path]) -> list[io.FileIO]:
+    return [path.open("rb", buffering=0) for path in paths]

@@ -1,7 +1,7 @@
 """Where the bytes of images come from: one interface over the forms in which data sets lie on disks."""
 
+import lzma
 import os
-import posixpath
 import threading
 import zipfile
 import zlib
@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+# What zipfile raises where an entry is damaged, encrypted, gone, or packed by a method that it does not know.
+_CANNOT_UNZIP = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, NotImplementedError, RuntimeError,
+)  # fmt: skip
 
 
 class Store(Protocol):
@@ -67,24 +71,24 @@ class ZipStore:
 
     Args:
         archive: it.
-        folder: the folder in the archive that holds them; a dot for none.
-        files: their names relative to that folder.
+        start: what their entries begin with, such as a folder and a slash.
+        files: the rest of their entries' names.
     """
 
-    def __init__(self, archive: Path, folder: str, files: Sequence[str]) -> None:
+    def __init__(self, archive: Path, start: str, files: Sequence[str]) -> None:
         self.archive = archive
         self.files = files
-        self._folder = folder
+        self._start = start
         self._zip = PerProcess(partial(zipfile.ZipFile, archive))
 
     def read(self, row: int) -> bytes:
         try:
-            return self._zip().read(posixpath.normpath(posixpath.join(self._folder, self.files[row])))
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"the zip archive is damaged there, or has changed: {error}") from None
+            return self._zip().read(f"{self._start}{self.files[row]}")
+        except _CANNOT_UNZIP as error:
+            raise ValueError(f"it cannot be taken out of the zip archive: {error}") from None
 
     def name(self, row: int) -> str:
-        return str(self.archive / self._folder / self.files[row])
+        return f"{self.archive}/{self._start}{self.files[row]}"
 
 
 class PerProcess(Generic[T]):

@@ -22,7 +22,7 @@ from distrib.base.words import few, nearest
 from distrib.data import annotations, image_files
 from distrib.data.annotations import Annotations, Flaw
 from distrib.data.parquet import find_parquet, read_parquet
-from distrib.data.shards import is_packed, read_packed
+from distrib.data.shards import INDEX, MANIFEST, is_packed, read_packed
 from distrib.data.store import FolderStore, Store, ZipStore
 
 # By their numbers in `Table.split`.
@@ -142,6 +142,10 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
             raise UserError(f"data.root is {root}, which is not a folder: {_folder_of(root)}")
         if is_packed(root):
             return _table(*read_packed(root), [])
+        if (root / INDEX).is_file() and not (root / MANIFEST).exists():
+            raise UserError(
+                f"{root} looks like a packed data set without its {MANIFEST}: get that file again, or pack again"
+            )
         own = root / "table.csv"
         if own.exists():
             folders = [root, root / "images", root / "img_align_celeba"]
@@ -288,7 +292,7 @@ def _with_images(
         found = _only(found, rows)
     store: Store = FolderStore(located.folder, files)
     if located.archive is not None:
-        store = ZipStore(located.archive, located.folder.relative_to(located.archive).as_posix(), files)
+        store = ZipStore(*located.archive, files)
     return dataclasses.replace(_table(found, store, [*notes, *located.notes]), lost=lost, surplus=located.surplus)
 
 

@@ -4,7 +4,6 @@ Legend: N rows.
 """
 
 import hashlib
-import io
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from distrib.base.words import few
-from distrib.data.images import decode, is_jpeg, read_jpeg_header
+from distrib.data.images import decode, kind_of
 from distrib.data.reader import ImageReader
 from distrib.data.table import SPLITS, Table
 
@@ -94,22 +92,14 @@ def examine(data: bytes, file: str) -> Facts:
     """
     found: list[tuple[str, str]] = []
     pixels_HWC = decode(data, lambda sentence: found.append(("mended", sentence)))
-    if is_jpeg(data):
-        header = read_jpeg_header(data)
-        name, mode = "JPEG", {1: "L", 4: "CMYK"}.get(header.channels, "RGB")
-        orientation, depth = header.orientation, 8
-    else:
-        with Image.open(io.BytesIO(data)) as image:
-            name, mode = image.format or "", image.mode
-            orientation = image.getexif().get(0x0112, 1)
-            depth = data[24] if name == "PNG" else 16 if "16" in mode else 8
+    name, mode, orientation, bits = kind_of(data)
     if orientation != 1:
         found.append(("orientation", f"EXIF's orientation is {orientation}"))
     if mode == "CMYK":
         found.append(("CMYK", "its pixels are CMYK"))
     if mode in ("1", "L", "LA") or mode.startswith("I;16"):
         found.append(("grey", "its pixels are grey"))
-    if depth == 16:
+    if bits == 16:
         found.append(("16 bit", "its channels have 16 bits"))
     ending = posixpath.basename(file).rpartition(".")[2].lower()
     if _FORMATS.get(ending, name) != name:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distrib.scoring.ranking import rank
+from distrib.scoring.ranking import rank_images
 
 # The range that temperatures are sought in; beyond it a probability is 0, 1/2 or 1 in all but name.
 _LOWEST, _HIGHEST = 0.05, 20.0
@@ -58,8 +58,10 @@ def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8
 
     rows = np.arange(len(fitted))
     low, high = np.full(len(fitted), 1 / _HIGHEST), np.full(len(fitted), 1 / _LOWEST)
-    falls, rises = slope(low, rows) < 0, slope(high, rows) > 0
+    at_low, at_high = slope(low, rows), slope(high, rows)
+    falls, rises = at_low < 0, at_high > 0
     inverse = np.where(falls, high, low)  # where the likelihood grows up to an end of the range
+    inverse[(at_low == 0) & (at_high == 0)] = 1  # of logits that are all 0
     within = np.flatnonzero(falls & rises)
     inverse[within] = find_root(slope, (low[within], high[within]), args=(within,), tolerances={"xrtol": 1e-9}).x
     temperatures[fitted] = 1 / inverse
@@ -78,7 +80,7 @@ def tune_thresholds(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[n
     """
     thresholds = np.full(probabilities_NA.shape[1], 0.5)
     tuned = _fitted(probabilities_NA, targets_NA)
-    ranking = rank(probabilities_NA[:, tuned], targets_NA[:, tuned])
+    ranking = rank_images(probabilities_NA[:, tuned], targets_NA[:, tuned])
     taken = ranking.true_AN + ranking.false_AN
     f1 = np.where(ranking.distinct_AN, 2 * ranking.true_AN / (taken + ranking.true_AN[:, -1:]), -1)
     rows, last = np.arange(len(tuned)), f1.shape[1] - 1

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distrib.config import SCORES
 from distrib.scoring.ranking import average_precision as ranked_precision
-from distrib.scoring.ranking import rank
+from distrib.scoring.ranking import rank_images
 from distrib.scoring.ranking import roc_auc as ranked_area
 
 # How the scores are called in print.
@@ -79,7 +79,7 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
     average_precision = np.full(len(attributes), np.nan)
     known = np.flatnonzero((positives > 0) & np.isfinite(logits).all(axis=0))
     if len(known):
-        ranking = rank(logits[:, known], truth[:, known])
+        ranking = rank_images(logits[:, known], truth[:, known])
         average_precision[known] = ranked_precision(ranking)
         with np.errstate(invalid="ignore"):  # without negatives
             roc_auc[known] = ranked_area(ranking)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Ranking:
+class RankedImages:
     """Images from the highest value to the lowest.
 
     Attributes:
@@ -28,7 +28,7 @@ class Ranking:
     distinct_AN: NDArray[np.bool_]
 
 
-def rank(values_NA: NDArray[np.floating], targets_NA: NDArray[np.uint8]) -> Ranking:
+def rank_images(values_NA: NDArray[np.floating], targets_NA: NDArray[np.uint8]) -> RankedImages:
     """Rank the images of each attribute.
 
     Args:
@@ -41,10 +41,10 @@ def rank(values_NA: NDArray[np.floating], targets_NA: NDArray[np.uint8]) -> Rank
     true = np.cumsum(np.take_along_axis(targets_NA.T, order, axis=1), axis=1, dtype=np.int64)
     distinct = np.ones(values.shape, dtype=bool)
     distinct[:, :-1] = values[:, 1:] != values[:, :-1]
-    return Ranking(values, true, np.arange(1, values.shape[1] + 1) - true, distinct)
+    return RankedImages(values, true, np.arange(1, values.shape[1] + 1) - true, distinct)
 
 
-def roc_auc(ranking: Ranking) -> NDArray[np.float64]:
+def roc_auc(ranking: RankedImages) -> NDArray[np.float64]:
     """The area under the ROC curve of each attribute, float64 [A]: by trapezoids, so that ties count half."""
     true, false, before_true, before_false = _ends(ranking)
     twice = ((false - before_false) * (true + before_true)).sum(axis=1)  # whole numbers, so exact
@@ -52,14 +52,14 @@ def roc_auc(ranking: Ranking) -> NDArray[np.float64]:
     return np.asarray(twice / (2 * positives * negatives))
 
 
-def average_precision(ranking: Ranking) -> NDArray[np.float64]:
+def average_precision(ranking: RankedImages) -> NDArray[np.float64]:
     """The sum over the thresholds of each attribute of precision times what recall gains there, float64 [A]."""
     true, false, before_true, _ = _ends(ranking)
     precision = true / np.maximum(true + false, 1)
     return np.asarray(((true - before_true) * precision).sum(axis=1) / ranking.true_AN[:, -1])
 
 
-def _ends(ranking: Ranking) -> tuple[NDArray[np.int64], ...]:
+def _ends(ranking: RankedImages) -> tuple[NDArray[np.int64], ...]:
     """True and false positives at each threshold, and at the threshold before; all the same where none ends."""
     counts = [np.where(ranking.distinct_AN, each, 0) for each in (ranking.true_AN, ranking.false_AN)]
     reached = [np.maximum.accumulate(each, axis=1) for each in counts]

@@ -80,6 +80,7 @@ def run_training(
             settings, stop = config.model_dump(mode="json"), partial(requests.ask, STOP_BUTTON)
             tracker = on_rank_0(accelerator, open_tracker, config.tracking, folder.path, settings, stop)
             run = replace(run, tracker=tracker or run.tracker)
+            _ = run.colours  # read now, and not while all ranks wait for the first checkpoint
             outcome = outcome or watched(run, net, checkpoint, grouping, requests)
             if outcome.stopped_by is not None:
                 return leave_stopped(run, outcome)

@@ -1,15 +1,18 @@
 """Packed data sets: every fault under its own name, and shards that other programs open."""
 
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from distrib.data.decoders import dali_installed
 from distrib.data.packing import check, pack
 from distrib.data.reader import ImageReader
 from distrib.data.splits import digest
+from distrib.data.store import FolderStore
 from distrib.data.table import Table, read_table
 
 
@@ -315,6 +319,86 @@ def test_two_packs_do_not_share_a_folder(faces: Path, tmp_path: Path, monkeypatc
         refusal(lambda: pack(faces, tmp_path / "packed", "stop", 1, silent), "is being packed by another process")
 
     pack(faces, tmp_path / "packed", "stop", 1, meanwhile)
+
+
+def one_image(root: Path, name: str, data: bytes) -> Path:
+    """A data set of two images, of which one is this."""
+    root.mkdir()
+    (root / name).write_bytes(data)
+    (root / "other.jpg").write_bytes(jpeg(1))
+    (root / "table.csv").write_text(f"image,happy,split\n{name},1,train\nother.jpg,0,train\n")
+    return root
+
+
+def chunk(kind: bytes, body: bytes, good: bool = True) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ (not good))
+
+
+@pytest.mark.parametrize(
+    ("extra", "kinds"),
+    [(chunk(b"eXIf", b"no such thing"), {"mended"}), (chunk(b"tEXt", b"Comment\0hello", good=False), set())],
+)
+def test_what_training_reads_is_packed(tmp_path: Path, extra: bytes, kinds: set[str]) -> None:
+    png = saved(image(1), "PNG")
+    data = png[:33] + extra + png[33:]
+    result = pack(one_image(tmp_path / "source", "a.png", data), tmp_path / "packed", "stop", 1, silent)
+    assert {finding.kind for finding in result.findings} == kinds
+    assert holds(read_table(tmp_path / "packed"))[0] == data
+
+
+def test_names_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    root = one_image(tmp_path / "source", "a.JPG", jpeg(3))
+    (root / "table.csv").write_text("image,happy,split\na.jpg,1,train\nother.jpg,0,train\n")
+    result = pack(root, tmp_path / "packed", "stop", 1, silent)
+    assert not result.findings
+    assert any("a.JPG for a.jpg" in note for note in result.notes)
+    assert read_table(tmp_path / "packed").names == ["a.jpg", "other.jpg"]
+
+
+def test_an_unfinished_pack_is_not_continued_with_another_split(tmp_path: Path) -> None:
+    root = one_image(tmp_path / "source", "a.jpg", b"text")
+    refusal(lambda: pack(root, tmp_path / "packed", "stop", 1, silent), "cannot be packed")
+    (root / "a.jpg").write_bytes(jpeg(3))
+    (root / "table.csv").write_text("image,happy,split\na.jpg,1,train\nother.jpg,0,test\n")
+    refusal(lambda: pack(root, tmp_path / "packed", "stop", 1, silent), "before it changed", "--force")
+
+
+def test_an_incomplete_set_is_said_when_it_is_packed_all_the_same(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = on_the_hub(faces, tmp_path / "hub")
+    (root / "train-00001-of-00002.parquet").unlink()
+    arguments = ["pack", "--root", str(root), "--out", str(tmp_path / "packed")]
+    assert prepare.main(arguments) == 2
+    assert "1 of 2 files train-*" in capsys.readouterr().err
+    assert prepare.main([*arguments, "--on-error", "quarantine"]) == 0
+    assert "1 of 2 files train-*" in capsys.readouterr().err
+
+
+def test_the_folder_may_be_a_link(faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk/packed").mkdir(parents=True)
+    (tmp_path / "packed").symlink_to(tmp_path / "disk/packed")
+    pack(faces, tmp_path / "packed", "stop", 2, silent)
+    pack(faces, tmp_path / "packed", "stop", 2, silent, force=True)
+    same(read_table(tmp_path / "packed"), read_table(faces))
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["packed"]
+
+
+def test_a_disk_that_fails_breaks_no_image(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(FolderStore, "read", fail)
+    refusal(lambda: pack(faces, tmp_path / "packed", "quarantine", 1, silent), "cannot be read (Input/output error)")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_packed_set_without_its_manifest_is_known(packed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    (folder / "manifest.json").unlink()
+    check_sentence(refusal(lambda: read_table(folder), "a packed data set without its manifest.json"))
+    check_sentence(refusal(lambda: check(folder, 1, silent), "has no manifest.json"))
+    check_sentence(refusal(lambda: check(packed, 0, silent), "--workers is 0"))
 
 
 @pytest.mark.parametrize("harm", ["a byte", "the end", "a shard", "the index"])

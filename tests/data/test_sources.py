@@ -190,6 +190,27 @@ def drop_a_split(root: Path) -> None:
     (root / "test.parquet").rename(root / "rest.parquet")
 
 
+def rewrite(change: Callable[[pyarrow.Table], pyarrow.Table]) -> Callable[[Path], None]:
+    """All files with other columns."""
+
+    def harm(root: Path) -> None:
+        for file in root.glob("*.parquet"):
+            pyarrow.parquet.write_table(change(pyarrow.parquet.read_table(file)), file)
+
+    return harm
+
+
+def damage_the_middle(root: Path) -> None:
+    file = root / "test.parquet"
+    data = file.read_bytes()
+    file.write_bytes(data[:-400] + bytes(392) + data[-8:])
+
+
+def hash_the_names(root: Path) -> None:
+    (root / "train-00000-of-00002.parquet").rename(root / "train-00000-of-00002-79b6e1ab.parquet")
+    (root / "train-00001-of-00002.parquet").unlink()
+
+
 def change_columns(root: Path) -> None:
     table = pyarrow.parquet.read_table(root / "test.parquet")
     pyarrow.parquet.write_table(table.drop_columns([table.column_names[-1]]), root / "test.parquet")
@@ -204,6 +225,11 @@ def change_columns(root: Path) -> None:
         (put_another, ["several data sets", "more", "set data.root to one of"]),
         (drop_a_split, ["rest.parquet", "says no split"]),
         (change_columns, ["other columns than", "test.parquet"]),
+        (damage_the_middle, ["test.parquet"]),
+        (hash_the_names, ["1 of 2 files train-*"]),
+        (rewrite(lambda table: table.select(["image", "celeb_id"])), ["no column of labels"]),
+        (rewrite(lambda table: table.slice(0, 0)), ["no rows"]),
+        (rewrite(lambda table: table.append_column("Young", table.column("Young"))), ["two columns called Young"]),
     ],
 )
 def test_what_is_wrong_with_parquet_files_is_said(
@@ -212,6 +238,33 @@ def test_what_is_wrong_with_parquet_files_is_said(
     root = on_the_hub(faces, tmp_path)
     harm(root)
     check_sentence(refusal(lambda: read_table(root), *parts))
+
+
+def test_what_lies_beside_parquet_files_is_passed_over(faces: Path, tmp_path: Path) -> None:
+    root = on_the_hub(faces, tmp_path)
+    (root / "._test.parquet").write_bytes(b"what macOS leaves")
+    (root / "labels.parquet").mkdir()
+    same(read_table(root), read_table(faces))
+
+
+def test_a_path_that_leads_elsewhere_is_no_name(faces: Path, tmp_path: Path) -> None:
+    def change(columns: dict[str, Any]) -> dict[str, Any]:
+        images = [{**each, "path": f"../{each['path']}"} for each in columns["image"].to_pylist()]
+        return {**columns, "image": pyarrow.array(images, columns["image"].type)}
+
+    table = read_table(on_the_hub(faces, tmp_path, change=change))
+    assert table.names[0] == "train/000000"
+
+
+@pytest.mark.parametrize("start", ["./", "/", "./img_align_celeba/", "/data/img/"])
+def test_entries_of_an_archive_may_begin_oddly(faces: Path, tmp_path: Path, start: str) -> None:
+    root = archived(faces, tmp_path / "celeba")
+    with zipfile.ZipFile(root / "img_align_celeba.zip", "w") as archive:
+        for file in sorted((faces / "img_align_celeba").iterdir()):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = f"{start}{file.name}"
+            archive.writestr(entry, file.read_bytes())
+    same(read_table(root), read_table(faces))
 
 
 def test_a_part_that_is_missing_may_be_skipped(faces: Path, tmp_path: Path) -> None:
