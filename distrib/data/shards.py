@@ -65,7 +65,7 @@ def is_packed(root: Path) -> bool:
     """Whether a folder is a packed data set, of whatever version."""
     try:
         found = json.loads((root / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("format") == "distrib shards"
 

@@ -391,7 +391,7 @@ def _look_otherwise(checkpoint: Checkpoint, colours: Sequence[list[float] | None
         before = json.loads((checkpoint.folder / "model.json").read_bytes())["training"]["colours"]
         known = [(one, other) for one, other in zip(before, colours, strict=True) if one and other]
         return bool(known) and bool(np.abs(np.subtract(*zip(*known, strict=True))).max() > _SAME_COLOUR)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
