@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 from distrib.base.errors import UserError
 from distrib.base.streams import standard_streams
@@ -41,10 +42,17 @@ def explain_run(folder: Path, jobs: Sequence[str], options: Sequence[str]) -> in
     if any(option.startswith("--explain.photograph") for option in options):
         check_photograph(config)  # one that training was given may be left on another machine: its job says so
     run = open_run(folder, config, model, whole)
-    tracker = open_tracker(config.tracking, folder, config.model_dump(mode="json"), lambda: _stop(folder))
+    stopped = Event()
+    tracker = open_tracker(config.tracking, folder, config.model_dump(mode="json"), lambda: _stop(folder, stopped))
+
+    def say(line: str) -> None:
+        print(line)
+        if stopped.is_set():  # a library may have swallowed the interruption
+            raise KeyboardInterrupt
+
     try:
         with standard_streams(goes_on=True):
-            failed = explain(run, jobs, tracker, print)
+            failed = explain(run, jobs, tracker, say)
         tracker.finish()
     except KeyboardInterrupt:
         tracker.finish(exit_code=1)
@@ -56,11 +64,12 @@ def explain_run(folder: Path, jobs: Sequence[str], options: Sequence[str]) -> in
     return 1 if failed else 0
 
 
-def _stop(folder: Path) -> None:
+def _stop(folder: Path, stopped: Event) -> None:
     """What W&B's Stop button does here; where that is written down, the next report does not obey it once more."""
     with suppress(UserError):  # the disk may be full
         RunFolder(folder).event("stop", reason=STOP_BUTTON)
     print(f"\ndistrib: {STOP_BUTTON}", file=sys.stderr, flush=True)
+    stopped.set()
     interrupt()
 
 
