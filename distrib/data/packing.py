@@ -134,6 +134,7 @@ def pack(
             _check_place(root, out, force)  # something may have come there meanwhile
             old = out.with_name(f".{out.name}.old")
             if out.exists():
+                shutil.rmtree(old, ignore_errors=True)  # of a try that was killed between these two renames
                 out.rename(old)
             folder.rename(out)
             fsync(out.parent)

@@ -314,6 +314,17 @@ def test_an_unfinished_pack_of_other_data_is_not_continued(faces: Path, tmp_path
     same(read_table(tmp_path / "packed"), read_table(faces))
 
 
+def test_a_replacement_that_was_killed_between_its_renames_is_made_good(faces: Path, tmp_path: Path) -> None:
+    out, old = tmp_path / "packed", tmp_path / ".packed.old"
+    pack(faces, out, "stop", 2, silent)
+    shutil.copytree(out, old)
+    pack(faces, out, "stop", 2, silent, force=True)
+    shutil.move(out, old)  # the first rename, and then the end
+    pack(faces, out, "stop", 2, silent)
+    same(read_table(out), read_table(faces))
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
 def test_two_packs_do_not_share_a_folder(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def meanwhile(*_: object) -> None:
         refusal(lambda: pack(faces, tmp_path / "packed", "stop", 1, silent), "is being packed by another process")
