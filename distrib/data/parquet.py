@@ -107,7 +107,7 @@ def read_parquet(
     images, size = store.largest_group()
     if images >= _LARGE:
         notes.append(
-            f"{files[0].parent} holds images in row groups of up to {images:,} ({size / 1e6:,.0f} MB), and one image "
+            f"{files[0].parent} holds images in row groups of up to {images:,} ({size / 1e6:,.1f} MB), and one image "
             f"costs reading its whole group: pack the data set once, by `distrib prepare pack --root "
             f"{shlex.quote(str(root))} --out DIR`, and train from there."
         )
