@@ -1,9 +1,8 @@
 """CPU cores: how many this process may use."""
 
 import os
-from pathlib import Path, PurePosixPath
 
-_CGROUPS = Path("/sys/fs/cgroup")
+from distrib.base.control_groups import control_groups
 
 
 def cores() -> int:
@@ -23,21 +22,16 @@ def cores_of_rank() -> int:
 
 
 def _quotas() -> list[int]:
-    """The whole cores that the control group of this process and those around it may keep busy (version 2).
+    """The whole cores that the control groups of this process may keep busy.
 
     Source: `cpu.max` in the kernel's Documentation/admin-guide/cgroup-v2.rst, a quota and a period in microseconds.
     """
     found = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    own = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
-    for group in (PurePosixPath(own), *PurePosixPath(own).parents):
+    for group in control_groups():
         try:
-            quota, period = (_CGROUPS / str(group).lstrip("/") / "cpu.max").read_text(encoding="ascii").split()
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
         except (OSError, ValueError):
-            continue  # the root has none, and in a container the path may be that of the host
+            continue  # the root has none
         if quota != "max":
             found.append(int(quota) // int(period))
     return found

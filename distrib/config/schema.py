@@ -78,6 +78,10 @@ class DataConfig(Section):
     """Threads of each rank that read and decode; auto: as many as cores of this machine are its own, at most 16."""
     prefetch: int = Field(2, ge=1, le=64)
     """Batches decoded ahead."""
+    resident: Literal["auto", "device", "host", "never"] = "auto"
+    """Where the images of training and validation stay, decoded once when the run begins. device: in the memory of each
+    GPU; host: in that of the machine, shared by its ranks; never: they are decoded for each batch; auto: the first of
+    these that has room for them, and on a CPU never."""
     dali: DaliConfig = DaliConfig()
 
     @pydantic.model_validator(mode="after")

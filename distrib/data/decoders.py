@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -27,6 +27,7 @@ from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table
 
+T = TypeVar("T")
 # Without JPEG hardware a GPU's small images are Huffman-decoded by threads; more than these wait for each other.
 _MOST_THREADS = 16
 # The row in place of a broken image's: of epoch, row and attempt.
@@ -81,7 +82,12 @@ def threads_of(config: DataConfig) -> int:
 
 
 def make_decoder(
-    config: DataConfig, table: Table, device: torch.device, max_batch: int, substitute: Substitute | None = None
+    config: DataConfig,
+    table: Table,
+    device: torch.device,
+    max_batch: int,
+    substitute: Substitute | None = None,
+    reader: ImageReader | None = None,
 ) -> Decoder:
     """The decoder that the configuration asks for.
 
@@ -91,10 +97,11 @@ def make_decoder(
         device: where the batches go.
         max_batch: the most images that one request asks for.
         substitute: the row in place of a broken image's, of epoch, row and attempt; None: a broken image is an error.
+        reader: of the images; None: one of their files.
     """
     if config.decoder == "dali":
-        return DaliDecoder(config, table, device, max_batch, substitute)
-    return TorchDecoder(config, table, device, substitute)
+        return DaliDecoder(config, table, device, max_batch, substitute, reader)
+    return TorchDecoder(config, table, device, substitute, reader)
 
 
 class _Image(NamedTuple):
@@ -110,12 +117,17 @@ class TorchDecoder:
     name = "torch"
 
     def __init__(
-        self, config: DataConfig, table: Table, device: torch.device, substitute: Substitute | None = None
+        self,
+        config: DataConfig,
+        table: Table,
+        device: torch.device,
+        substitute: Substitute | None = None,
+        reader: ImageReader | None = None,
     ) -> None:
         self._config = config
         self._device = device
         self.substitute = substitute
-        self.reader = ImageReader(table)
+        self.reader = reader or ImageReader(table)
         self._targets = torch.from_numpy(table.targets)
         self._threads = threads_of(config)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
@@ -146,22 +158,11 @@ class TorchDecoder:
     def _image(self, request: Request, data: bytes | None = None) -> _Image:
         """The one image of a request, or the one in its place."""
         row = request.ids.item()
-        try:
-            return _Image(self._cut(row, request, data), None)
-        except UserError as error:
-            if self.substitute is None or request.epoch is None:
-                raise
-            reason, may_pass = str(error), error.may_pass
-        for attempt in range(_MOST_ATTEMPTS):
-            other = self.substitute(request.epoch, row, attempt)
-            with suppress(UserError):
-                return _Image(self._cut(other, request), Replacement(request.epoch, row, other, reason))
-        failed = UserError(
-            f"{reason}; nor could {_MOST_ATTEMPTS} other training images that were tried in its place (data.on_error "
-            "skip): check the data set and the disk"
-        )
-        failed.may_pass = may_pass
-        raise failed
+
+        def pixels_of(each: int) -> NDArray[np.uint8]:
+            return self._cut(each, request, data if each == row else None)
+
+        return _Image(*use_or_replace(row, request.epoch, self.substitute, pixels_of))
 
     def _cut(self, row: int, request: Request, data: bytes | None = None) -> NDArray[np.uint8]:
         pixels = self.reader.decode(row, self.reader.read(row) if data is None else data)
@@ -176,6 +177,29 @@ class TorchDecoder:
             batch.ids_B,
             batch.replaced,
         )
+
+
+def use_or_replace(
+    row: int, epoch: int | None, substitute: Substitute | None, use: Callable[[int], T]
+) -> tuple[T, Replacement | None]:
+    """What `use` makes of a row's image, or, where it is broken, of the one in its place.
+
+    Raises:
+        UserError: if it is broken and none is to take its place, or so many others are broken too.
+    """
+    try:
+        return use(row), None
+    except UserError as error:
+        if substitute is None or epoch is None:
+            raise
+        for attempt in range(_MOST_ATTEMPTS):
+            other = substitute(epoch, row, attempt)
+            with suppress(UserError):
+                return use(other), Replacement(epoch, row, other, str(error))
+        raise UserError(
+            f"{error}; nor could {_MOST_ATTEMPTS} other training images that were tried in its place (data.on_error "
+            "skip): check the data set and the disk"
+        ) from None
 
 
 def rows_of(request: Request, replaced: Mapping[int, Replacement]) -> torch.Tensor:
@@ -202,11 +226,12 @@ class DaliDecoder:
         device: torch.device,
         max_batch: int,
         substitute: Substitute | None = None,
+        reader: ImageReader | None = None,
     ) -> None:
         self._config = config
         self._device = device
         self._max_batch = max_batch
-        self._reference = TorchDecoder(config, table, torch.device("cpu"), substitute)
+        self._reference = TorchDecoder(config, table, torch.device("cpu"), substitute, reader)
         self._targets = torch.from_numpy(table.targets)
         self._idle: _Pipeline | None = None
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from distrib.config import Config
 from distrib.data.batch import Replacement
-from distrib.data.decoders import make_decoder
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.meeting import from_rank_0
 from distrib.ranks.stopping import Agreement, Stopped
@@ -36,8 +35,8 @@ def train(
     config, accelerator, plan = run.config, run.accelerator, run.plan
     rank, ranks, accumulation = accelerator.process_index, accelerator.num_processes, grouping.accumulation
     substitute = plan.substitute if config.data.on_error == "skip" else None
-    train_decoder = make_decoder(config.data, run.table, accelerator.device, grouping.micro_batch, substitute)
-    valid_decoder = make_decoder(config.data, run.table, accelerator.device, grouping.micro_batch)
+    train_decoder = run.make_decoder(grouping.micro_batch, substitute)
+    valid_decoder = run.make_decoder(grouping.micro_batch)
     state = TrainState(run, net, grouping, agreement, checkpoint)
     progress = Progress() if checkpoint is None else checkpoint.progress
     progress = replace(progress, norm_size=grouping.norm_size, accumulation=accumulation)

@@ -23,6 +23,7 @@ from distrib.training.checkpoint import Checkpoint
 from distrib.training.grouping import Grouping, group_batch
 from distrib.training.loop import finished, train
 from distrib.training.precision import Precision
+from distrib.training.residency import hold_images
 from distrib.training.start import first_model, introduce, open_folder, read_start, what_is_finished
 from distrib.training.training_run import Judge, Outcome, TrainingRun
 
@@ -68,6 +69,9 @@ def run_training(
             if from_rank_0(accelerator, is_done, run, outcome):
                 accelerator.end_training()
                 return 0
+        if outcome is None:
+            run, residency = hold_images(run, checkpoint)
+            config = run.config
         grouping = from_rank_0(accelerator, group_batch, config, accelerator.num_processes, checkpoint)
         net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
         # One rank alone looks for the file, so that what is written down as the reason is the file.
@@ -75,7 +79,7 @@ def run_training(
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
-                    introduce(run, origin, precision, notes, checkpoint, grouping)
+                    introduce(run, origin, precision, notes, checkpoint, grouping, residency)
                 run = replace(run, judge=open_judge(folder))
             settings, stop = config.model_dump(mode="json"), partial(requests.ask, STOP_BUTTON)
             tracker = on_rank_0(accelerator, open_tracker, config.tracking, folder.path, settings, stop)
@@ -89,6 +93,7 @@ def run_training(
                 early = progress.epoch < config.train.epochs
                 fields = {"stopped_early": early, "pruned": progress.pruned}
                 folder.event("end", epochs=progress.epoch, best_epoch=progress.best_epoch, **fields)
+            run = replace(run, images=None)
             del net
             accelerator.free_memory()
             accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws

@@ -34,6 +34,7 @@ from distrib.training.checkpoint import (
 from distrib.training.grouping import Grouping
 from distrib.training.loop import finished
 from distrib.training.precision import Precision
+from distrib.training.residency import Residency
 from distrib.training.training_run import TrainingRun
 
 
@@ -195,10 +196,11 @@ def introduce(
     notes: list[str],
     checkpoint: Checkpoint | None,
     grouping: Grouping,
+    residency: Residency,
 ) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
-    notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes]
+    notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes(config)]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
     machine = describe_machine(accelerator)
@@ -207,6 +209,7 @@ def introduce(
     say(f"machine: {plural(accelerator.num_processes, 'rank')} on {machine['device']}, {how}")
     if (line := waiting_line()) is not None:
         say(f"         {line}")
+    say(f"images:  {residency.line}")
     say(f"model:   {config.model.name}, {origin.summary}")
     for line in origin.lines():
         say(f"         {line}")
@@ -219,6 +222,7 @@ def introduce(
         precision=precision.name,
         precision_seconds=precision.seconds or None,
         decoder=config.data.decoder,
+        resident=residency.mode,
         norm_size=grouping.norm_size,
         accumulation=grouping.accumulation,
         splits=sizes,
@@ -233,6 +237,9 @@ def introduce(
     if checkpoint is not None:
         progress = checkpoint.progress
         run.folder.event("resume", checkpoint=str(checkpoint.folder), epoch=progress.epoch, step=progress.step)
+        if residency.before is not None:
+            fields = {"before": residency.before, "now": residency.mode, "why": residency.why}
+            run.folder.event("resident", **fields, epoch=progress.epoch, step=progress.step)
         if grouping.before is not None:
             now, before = grouping.norm_size, grouping.before
             run.folder.event("norm_size", before=before, now=now, epoch=progress.epoch, step=progress.step)

@@ -8,8 +8,10 @@ from functools import cached_property
 from accelerate import Accelerator
 
 from distrib.config import Config
+from distrib.data.decoders import Decoder, Substitute, make_decoder
 from distrib.data.plan import Plan
 from distrib.data.reader import sample_colours
+from distrib.data.resident import ResidentImages, make_resident_decoder
 from distrib.data.splits import Splits, digest
 from distrib.data.table import Table
 from distrib.model.card import data_kind
@@ -32,7 +34,8 @@ def never(_: Mapping[str, float]) -> bool:
 class TrainingRun:
     """What a run trains on and where it leaves its traces; `config` is resolved, `table` has the chosen attributes.
 
-    `judge` says on rank 0, of each epoch's row of metrics.csv, whether the run is not worth continuing.
+    `judge` says on rank 0, of each epoch's row of metrics.csv, whether the run is not worth continuing; `images` are
+    those of training and validation, where they have been decoded already.
     """
 
     config: Config
@@ -42,11 +45,19 @@ class TrainingRun:
     folder: RunFolder
     tracker: Tracker
     judge: Judge = never
+    images: ResidentImages | None = None
 
     @cached_property
     def plan(self) -> Plan:
         data, train = self.config.data, self.config.train
         return Plan(self.splits.train, train.seed, train.batch_size, data.min_zoom, data.flip)
+
+    def make_decoder(self, max_batch: int, substitute: Substitute | None = None) -> Decoder:
+        """A decoder of the images to train on and to validate with; for its arguments see `decoders.make_decoder`."""
+        data, device = self.config.data, self.accelerator.device
+        if self.images is not None:
+            return make_resident_decoder(self.images, data, self.table, device, substitute)
+        return make_decoder(data, self.table, device, max_batch, substitute)
 
     @cached_property
     def data(self) -> str:
