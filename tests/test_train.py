@@ -127,9 +127,14 @@ def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
     stop = f"{per_epoch + EVERY + 1} 0 self:SIGTERM"
     launch(*settings(archive, folder), script="tests/support/observer.py", DISTURB=stop)
     assert len(read_events(folder, "stop")) == 1
-    resumed = launch(*settings(hub, folder, "--resume", "auto"))
+    # And decoded once by both ranks, where each batch was decoded before.
+    resumed = launch(*settings(hub, folder, "--resume", "auto", "--data.resident", "host"))
     assert resumed.returncode == 0, resumed.stderr
     assert "row groups of up to 7" in resumed.stderr
+    assert "images:  decoded once, into the memory of this machine (22." in resumed.stdout
+    assert "which were decoded for each batch: the pixels are the same" in resumed.stderr
+    (event,) = read_events(folder, "resident")
+    assert (event["before"], event["now"]) == ("never", "host")
     assert_same_training(undisturbed, folder)
 
 

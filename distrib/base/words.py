@@ -86,3 +86,8 @@ def duration(seconds: float) -> str:
 def plural(count: int, word: str) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def data_size(size: int) -> str:
+    """A number of bytes as people read it: "18.9 GB", "23.1 MB"."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -11,6 +11,8 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
+from distrib.base.memory import free_memory
+from distrib.base.words import data_size
 from distrib.ranks.meeting import on_every_rank
 
 _NAME = "distrib-images"
@@ -44,12 +46,15 @@ def _reserve(size: int) -> int:
     """
     if not hasattr(os, "memfd_create"):
         raise UserError("ranks share memory on Linux alone")
+    # Asked for more than there is, the kernel ends processes until there is.
+    if size > (free := free_memory()):
+        raise UserError(f"{data_size(size)} of memory cannot be reserved, as {data_size(free)} are free")
     descriptor = os.memfd_create(_NAME)
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         os.close(descriptor)
-        raise UserError(f"{size / 1e9:,.1f} GB of memory cannot be reserved ({error.strerror})") from None
+        raise UserError(f"{data_size(size)} of memory cannot be reserved ({error.strerror})") from None
     return descriptor
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
 from distrib.base.memory import free_memory
+from distrib.base.words import data_size
 from distrib.config import Config, read_yaml
 from distrib.data.resident import ResidentImages, decode_once, size_of_first
 from distrib.ranks.environment import ranks_here
@@ -83,12 +84,11 @@ class Room:
             if self.gpu is None:
                 return "this run is on the CPU"
             if size > SHARE_OF_GPU * self.gpu:
-                return f"{_bytes(size)} are more than {SHARE_OF_GPU:.0%} of the {_bytes(self.gpu)} that are free on a GPU"
+                return _exceeds(size, SHARE_OF_GPU, self.gpu, "on a GPU")
             if not self.shared:
                 return None
         if size > SHARE_OF_MACHINE * self.machine:
-            free = f"the {_bytes(self.machine)} of memory that are free on a machine"
-            return f"{_bytes(size)} are more than {SHARE_OF_MACHINE:.0%} of {free}"
+            return _exceeds(size, SHARE_OF_MACHINE, self.machine, "in this machine's memory")
         return None
 
 
@@ -164,7 +164,7 @@ def _hold(run: TrainingRun, candidates: Sequence[str]) -> tuple[str, str, Reside
             break
         refusal = room.refusal(mode, size)
         if refusal is None:
-            why = f"{_bytes(size)}" + "".join(f"; {each}" for each in refusals)
+            why = f"{data_size(size)}" + "".join(f"; {each}" for each in refusals)
             return mode, why, _decode(run, mode, rows, whole, shape)
         refusals.append(refusal)
     raise CannotHoldError("; ".join(refusals))
@@ -228,12 +228,12 @@ def _refuse_broken(run: TrainingRun, broken: dict[int, str]) -> None:
     for reason in reasons[:_NAMED]:
         warn(reason)
     if reasons:
-        first = "" if len(reasons) <= _NAMED else f"the first {_NAMED} of "
+        named = "they" if len(reasons) <= _NAMED else f"the first {_NAMED}"
         raise UserError(
-            f"{len(reasons):,} images of {run.config.data.root} cannot be decoded; {first}them are named above",
+            f"{len(reasons):,} images of {run.config.data.root} cannot be decoded; {named} are named above",
             on_all_ranks=True,
         )
 
 
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+def _exceeds(size: int, share: float, free: int, where: str) -> str:
+    return f"{data_size(size)} are more than {share:.0%} of the {data_size(free)} that are free {where}"
