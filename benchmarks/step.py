@@ -6,12 +6,14 @@ Peers, each on batches of the same size and the same ResNet18:
     plain       fp32, NCHW, torch.optim.Adam, a batch held in memory: the loop of a tutorial
     step        distrib's TrainStep (precision and memory format of this machine), a batch held in memory
     end_to_end  the same step fed by the plan and the decoder from the image files
+    resident    the same from images that were decoded before, in the memory of a machine without GPUs, or of the GPU
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from measure import alternate, machine, report, spread
 from torch import nn
@@ -21,6 +23,7 @@ from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.data.decoders import make_decoder
 from distrib.data.plan import Plan
+from distrib.data.resident import ResidentImages, decode_once, make_resident_decoder, size_of_first
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.model.weights import make_model
@@ -57,12 +60,22 @@ def endless(plan: Plan, accumulation: int) -> Iterator:
         epoch += 1
 
 
+def decoded(config: Config, table: Table, plan: Plan, device: torch.device) -> ResidentImages:
+    """All images of a plan, decoded."""
+    rows = np.sort(plan.rows)
+    whole, size = size_of_first(table, rows)
+    pixels_NHWC = torch.empty(len(rows), *size, 3, dtype=torch.uint8, device=device)
+    found = decode_once(config.data, table, device, rows, whole, pixels_NHWC, lambda _: None)
+    return ResidentImages(pixels_NHWC, rows, found.broken)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="a data set, as data.root")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, nargs=2, default=(178, 178))
     parser.add_argument("--decoder", choices=("auto", "dali", "torch"), default="auto")
+    parser.add_argument("--images", type=int, default=4096, help="images that are trained on, at most")
     parser.add_argument("--steps", type=int, default=2, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
@@ -81,10 +94,13 @@ def main() -> None:
         config = config.replace("train", precision=choose_precision(config, ranks=1).name)
     accelerator = start_ranks(config)
     table: Table = read_table(config.data.root).select(config.data.attributes)
-    plan = Plan(make_splits(table, config.data, needs=("train",)).train, seed=0, batch_size=options.batch_size)
+    rows = make_splits(table, config.data, needs=("train",)).train[: options.images]
+    plan = Plan(rows, seed=0, batch_size=options.batch_size)
     decoder = make_decoder(config.data, table, accelerator.device, options.batch_size)
     batches = decoder.batches(endless(plan, 1))
     held = next(batches)
+    images = decoded(config, table, plan, accelerator.device)
+    from_memory = make_resident_decoder(images, config.data, table, accelerator.device).batches(endless(plan, 1))
 
     net, _ = make_model(config.model, table.attributes, config.train.channels_last, seed=0)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
@@ -96,22 +112,27 @@ def main() -> None:
             one_step([held], 0)
         one_step.read()
 
-    def end_to_end() -> None:
-        for _ in range(options.steps):
-            one_step([next(batches)], 0)
-        one_step.read()
+    def fed_by(batches: Iterator[Batch]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(options.steps):
+                one_step([next(batches)], 0)
+            one_step.read()
+
+        return run
 
     peers = {
         "plain": plain_loop(held, options.steps, accelerator.device),
         "step": in_memory,
-        "end_to_end": end_to_end,
+        "end_to_end": fed_by(batches),
+        "resident": fed_by(from_memory),
     }
     seconds = alternate(peers, options.rounds, warmup=2)
-    images = options.steps * options.batch_size
-    per_second = {name: spread([images / value for value in values]) for name, values in seconds.items()}
+    trained = options.steps * options.batch_size
+    per_second = {name: spread([trained / value for value in values]) for name, values in seconds.items()}
     ratios = {
         "step / plain": [a / b for a, b in zip(seconds["plain"], seconds["step"], strict=True)],
         "end_to_end / step": [a / b for a, b in zip(seconds["step"], seconds["end_to_end"], strict=True)],
+        "resident / end_to_end": [a / b for a, b in zip(seconds["end_to_end"], seconds["resident"], strict=True)],
     }
     report(
         {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distrib.base.cores import cores
 from distrib.base.errors import UserError
 from distrib.config import Config
+from distrib.ranks.environment import ranks_here
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,7 +37,7 @@ def resolve(config: Config, like: str | None = None) -> Config:
     device: str = config.run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_ranks = ranks_here()
     if device == "cuda" and local_ranks > torch.cuda.device_count():
         raise UserError(
             f"the launcher started {local_ranks} ranks on this machine, which has {torch.cuda.device_count()} GPUs: "

@@ -17,7 +17,7 @@ from accelerate.utils import (
 
 from distrib.base.errors import UserError
 from distrib.config import Config
-from distrib.ranks.environment import restarts
+from distrib.ranks.environment import ranks_here, restarts
 from distrib.ranks.machine import use_all_cores
 from distrib.ranks.printing import warn
 
@@ -60,7 +60,7 @@ def meet(config: Config) -> PartialState:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = config.run.device == "cpu"
     if on_cpu:
-        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        use_all_cores(ranks_here())
     timeout = timedelta(seconds=config.run.start_timeout * LATER_THAN_WATCH)
     if restarts() > 0 and ranks > 1:
         _meet_again(on_cpu, timeout)

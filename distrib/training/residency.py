@@ -117,7 +117,8 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
         candidates: Sequence[str] = (asked,)
         why = "as data.resident says"
     elif before is not None:
-        candidates = _IN_TURN[_IN_TURN.index(before) :]
+        on_cpu = run.config.run.device == "cpu"
+        candidates = (before, "never") if on_cpu else _IN_TURN[_IN_TURN.index(before) :]
         why = "as before"
     elif run.config.run.device == "cpu":
         candidates = ("never",)

@@ -1,5 +1,6 @@
 """Images that are decoded once give the batches that decoding them each time gives."""
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from image_files import encoded, exif, rgb_png, rotten, smooth
 from test_decoders import CPU, KINDS, centred, folder_of
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from distrib.base.errors import UserError
 from distrib.config import DataConfig
+from distrib.data import resident
 from distrib.data.decoders import Decoder, make_decoder
 from distrib.data.plan import Plan
 from distrib.data.resident import (
@@ -95,9 +98,9 @@ def test_batches_are_the_same_and_broken_images_are_replaced_alike(tmp_path: Pat
     plan = Plan(np.arange(12), 5, 4, min_zoom=0.6)
     requests = [plan.batch(epoch, step) for epoch in range(2) for step in range(3)]
     reference, residents = decoders_of(table, config(**options), plan)
-    for resident in residents:
+    for made in residents:
         replaced = 0
-        for expected, batch in zip(reference.batches(requests), resident.batches(requests), strict=True):
+        for expected, batch in zip(reference.batches(requests), made.batches(requests), strict=True):
             assert torch.equal(batch.images_BHWC, expected.images_BHWC)
             assert torch.equal(batch.targets_BA, expected.targets_BA)
             assert torch.equal(batch.ids_B, expected.ids_B)
@@ -106,9 +109,42 @@ def test_batches_are_the_same_and_broken_images_are_replaced_alike(tmp_path: Pat
         assert replaced > 0
 
 
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no GPUs")
+@pytest.mark.parametrize("where", ["cuda", "cpu"])
+@pytest.mark.parametrize("min_zoom", [1, 0.6])
+def test_on_a_gpu_batches_are_made_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, min_zoom: float
+) -> None:
+    """By tensors without values, which refuse operations between those of the CPU and those of a GPU."""
+    empty = torch.empty
+    # What a GPU that is not there cannot do, and what fake tensors cannot do in other threads.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **options: empty(*size, **options))
+    monkeypatch.setattr(resident, "map_ahead", outside_of_fakes)
+    table = images_of(tmp_path)
+    requests = [Plan(np.arange(10), 0, 5, min_zoom=min_zoom).batch(0, step) for step in range(2)]
+    pixels = torch.zeros(10, *SIZE, 3, dtype=torch.uint8)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        if where == "cuda":
+            pixels = empty(10, *SIZE, 3, dtype=torch.uint8, device="cuda")
+        images = ResidentImages(pixels, np.arange(10), {})
+        made = ResidentDecoder(images, config(image_size=(36, 36)), table, torch.device("cuda"))
+        for batch in made.batches(requests):
+            assert (batch.images_BHWC.device.type, batch.targets_BA.device.type) == ("cuda", "cuda")
+            assert (tuple(batch.images_BHWC.shape), batch.images_BHWC.dtype) == ((5, 36, 36, 3), torch.uint8)
+
+
+def outside_of_fakes(_pool: Any, work: Callable[..., Any], source: Iterable[Any], _ahead: int) -> Iterator[Any]:
+    """As `map_ahead` does the work: in a thread of its own, where all tensors are real ones."""
+    for each in source:
+        with unset_fake_temporarily():
+            done = work(each)
+        yield done
+
+
 def test_evaluation_stops_at_a_broken_image(tmp_path: Path) -> None:
     table = images_of(tmp_path, rotten=rotten(encoded(smooth(*SIZE))))
     _, residents = decoders_of(table, config(), Plan(np.arange(10), 0, 2))
-    for resident in residents:
+    for made in residents:
         with pytest.raises(UserError, match=r"rotten\.jpg cannot be decoded"):
-            list(resident.batches([centred(3, 10)]))
+            list(made.batches([centred(3, 10)]))

@@ -1,4 +1,4 @@
-"""The cores that a rank takes."""
+"""The cores that a rank takes, and the memory that is left for it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from distrib.base import cores as base_cores
+from distrib.base import control_groups
 from distrib.base.cores import cores, cores_of_rank
+from distrib.base.memory import free_memory
 from distrib.config import DataConfig
 from distrib.data.decoders import threads_of
 from distrib.ranks.machine import use_all_cores
@@ -16,12 +17,12 @@ from distrib.ranks.machine import use_all_cores
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """One thread to begin with, as OMP_NUM_THREADS=1 makes it, and no launcher."""
-    for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", "SLURM_CPUS_ON_NODE"):
+    for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(base_cores, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(control_groups, "_CGROUPS", tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,6 +52,23 @@ def test_a_container_has_the_cores_of_its_quota(tmp_path: Path) -> None:
     assert cores() == 3
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     assert cores() == 1
+
+
+def test_a_container_has_the_memory_of_its_limit_that_is_not_taken(tmp_path: Path) -> None:
+    assert free_memory() > 10**8  # this machine's
+    (tmp_path / "memory.current").write_text("70000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 5000000\nactive_file 1000000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() > 10**8
+    (tmp_path / "memory.max").write_text("90000000\n")
+    assert free_memory() == 26_000_000  # files that are merely cached do not count
+    (tmp_path / "memory.max").write_text("60000000\n")
+    assert free_memory() == 0
+
+
+def test_a_slurm_job_has_the_memory_that_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    assert free_memory() == 100 * 2**20
 
 
 def test_the_ranks_of_a_machine_share_its_cores_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
