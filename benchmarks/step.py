@@ -23,7 +23,7 @@ from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.data.decoders import make_decoder
 from distrib.data.plan import Plan
-from distrib.data.resident import ResidentImages, decode_once, make_resident_decoder, size_of_first
+from distrib.data.resident import ResidentImages, decode_once, make_resident_decoder, sizes_of_some
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.model.weights import make_model
@@ -63,7 +63,7 @@ def endless(plan: Plan, accumulation: int) -> Iterator:
 def decoded(config: Config, table: Table, plan: Plan, device: torch.device) -> ResidentImages:
     """All images of a plan, decoded."""
     rows = np.sort(plan.rows)
-    whole, size = size_of_first(table, rows)
+    whole, size = next(iter(sizes_of_some(table, rows).items()))
     pixels_NHWC = torch.empty(len(rows), *size, 3, dtype=torch.uint8, device=device)
     found = decode_once(config.data, table, device, rows, whole, pixels_NHWC, lambda _: None)
     return ResidentImages(pixels_NHWC, rows, found.broken)

@@ -131,8 +131,8 @@ def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
     resumed = launch(*settings(hub, folder, "--resume", "auto", "--data.resident", "host"))
     assert resumed.returncode == 0, resumed.stderr
     assert "row groups of up to 7" in resumed.stderr
-    assert "images:  decoded once, into the memory of this machine (22." in resumed.stdout
-    assert "which were decoded for each batch: the pixels are the same" in resumed.stderr
+    assert "images:  decoded once, into the memory of the machine (22." in resumed.stdout
+    assert "images were decoded for each batch, and are now decoded once, into the memory" in resumed.stderr
     (event,) = read_events(folder, "resident")
     assert (event["before"], event["now"]) == ("never", "host")
     assert_same_training(undisturbed, folder)
@@ -208,6 +208,8 @@ def test_broken_images_are_replaced_alike_on_any_number_of_ranks(decoder: str, f
         folder = tmp_path / str(ranks)
         more = ["--data.on-error", "skip", "--data.decoder", decoder, "--train.norm-size", 8, "--train.precision", "no"]
         more += ["--optim.lr", 1e-6, "--optim.schedule", "constant"]  # so low that rounding stays rounding
+        # From memory they are replaced alike, too; what DALI resizes would differ there.
+        more += ["--data.resident", "host" if ranks == 2 and decoder == "torch" else "never"]
         done = launch(*settings(root, folder, *more), ranks=ranks)
         assert done.returncode == 0, done.stderr
         events = read_events(folder, "replaced")

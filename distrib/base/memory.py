@@ -1,10 +1,16 @@
 """Memory of this machine: how much of it is left."""
 
 import os
+from pathlib import Path
 
 import psutil
 
 from distrib.base.control_groups import control_groups
+
+# Files of a control group's limit and of what it has taken, and what its statistics put before a count: in the kernel's
+# Documentation/admin-guide, cgroup-v2.rst and cgroup-v1/memory.rst.
+_V2 = ("memory.max", "memory.current", "")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
 
 def free_memory() -> int:
@@ -12,31 +18,30 @@ def free_memory() -> int:
 
     Files that the kernel merely caches do not count as taken.
     """
-    return max(0, min([psutil.virtual_memory().available, *_left_in_groups(), *_left_in_job()]))
+    groups = [(folder, _V2) for folder in control_groups()] + [(folder, _V1) for folder in control_groups("memory")]
+    left = [_left_in_group(folder, *names) for folder, names in groups]
+    available = psutil.virtual_memory().available
+    return max(0, min([available, *(size for size in left if size is not None), *_of_job()]))
 
 
-def _left_in_groups() -> list[int]:
-    """What the control groups of this process may still take.
-
-    Source: `memory.max`, `memory.current` and `memory.stat` in the kernel's Documentation/admin-guide/cgroup-v2.rst.
-    """
-    left = []
-    for group in control_groups():
-        try:
-            limit = (group / "memory.max").read_text(encoding="ascii").strip()
-            if limit == "max":
-                continue
-            current = int((group / "memory.current").read_text(encoding="ascii"))
-            statistics = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        except (OSError, ValueError):
-            continue  # the root has none
-        counts = dict(line.split() for line in statistics)
-        cached = int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
-        left.append(int(limit) - current + cached)
-    return left
+def _left_in_group(folder: Path, limit: str, taken: str, prefix: str) -> int | None:
+    """What a control group may still take; None: it has no limit."""
+    try:
+        most = (folder / limit).read_text(encoding="ascii").strip()
+        if most == "max":
+            return None
+        current = int((folder / taken).read_text(encoding="ascii"))
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return None  # the root has none
+    cached = sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
+    return int(most) - current + cached
 
 
-def _left_in_job() -> list[int]:
+def _of_job() -> list[int]:
     """What a Slurm job was given on this node, where it is no control group that holds it to that."""
-    megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")
-    return [int(megabytes) * 2**20] if megabytes.isdecimal() and int(megabytes) > 0 else []
+    per_node, per_core, cores = (
+        int(value) if (value := os.environ.get(name, "")).isdecimal() else 0
+        for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+    )
+    return [megabytes * 2**20 for megabytes in (per_node, per_core * cores) if megabytes > 0]

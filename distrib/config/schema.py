@@ -81,7 +81,7 @@ class DataConfig(Section):
     resident: Literal["auto", "device", "host", "never"] = "auto"
     """Where the images of training and validation stay, decoded once when the run begins. device: in the memory of each
     GPU; host: in that of the machine, shared by its ranks; never: they are decoded for each batch; auto: the first of
-    these that has room for them, and on a CPU never."""
+    these where they take no more than half of what is free, and on a CPU never."""
     dali: DaliConfig = DaliConfig()
 
     @pydantic.model_validator(mode="after")

@@ -3,6 +3,7 @@
 Legend: N images, B images of a batch, H and W their height and width in pixels.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -21,9 +22,10 @@ from distrib.data.decoders import Decoder, Substitute, TorchDecoder, make_decode
 from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table
-from distrib.data.views import views
+from distrib.data.views import views, views_of
 
-_AT_ONCE = 256  # images that are decoded before it is looked for what is wrong
+_AT_ONCE = 256  # images that are decoded before errors are looked at
+_SAMPLED = 32  # images whose size is looked at before all are decoded
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Found:
 
     Attributes:
         broken: row -> what is wrong with its image.
-        others: row -> height and width of an image that has not those of the first one.
+        others: row -> height and width of an image that differs in them from the first one.
     """
 
     broken: dict[int, str] = field(default_factory=dict)
@@ -55,7 +57,9 @@ class ResidentImages:
 
     def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the images of these rows are."""
-        return np.searchsorted(self.rows, rows)
+        places = np.searchsorted(self.rows, rows)
+        assert np.array_equal(self.rows[places], rows), "not all of these images are in memory"
+        return places
 
     def check(self, row: int) -> None:
         """Raises UserError if a row's image could not be decoded."""
@@ -63,18 +67,20 @@ class ResidentImages:
             raise UserError(self.broken[row])
 
 
-def size_of_first(table: Table, rows: NDArray[np.int64]) -> tuple[int, tuple[int, int]]:
-    """The first row whose image can be decoded, and its height and width.
+def sizes_of_some(table: Table, rows: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
+    """Row -> height and width of some images from all over these rows that can be decoded.
 
     Raises:
-        UserError: if there is none.
+        UserError: if none of them can be.
     """
-    reader = ImageReader(table)
-    for row in rows.tolist():
+    reader, sizes = ImageReader(table), {}
+    for row in rows[:: max(1, len(rows) // _SAMPLED)].tolist():
         with suppress(UserError):
             height, width, _ = reader.decode(row, reader.read(row)).shape
-            return row, (height, width)
-    raise UserError(f"none of {len(rows):,} images can be decoded: check the data set and the disk")
+            sizes[row] = height, width
+    if not sizes:
+        raise UserError("none of the images that were tried can be decoded: check the data set and the disk")
+    return sizes
 
 
 def decode_once(
@@ -101,25 +107,50 @@ def decode_once(
 
     Returns:
         What is wrong with any of them.
+
+    Raises:
+        UserError: if the disk fails.
     """
     size = (into_NHWC.shape[1], into_NHWC.shape[2])
     reader = _OneSize(table, size)
     on = device if config.decoder == "dali" else into_NHWC.device
-    decoder = make_decoder(
-        config.model_copy(update={"image_size": size, "crop": "full"}), table, on, _AT_ONCE, lambda *_: whole, reader
-    )
+    # JPEG hardware takes a share of each batch, and its pixels differ slightly: here they depend on the image alone.
+    dali = config.dali.model_copy(update={"hw_decoder_load": 0.0})
+    whole_images = config.model_copy(update={"image_size": size, "crop": "full", "dali": dali})
+    decoder = make_decoder(whole_images, table, on, _AT_ONCE, lambda *_: whole, reader)
     requests = (
         replace(Request.centred(rows[start : start + _AT_ONCE]), epoch=0) for start in range(0, len(rows), _AT_ONCE)
     )
-    broken, done = {}, 0
+    suspects: set[int] = set()
+    done = 0
     for batch in decoder.batches(requests):
         into_NHWC[done : done + len(batch)] = batch.images_BHWC
-        broken.update({each.row: each.reason for each in batch.replaced if each.row not in reader.others})
+        suspects.update(each.row for each in batch.replaced)
         done += len(batch)
         decoded(len(batch))
         if reader.others:
             break
+    del decoder
+    if config.decoder == "dali":
+        _give_back()
+    broken = {}
+    for row in sorted(suspects.difference(reader.others)):  # once more: a disk may have failed for a moment
+        try:
+            pixels_HWC = reader.decode(row, reader.read(row))
+            into_NHWC[np.searchsorted(rows, row)] = torch.from_numpy(pixels_HWC.copy())
+        except UserError as error:
+            if error.may_pass:
+                raise
+            broken[row] = str(error)
     return Found(broken, reader.others)
+
+
+def _give_back() -> None:
+    """Free what DALI holds: its pipeline and what asks it for images hold each other, and its memory is a pool."""
+    from nvidia.dali import backend
+
+    gc.collect()
+    backend.ReleaseUnusedMemory()  # type: ignore[attr-defined]
 
 
 class _OneSize(ImageReader):
@@ -166,7 +197,8 @@ class _FromMemory(ImageReader):
 
     def decode(self, row: int, data: bytes) -> NDArray[np.uint8]:
         self._images.check(row)
-        pixels_HWC: NDArray[np.uint8] = self._pixels_NHWC[np.searchsorted(self._images.rows, row)]
+        (place,) = self._images.places(np.array([row]))
+        pixels_HWC: NDArray[np.uint8] = self._pixels_NHWC[place]
         return pixels_HWC
 
 
@@ -179,7 +211,7 @@ def make_resident_decoder(
 ) -> Decoder:
     """Delivers batches of images in memory; for its arguments see `make_decoder`.
 
-    A CPU resizes an image after the other, which is faster there.
+    A CPU resizes one image after another, which is faster there.
     """
     if device.type == "cpu":
         return TorchDecoder(config, table, device, substitute, _FromMemory(table, images))
@@ -210,39 +242,39 @@ class ResidentDecoder:
         with closing(map_ahead(self._pool, self._gather, requests, self._config.prefetch)) as gathered:
             for each in gathered:
                 images_NHWC = each.images_NHWC.to(self._device, non_blocking=True)
-                size = self._config.image_size
-                images_BHWC = views(images_NHWC, each.places_B, each.regions_B4, each.flip_B, size)
+                images_BHWC = views(images_NHWC, each.asked_B6, self._config.image_size)
                 targets_BA = each.targets_BA.to(self._device, non_blocking=True)
                 yield Batch(images_BHWC, targets_BA, each.ids_B, each.replaced)
 
     def _gather(self, request: Request) -> "_Gathered":
         on_gpu = self._device.type == "cuda"
         replaced = {}
-        for place, row in enumerate(request.ids.tolist()):
+        for place in np.flatnonzero(np.isin(request.ids, list(self._images.broken))).tolist():
+            row = int(request.ids[place])
             _, instead = use_or_replace(row, request.epoch, self._substitute, self._images.check)
-            if instead is not None:
-                replaced[place] = instead
+            assert instead is not None
+            replaced[place] = instead
         ids = rows_of(request, replaced)
         pixels_NHWC, places = self._images.pixels_NHWC, self._images.places(ids.numpy())
         _, height, width, _ = pixels_NHWC.shape
         if on_gpu and pixels_NHWC.device.type == "cpu":
             batch = torch.empty(len(request), height, width, 3, dtype=torch.uint8, pin_memory=True)
-            pixels_NHWC = torch.index_select(pixels_NHWC, 0, torch.from_numpy(places), out=batch)
-            places = np.arange(len(request))
+            # Without "clip" numpy would make another copy first.
+            np.take(pixels_NHWC.numpy(), places, axis=0, out=batch.numpy(), mode="clip")
+            pixels_NHWC, places = batch, np.arange(len(request))
         heights, widths = np.full(len(request), height), np.full(len(request), width)
         regions = crop_regions(request, heights, widths, self._config.crop)
-        targets = self._targets[ids].float()
-        targets = targets.pin_memory() if on_gpu else targets
-        return _Gathered(pixels_NHWC, places, regions, request.flip, targets, ids, tuple(replaced.values()))
+        asked, targets = views_of(places, regions, request.flip), self._targets[ids].float()
+        if on_gpu:
+            asked, targets = asked.pin_memory(), targets.pin_memory()
+        return _Gathered(pixels_NHWC, asked, targets, ids, tuple(replaced.values()))
 
 
 class _Gathered(NamedTuple):
     """A batch whose images are still whole; for its fields see `views` and `Batch`."""
 
     images_NHWC: torch.Tensor
-    places_B: NDArray[np.int64]
-    regions_B4: NDArray[np.int64]
-    flip_B: NDArray[np.bool_]
+    asked_B6: torch.Tensor
     targets_BA: torch.Tensor
     ids_B: torch.Tensor
     replaced: tuple[Replacement, ...]

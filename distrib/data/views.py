@@ -3,6 +3,9 @@
 Legend: N images in memory, B images of a batch, H and W their height and width, h and w those of the result, C colours.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,45 +14,60 @@ from numpy.typing import NDArray
 _LARGEST_WEIGHT = 2**15 - 0.5
 
 
-def views(
-    images_NHWC: torch.Tensor,
-    places_B: NDArray[np.int64],
-    regions_B4: NDArray[np.int64],
-    flip_B: NDArray[np.bool_],
-    size: tuple[int, int],
-) -> torch.Tensor:
+def views(images_NHWC: torch.Tensor, asked_B6: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Regions of some images, resized and mirrored: what `distrib.data.batch.cut` makes of one image after another.
 
     The pixels are the very same, unless a region is more than four times as long as the result; then few differ, by 1.
 
     Args:
         images_NHWC: uint8.
-        places_B: in 0 … N-1, of the images.
-        regions_B4: top, left, height and width of each in whole pixels, see `distrib.data.batch.crop_regions`.
-        flip_B: whether each is mirrored left to right.
+        asked_B6: of `views_of`, in the host's memory; pinned, where the images are on a GPU.
         size: h and w.
 
     Returns:
         uint8 [B, h, w, 3] on the device of the images.
     """
     height, width = size
-    top, left, region_heights, region_widths = regions_B4.T
-    device = images_NHWC.device
-    places = _on(device, places_B)
-    if (region_heights == height).all() and (region_widths == width).all():
-        columns_Bw = left[:, None] + np.where(flip_B[:, None], np.arange(width)[::-1], np.arange(width))
-        rows_Bh1 = _on(device, top[:, None] + np.arange(height))[:, :, None]
-        return images_NHWC[places[:, None, None], rows_Bh1, _on(device, columns_Bw)[:, None, :]]
-    down_BhH = _filters(_on(device, top), _on(device, region_heights), images_NHWC.shape[1], height)
-    across_BwW = _filters(_on(device, left), _on(device, region_widths), images_NHWC.shape[2], width)
-    across_BwW = torch.where(_on(device, flip_B)[:, None, None], across_BwW.flip(1), across_BwW)
-    chosen_BHWC = images_NHWC.index_select(0, places)
+    resized = (asked_B6.numpy()[:, 3:5] != size).any()
+    place, top, left, region_height, region_width, flip = asked_B6.to(images_NHWC.device, non_blocking=True).T
+    down, across = (torch.arange(side, device=place.device) for side in size)
+    if not resized:
+        rows_Bh = top[:, None] + down
+        columns_Bw = left[:, None] + torch.where(flip[:, None] == 1, across.flip(0), across)
+        return images_NHWC[place[:, None, None], rows_Bh[:, :, None], columns_Bw[:, None, :]]
+    down_BhH = _filters(top, region_height, images_NHWC.shape[1], height)
+    across_BwW = _filters(left, region_width, images_NHWC.shape[2], width)
+    across_BwW = torch.where(flip[:, None, None] == 1, across_BwW.flip(1), across_BwW)
     # Channels between rows and columns: so each product is one of a matrix an image, and no filter is copied.
-    images_BHCW = chosen_BHWC.transpose(2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-    # The reference makes rows narrower first, and rounds to whole grey levels before it goes down the columns.
-    narrow = (images_BHCW.flatten(1, 2) @ across_BwW.transpose(1, 2) + 0.5).floor_()  # [B, H C, w]
-    resized = (down_BhH @ narrow.view(len(places_B), -1, 3 * width) + 0.5).floor_()  # [B, h, C w]
-    return resized.to(torch.uint8).view(-1, height, 3, width).transpose(2, 3).contiguous()
+    chosen_BHCW = images_NHWC.index_select(0, place).transpose(2, 3)
+    images_BHCW = chosen_BHCW.to(torch.float32, memory_format=torch.contiguous_format)
+    with _whole_float32():
+        # The reference makes rows narrower first, and rounds to whole grey levels before it goes down the columns.
+        narrow = (images_BHCW.flatten(1, 2) @ across_BwW.transpose(1, 2)).add_(0.5).floor_()  # [B, H C, w]
+        resized_BhCw = (down_BhH @ narrow.view(len(place), -1, 3 * width)).add_(0.5).floor_().view(-1, height, 3, width)
+    return resized_BhCw.to(torch.uint8).transpose(2, 3).contiguous()
+
+
+def views_of(places_B: NDArray[np.int64], regions_B4: NDArray[np.int64], flip_B: NDArray[np.bool_]) -> torch.Tensor:
+    """What is asked of each image of a batch, as `views` takes it: int64 [B, 6], so that one copy brings it to a GPU.
+
+    Args:
+        places_B: in 0 … N-1, of the images.
+        regions_B4: top, left, height and width of each in whole pixels, see `distrib.data.batch.crop_regions`.
+        flip_B: whether each is mirrored left to right.
+    """
+    return torch.from_numpy(np.column_stack((places_B, regions_B4, flip_B)).astype(np.int64))
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Products of all 24 bits of float32: TF32, which containers and launchers may have switched on, keeps 11."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _filters(starts_B: torch.Tensor, counts_B: torch.Tensor, pixels: int, outputs: int) -> torch.Tensor:
@@ -83,9 +101,3 @@ def _filters(starts_B: torch.Tensor, counts_B: torch.Tensor, pixels: int, output
     places_Bok = (pixel_Bok.long() + starts_B[:, None, None]).clamp_(0, pixels - 1)
     filters = torch.zeros(len(starts_B), outputs, pixels, device=device)
     return filters.scatter_add_(2, places_Bok, whole_Bok.float())
-
-
-def _on(device: torch.device, array: NDArray[np.generic]) -> torch.Tensor:
-    """A small array on a device; the host waits for no GPU."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

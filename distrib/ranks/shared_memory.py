@@ -1,5 +1,6 @@
 """Memory that the ranks of a machine share."""
 
+import fcntl
 import mmap
 import os
 from contextlib import suppress
@@ -16,46 +17,64 @@ from distrib.base.words import data_size
 from distrib.ranks.meeting import on_every_rank
 
 _NAME = "distrib-images"
+# Locked while memory is looked at and reserved: a folder that is a machine's own, and that everybody may open.
+_LOCKED = "/dev/shm"
 
 
-def share_memory(accelerator: Accelerator, size: int) -> NDArray[np.uint8]:
+def share_memory(accelerator: Accelerator, size: int, share: float) -> NDArray[np.uint8]:
     """So many bytes, uint8 [size], the same ones for all ranks of a machine; all ranks call this.
 
     They are reserved at once, so that none is wanting later. They are a file without a name (memfd), which the kernel
     frees together with the last process that has it, however that ends.
 
+    Args:
+        accelerator: of this rank.
+        size: bytes.
+        share: of the memory that is free, at the most.
+
     Raises:
         UserError: on every rank, if a machine does not have them, or its ranks cannot hand them to each other.
     """
-    in_machine = max(0, accelerator.local_process_index)
-    descriptor = on_every_rank(accelerator, _reserve, size) if in_machine == 0 else on_every_rank(accelerator, int, -1)
+    in_machine = accelerator.local_process_index
+    reserved: list[int] = []
     try:
-        path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        on_every_rank(accelerator, _reserve, size if in_machine == 0 else 0, share, reserved)
+        path = Path(f"/proc/{os.getpid()}/fd/{reserved[0]}")
         paths = gather_object([path]) if accelerator.num_processes > 1 else [path]
         return on_every_rank(accelerator, _map, paths[accelerator.process_index - in_machine], size)
     finally:
-        if descriptor >= 0:
+        for descriptor in reserved:
             os.close(descriptor)
 
 
-def _reserve(size: int) -> int:
-    """A file descriptor of so much memory.
+def _reserve(size: int, share: float, reserved: list[int]) -> int:
+    """Reserve so much memory, and add its file descriptor to those that are.
 
     Raises:
-        UserError: if this machine has none.
+        UserError: if this machine has not so much of it.
     """
     if not hasattr(os, "memfd_create"):
-        raise UserError("ranks share memory on Linux alone")
-    # Asked for more than there is, the kernel ends processes until there is.
-    if size > (free := free_memory()):
-        raise UserError(f"{data_size(size)} of memory cannot be reserved, as {data_size(free)} are free")
-    descriptor = os.memfd_create(_NAME)
+        raise UserError("memory is shared on Linux alone")
+    reserved.append(os.memfd_create(_NAME))
+    lock = os.open(_LOCKED, os.O_RDONLY)
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several trainings that start together, each sees what is left for it
+        free = free_memory()
+        # Asked for more than there is, the kernel does not refuse: it ends processes.
+        if size > share * free:
+            raise UserError(exceeds(size, share, free, "in this machine's memory"))
+        if size:
+            os.posix_fallocate(reserved[0], 0, size)
     except OSError as error:
-        os.close(descriptor)
         raise UserError(f"{data_size(size)} of memory cannot be reserved ({error.strerror})") from None
-    return descriptor
+    finally:
+        os.close(lock)
+    return size
+
+
+def exceeds(size: int, share: float, free: int, where: str) -> str:
+    """That something takes more than a share of what is free."""
+    return f"{data_size(size)} are more than {share:.0%} of the {data_size(free)} that are free {where}"
 
 
 def _map(path: Path, size: int) -> NDArray[np.uint8]:

@@ -11,25 +11,24 @@ from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
 from distrib.base.memory import free_memory
-from distrib.base.words import data_size
-from distrib.config import Config, read_yaml
-from distrib.data.resident import ResidentImages, decode_once, size_of_first
+from distrib.base.words import data_size, plural
+from distrib.config import DataConfig, read_yaml
+from distrib.data.resident import ResidentImages, decode_once, sizes_of_some
 from distrib.ranks.environment import ranks_here
 from distrib.ranks.meeting import from_rank_0, on_every_rank
-from distrib.ranks.printing import warn
-from distrib.ranks.shared_memory import share_memory
+from distrib.ranks.printing import say, warn
+from distrib.ranks.shared_memory import exceeds, share_memory
 from distrib.runs.terminal import time_left
 from distrib.training.checkpoint import Checkpoint
 from distrib.training.training_run import TrainingRun
 
-# Of what is free when a run begins: the rest is for activations, checkpoints, other programs.
-SHARE_OF_MACHINE = 0.5
-SHARE_OF_GPU = 0.6
-# What `auto` tries, and what a run does that is resumed where its images do not fit any more.
+# Of the memory that is free when a run begins, of a machine or a GPU: the rest is for activations and other programs.
+SHARE = 0.5
+# What `auto` tries, and a run that is resumed where its images do not fit any more.
 _IN_TURN = ("device", "host", "never")
 _WORDS = {
     "device": "decoded once, into the memory of each GPU",
-    "host": "decoded once, into the memory of this machine",
+    "host": "decoded once, into the memory of the machine",
     "never": "decoded for each batch",
 }
 _NAMED = 100  # broken images that are named at once
@@ -43,25 +42,18 @@ class Residency:
         mode: "device", "host" or "never".
         why: what a person is told.
         before: where a run had them that is resumed with them elsewhere; None: it is new, or has them there still.
+        notes: warnings, a sentence each.
     """
 
     mode: str
     why: str
     before: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
         """What is done, and why."""
         return f"{_WORDS[self.mode]} ({self.why})"
-
-    def notes(self, config: Config) -> list[str]:
-        """What the change means for a run that is resumed, in a sentence; nothing where there is none."""
-        if self.before is None:
-            return []
-        # What is cut out of a whole image is resized by the reference's filter, of which DALI's differs.
-        decoded = "never" in (self.mode, self.before) and config.data.decoder == "dali"
-        pixels = "differ by about 0.15 grey levels from those before" if decoded else "are the same"
-        return [f"images are {_WORDS[self.mode]}, which were {_WORDS[self.before]}: the pixels {pixels}"]
 
 
 @dataclass(frozen=True)
@@ -83,13 +75,17 @@ class Room:
         if mode == "device":
             if self.gpu is None:
                 return "this run is on the CPU"
-            if size > SHARE_OF_GPU * self.gpu:
-                return _exceeds(size, SHARE_OF_GPU, self.gpu, "on a GPU")
+            if size > SHARE * self.gpu:
+                return exceeds(size, SHARE, self.gpu, "on a GPU")
             if not self.shared:
                 return None
-        if size > SHARE_OF_MACHINE * self.machine:
-            return _exceeds(size, SHARE_OF_MACHINE, self.machine, "in this machine's memory")
+        if size > SHARE * self.machine:
+            return exceeds(size, SHARE, self.machine, "in this machine's memory")
         return None
+
+    def free(self, mode: str) -> str:
+        """What is free there, for a person."""
+        return f"{data_size(self.gpu or 0)} on a GPU" if mode == "device" else data_size(self.machine)
 
 
 class CannotHoldError(Exception):
@@ -99,7 +95,7 @@ class CannotHoldError(Exception):
 def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[TrainingRun, Residency]:
     """Decode the images of a run once, if it is to keep them in memory; all ranks call this.
 
-    A run that is resumed has them where it had them, unless it is told otherwise or they do not fit there any more.
+    A run that is resumed has them where it had them, or where it is told to, and elsewhere if they do not fit there.
 
     Args:
         run: whose configuration may say `auto`.
@@ -109,25 +105,23 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
         The run with its images and with what was decided in its configuration, and the decision.
 
     Raises:
-        UserError: if they do not fit where they are asked for, or an image is broken that may not be.
+        UserError: if a new run is to have them where they do not fit, or an image is broken that may not be.
     """
-    asked, before = run.config.data.resident, _before(checkpoint)
-    images = None
-    if asked not in ("auto", before):
-        candidates: Sequence[str] = (asked,)
-        why = "as data.resident says"
-    elif before is not None:
-        on_cpu = run.config.run.device == "cpu"
-        candidates = (before, "never") if on_cpu else _IN_TURN[_IN_TURN.index(before) :]
-        why = "as before"
-    elif run.config.run.device == "cpu":
-        candidates = ("never",)
-        why = "data.resident auto: on a CPU the network takes far longer than decoding"
+    asked, on_cpu = run.config.data.resident, run.config.run.device == "cpu"
+    then = from_rank_0(run.accelerator, _before, checkpoint)
+    before = None if then is None else then.resident
+    wanted = before or asked if asked == "auto" else asked
+    if wanted == "auto" and on_cpu:
+        candidates: Sequence[str] = ("never",)
+        why = "data.resident auto: on a CPU it saves next to nothing"
+    elif wanted == "auto":
+        candidates, why = _IN_TURN, ""
     else:
-        candidates = _IN_TURN
-        why = ""
-    mode = candidates[0]
-    if mode != "never":
+        later = ("never",) if on_cpu else _IN_TURN[_IN_TURN.index(wanted) + 1 :]
+        candidates = (wanted, *(() if checkpoint is None else later))
+        why = "as before" if wanted == before else f"data.resident {asked}"
+    mode, images = "never", None
+    if candidates[0] != "never":
         try:
             mode, why, images = _hold(run, candidates)
         except CannotHoldError as reason:
@@ -135,17 +129,30 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
                 raise UserError(
                     f"data.resident is {asked}, but {reason}: set it to auto, or to never", on_all_ranks=True
                 ) from None
-            mode, why = "never", str(reason)
+            why = str(reason)
     config = run.config.replace("data", resident=mode)
-    return replace(run, config=config, images=images), Residency(mode, why, before if before != mode else None)
+    notes = [] if then is None or then.resident == mode else [_change(then, config.data)]
+    if images is not None and images.broken:
+        notes.append(f"{plural(len(images.broken), 'training image')} cannot be decoded, and others take their place")
+    residency = Residency(mode, why, None if before == mode else before, tuple(notes))
+    return replace(run, config=config, images=images), residency
 
 
-def _before(checkpoint: Checkpoint | None) -> str | None:
-    """Where the run of a checkpoint had its images; None where there is none."""
+def _before(checkpoint: Checkpoint | None) -> DataConfig | None:
+    """How the run of a checkpoint had its images; None where there is none."""
     if checkpoint is None:
         return None
-    resident = read_yaml(checkpoint.folder / "config.yaml").data.resident
-    return "never" if resident == "auto" else resident  # of a version that kept none
+    data = read_yaml(checkpoint.folder / "config.yaml").data
+    # A version that kept no images wrote down nothing.
+    return data.model_copy(update={"resident": "never"}) if data.resident == "auto" else data
+
+
+def _change(then: DataConfig, now: DataConfig) -> str:
+    """What it means for the pixels that images are elsewhere from here on."""
+    # The torch decoder's are the same from wherever it takes them; DALI resizes by itself, unless they are in memory.
+    one, other = ((data.decoder, data.decoder == "dali" and data.resident != "never") for data in (then, now))
+    pixels = "stay the same" if one == other else "differ, by about 0.15 grey levels where an image is resized"
+    return f"images were {_WORDS[then.resident]}, and are now {_WORDS[now.resident]}: their pixels {pixels}"
 
 
 def _hold(run: TrainingRun, candidates: Sequence[str]) -> tuple[str, str, ResidentImages]:
@@ -156,35 +163,56 @@ def _hold(run: TrainingRun, candidates: Sequence[str]) -> tuple[str, str, Reside
         UserError: if an image is broken that may not be.
     """
     rows = np.union1d(run.splits.train, run.splits.valid)
-    whole, (height, width) = from_rank_0(run.accelerator, size_of_first, run.table, rows)
+    sizes = from_rank_0(run.accelerator, sizes_of_some, run.table, rows)
+    (whole, (height, width)), *others = sizes.items()
+    for row, size in others:
+        _refuse_other_size(run, row, size, (height, width))
     shape = (len(rows), height, width, 3)
-    size, room = int(np.prod(shape)), _room(run)
+    total, room = int(np.prod(shape)), _room(run)
     refusals: list[str] = []
     for mode in candidates:
         if mode == "never":
             break
-        refusal = room.refusal(mode, size)
+        refusal = room.refusal(mode, total)
         if refusal is None:
-            why = f"{data_size(size)}" + "".join(f"; {each}" for each in refusals)
-            return mode, why, _decode(run, mode, rows, whole, shape)
+            why = "; ".join([f"{data_size(total)}, of {room.free(mode)} that are free", *refusals])
+            say(f"images:  {len(rows):,} are decoded now, into {data_size(total)} of memory")
+            return mode, why, _decode(run, mode, room.shared, rows, whole, shape)
         refusals.append(refusal)
     raise CannotHoldError("; ".join(refusals))
 
 
+def _refuse_other_size(run: TrainingRun, row: int, size: tuple[int, int], usual: tuple[int, int]) -> None:
+    """Raises CannotHoldError if the image of a row has not the usual height and width."""
+    if size != usual:
+        name, found = run.table.store.name(row), f"{size[0]} pixels high and {size[1]} wide"
+        raise CannotHoldError(f"images differ in size: {name} is {found}, others {usual[0]} and {usual[1]}")
+
+
 def _room(run: TrainingRun) -> Room:
-    """What is free where it is least, the same on every rank."""
-    device, ranks = run.accelerator.device, run.accelerator.num_processes
-    free = (free_memory(), torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0, ranks_here())
-    machine, gpu, here = zip(*(gather_object([free]) if ranks > 1 else [free]), strict=True)
-    return Room(min(machine), min(gpu) if device.type == "cuda" else None, max(here) > 1)
+    """What is free where it is least, the same on every rank.
+
+    Raises:
+        CannotHoldError: if a launcher does not say how many ranks a machine has.
+    """
+    accelerator, device = run.accelerator, run.accelerator.device
+    gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    own = (free_memory(), gpu, ranks_here(), accelerator.local_process_index)
+    machines, gpus, here, local = zip(*(gather_object([own]) if accelerator.num_processes > 1 else [own]), strict=True)
+    if any(not 0 <= place < count for place, count in zip(local, here, strict=True)):
+        raise CannotHoldError("the launcher does not say how many ranks each machine has (LOCAL_WORLD_SIZE)")
+    return Room(min(machines), min(gpus) if device.type == "cuda" else None, max(here) > 1)
 
 
-def _decode(run: TrainingRun, mode: str, rows: NDArray[np.int64], whole: int, shape: tuple[int, ...]) -> ResidentImages:
+def _decode(
+    run: TrainingRun, mode: str, shared: bool, rows: NDArray[np.int64], whole: int, shape: tuple[int, ...]
+) -> ResidentImages:
     """The images, each decoded by one of this machine's ranks.
 
     Args:
         run: that they are for.
         mode: "device" or "host".
+        shared: whether several ranks of a machine decode together.
         rows: int64 [N], of the table.
         whole: a row whose image is whole.
         shape: N, height, width, 3.
@@ -193,15 +221,16 @@ def _decode(run: TrainingRun, mode: str, rows: NDArray[np.int64], whole: int, sh
         CannotHoldError: if an image has another size, or memory cannot be shared.
         UserError: if an image is broken that may not be.
     """
-    accelerator, here = run.accelerator, ranks_here()
-    if mode == "device" and here == 1:
-        pixels_NHWC = torch.empty(shape, dtype=torch.uint8, device=accelerator.device)
+    accelerator = run.accelerator
+    on_device = torch.empty(shape, dtype=torch.uint8, device=accelerator.device) if mode == "device" else None
+    if on_device is not None and not shared:
+        pixels_NHWC = on_device
     else:
         try:
-            pixels_NHWC = torch.from_numpy(share_memory(accelerator, int(np.prod(shape)))).view(shape)
+            pixels_NHWC = torch.from_numpy(share_memory(accelerator, int(np.prod(shape)), SHARE)).view(shape)
         except UserError as error:
             raise CannotHoldError(str(error)) from None
-    mine = np.array_split(np.arange(len(rows)), here)[max(0, accelerator.local_process_index)]
+    mine = np.array_split(np.arange(len(rows)), ranks_here())[accelerator.local_process_index]
     progress = time_left("decoding", len(mine)) if accelerator.is_main_process else nullcontext(lambda _: None)
     with progress as decoded:
         found = on_every_rank(
@@ -210,12 +239,13 @@ def _decode(run: TrainingRun, mode: str, rows: NDArray[np.int64], whole: int, sh
         )  # fmt: skip
     everywhere = gather_object([found]) if accelerator.num_processes > 1 else [found]
     for each in everywhere:
-        for row, (height, width) in each.others.items():
-            size, others = f"{height} pixels high and {width} wide", f"{shape[1]} and {shape[2]}"
-            raise CannotHoldError(f"images differ in size: {run.table.store.name(row)} is {size}, others {others}")
+        for row, size in each.others.items():
+            _refuse_other_size(run, row, size, (shape[1], shape[2]))
     broken = {row: reason for each in everywhere for row, reason in each.broken.items()}
     _refuse_broken(run, broken)
-    return ResidentImages(pixels_NHWC.to(accelerator.device if mode == "device" else "cpu"), rows, broken)
+    if on_device is not None and pixels_NHWC is not on_device:
+        pixels_NHWC = on_device.copy_(pixels_NHWC)
+    return ResidentImages(pixels_NHWC, rows, broken)
 
 
 def _refuse_broken(run: TrainingRun, broken: dict[int, str]) -> None:
@@ -234,7 +264,3 @@ def _refuse_broken(run: TrainingRun, broken: dict[int, str]) -> None:
             f"{len(reasons):,} images of {run.config.data.root} cannot be decoded; {named} are named above",
             on_all_ranks=True,
         )
-
-
-def _exceeds(size: int, share: float, free: int, where: str) -> str:
-    return f"{data_size(size)} are more than {share:.0%} of the {data_size(free)} that are free {where}"

@@ -1,7 +1,7 @@
 """A training from its preparation to its end: what surrounds the loop."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -69,11 +69,12 @@ def run_training(
             if from_rank_0(accelerator, is_done, run, outcome):
                 accelerator.end_training()
                 return 0
-        if outcome is None:
-            run, residency = hold_images(run, checkpoint)
-            config = run.config
         grouping = from_rank_0(accelerator, group_batch, config, accelerator.num_processes, checkpoint)
         net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
+        if outcome is None:
+            with written_down(run):
+                run, residency = hold_images(run, checkpoint)
+            config = run.config
         # One rank alone looks for the file, so that what is written down as the reason is the file.
         with requests.deferred(folder.preempt if accelerator.is_main_process else None):
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
@@ -125,16 +126,24 @@ def watched(
 
     limits = run.config.run
     try:
-        with Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
+        with written_down(run), Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
             return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch)
     except RankLost as lost:
         with suppress(UserError):  # the disk may be full
             give_up(str(lost))
         raise
+
+
+@contextmanager
+def written_down(run: TrainingRun) -> Iterator[None]:
+    """Write what the user has to mend into the run's events, where a job sees it that would start again otherwise."""
+    try:
+        yield
     except UserError as error:
         # A rank's own error is its own to write down. Of what may pass a job is started again, as after a crash.
         if not error.may_pass and (run.accelerator.is_main_process or not error.on_all_ranks):
             with suppress(UserError):
+                run.folder.make()
                 run.folder.event("error", reason=str(error))
         raise
 

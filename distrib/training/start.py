@@ -200,7 +200,7 @@ def introduce(
 ) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
-    notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes(config)]
+    notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes]
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
     machine = describe_machine(accelerator)

@@ -1,5 +1,6 @@
 """Images that are decoded once give the batches that decoding them each time gives."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from distrib.base.errors import UserError
 from distrib.config import DataConfig
-from distrib.data import resident
+from distrib.data import reader, resident
 from distrib.data.decoders import Decoder, make_decoder
 from distrib.data.plan import Plan
 from distrib.data.resident import (
@@ -22,7 +23,7 @@ from distrib.data.resident import (
     ResidentImages,
     decode_once,
     make_resident_decoder,
-    size_of_first,
+    sizes_of_some,
 )
 from distrib.data.table import Table
 
@@ -50,11 +51,38 @@ def decoded(table: Table, kind: str = "torch") -> tuple[ResidentImages, Found, l
     return ResidentImages(pixels, rows, found.broken), found, told
 
 
-def test_the_size_is_that_of_the_first_image_that_is_whole(tmp_path: Path) -> None:
+def test_sizes_are_those_of_images_that_are_whole(tmp_path: Path) -> None:
     table = folder_of(tmp_path, {"a.jpg": b"text", "b.jpg": encoded(smooth(36, 40), exif=exif(6))})
-    assert size_of_first(table, np.arange(2)) == (1, SIZE)
-    with pytest.raises(UserError, match="none of 1 images can be decoded"):
-        size_of_first(table, np.array([0]))
+    assert sizes_of_some(table, np.arange(2)) == {1: SIZE}
+    with pytest.raises(UserError, match="none of the images that were tried can be decoded"):
+        sizes_of_some(table, np.array([0]))
+
+
+def test_what_a_disk_does_not_give_for_a_moment_is_not_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_PAUSES", ())
+    table = images_of(tmp_path)
+    expected, _, _ = decoded(table)
+    failures = [3]
+    whole = table.store.read
+
+    def read(row: int) -> bytes:
+        if row == 3 and failures:
+            failures.clear()
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(row)
+
+    monkeypatch.setattr(table.store, "read", read)
+    images, found, _ = decoded(table)
+    assert not found.broken
+    assert torch.equal(images.pixels_NHWC, expected.pixels_NHWC)
+    monkeypatch.setattr(table.store, "read", lambda row: whole(row) if row != 3 else fail())
+    with pytest.raises(UserError) as raised:
+        decoded(table)
+    assert raised.value.may_pass
+
+
+def fail() -> bytes:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,10 @@ from distrib.ranks.machine import use_all_cores
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """One thread to begin with, as OMP_NUM_THREADS=1 makes it, and no launcher."""
-    for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE"):
+    for name in (
+        "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE",
+        "SLURM_MEM_PER_CPU",
+    ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
@@ -66,9 +69,21 @@ def test_a_container_has_the_memory_of_its_limit_that_is_not_taken(tmp_path: Pat
     assert free_memory() == 0
 
 
+def test_so_has_one_of_the_first_version(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("90000000\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("70000000\n")
+    (tmp_path / "memory/memory.stat").write_text("total_active_file 6\n")
+    assert free_memory() == 20_000_006
+
+
 def test_a_slurm_job_has_the_memory_that_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
     assert free_memory() == 100 * 2**20
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "30")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert free_memory() == 60 * 2**20
 
 
 def test_the_ranks_of_a_machine_share_its_cores_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from forked_ranks import on_ranks
 
 from distrib.base.errors import UserError
+from distrib.base.memory import free_memory
 from distrib.config import Config
 from distrib.ranks.machine import resolve
 from distrib.ranks.meeting import start_ranks
@@ -26,18 +27,22 @@ def met() -> Accelerator:
     return start_ranks(resolve(Config().replace("run", device="cpu").replace("train", precision="no")))
 
 
+def memory_of_images() -> str:
+    """The device and the inode of the memory that this process shares."""
+    (line,) = re.findall(r".*/memfd:distrib-images.*", Path("/proc/self/maps").read_text())
+    return " ".join(line.split()[3:5])
+
+
 def write_own_half() -> tuple[int, str]:
     """What the shared bytes add up to once each of two ranks has written to them, and what memory they are in."""
     accelerator = met()
-    shared = share_memory(accelerator, SIZE)
+    shared = share_memory(accelerator, SIZE, 0.5)
     assert shared.shape == (SIZE,)
     shared[accelerator.process_index :: 2] = 1 + accelerator.process_index
     accelerator.wait_for_everyone()
-    maps = Path("/proc/self/maps").read_text()
-    (line,) = re.findall(r".*/memfd:distrib-images.*", maps)
     total = int(shared.sum())
     accelerator.wait_for_everyone()
-    return total, line.split()[3] + line.split()[4]
+    return total, memory_of_images()
 
 
 def test_two_ranks_see_the_same_bytes() -> None:
@@ -48,10 +53,10 @@ def test_two_ranks_see_the_same_bytes() -> None:
 
 def wait_for_the_end(ready: str) -> None:
     accelerator = met()
-    shared = share_memory(accelerator, SIZE)
+    shared = share_memory(accelerator, SIZE, 0.5)
     shared[:] = 1
     accelerator.wait_for_everyone()
-    Path(f"{ready}{accelerator.process_index}").write_text(str(os.getpid()))
+    Path(f"{ready}{accelerator.process_index}").write_text(f"{os.getpid()} {memory_of_images()}\n")
     time.sleep(100)
 
 
@@ -68,27 +73,39 @@ def test_nothing_outlives_ranks_that_are_killed(tmp_path: Path) -> None:
     thread.start()
     files = [tmp_path / "rank-0", tmp_path / "rank-1"]
     deadline = time.monotonic() + 60
-    while not all(file.exists() and file.read_text() for file in files) and time.monotonic() < deadline:
+    while not all(file.exists() and file.read_text().endswith("\n") for file in files) and time.monotonic() < deadline:
         time.sleep(0.05)
-    pids = [int(file.read_text()) for file in files]
+    (pids, memory) = zip(*(file.read_text().strip().split(" ", 1) for file in files), strict=True)
+    assert memory[0] == memory[1]
+    assert [pid for pid in pids if memory[0] in mapped(pid)] == list(pids)
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(int(pid), signal.SIGKILL)
     thread.join(60)
     assert failure  # neither has come to its end
-    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=30)
-    left = [maps for maps in Path("/proc").glob("[0-9]*/maps") if "memfd:distrib-images" in _read(maps)]
-    assert not left
+    psutil.wait_procs([psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))], timeout=30)
+    assert not [folder for folder in Path("/proc").glob("[0-9]*") if memory[0] in mapped(folder.name)]
 
 
-def _read(file: Path) -> str:
+def mapped(pid: str) -> set[str]:
+    """The devices and inodes of the shared memory that a process has."""
     try:
-        return file.read_text()
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     except OSError:
-        return ""
+        return set()
+    return {" ".join(line.split()[3:5]) for line in lines if "/memfd:distrib-images" in line}
 
 
 def test_more_than_there_is_is_refused_at_once() -> None:
     accelerator = met()
-    with pytest.raises(UserError, match=r"GB of memory cannot be reserved, as .* are free"):
-        share_memory(accelerator, 2**62)
-    assert np.array_equal(share_memory(accelerator, 7), np.zeros(7))
+    for size, share in ((2**62, 0.5), (free_memory() // 2, 0.4)):
+        with pytest.raises(UserError, match=rf"are more than {share:.0%} of the .* GB that are free in this machine"):
+            share_memory(accelerator, size, share)
+    assert not [each for each in Path("/proc/self/fd").iterdir() if "memfd:distrib" in target(each)]
+    assert np.array_equal(share_memory(accelerator, 7, 0.5), np.zeros(7))
+
+
+def target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
