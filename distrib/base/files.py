@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distrib.base.errors import UserError, afterwards
+from distrib.base.errors import UserError, afterwards, first_line
 from distrib.base.paths import fitting_name, staged_beside
 
 if TYPE_CHECKING:
@@ -130,10 +130,9 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         with suppress(OSError):
             recover_folder(target)
-        reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{target} cannot be written ({reason}): check the free space and permissions of {target.parent}, then "
-            "resume with --resume auto"
+            f"{target} cannot be written ({first_line(error)}): check the free space and permissions of "
+            f"{target.parent}, then resume with --resume auto"
         ) from None
     shutil.rmtree(old, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.config.section import SWITCHES, Switch
 
 # Keys in one group of a YAML file: by merges of merges (`<<`) a few lines would else fill the memory.
@@ -54,8 +54,7 @@ def _load(file: Path, option: str, expected: str, read: Callable[[str], Any]) ->
         raise UserError(f"{option}{file}{where} is not valid YAML: {problem}") from None
     except (ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         # PyYAML builds numbers, dates and nested lists without a look at what they hold.
-        problem = str(error).partition("\n")[0]
-        raise UserError(f"{option}{file} holds a value that YAML cannot read: {problem}") from None
+        raise UserError(f"{option}{file} holds a value that YAML cannot read: {first_line(error)}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.base.words import few
 from distrib.data.annotations import EXPECTED_VALUE, SPLIT_NUMBERS, Annotations, Flaw
 from distrib.data.image_files import is_kept
@@ -215,7 +215,7 @@ def _schema(file: Path) -> "pyarrow.Schema":
             raise
         with file.open("rb") as opened:
             is_pointer = opened.read(20).startswith(b"version https://git")
-        reason, remedy = _first_line(error), "fetch it again"
+        reason, remedy = first_line(error), "fetch it again"
         if is_pointer:
             reason, remedy = "it is a Git LFS pointer", "fetch the file itself with `git lfs pull`"
         raise UserError(f"{file} is not a whole Parquet file ({reason}): {remedy}") from None
@@ -285,7 +285,7 @@ def _read_columns(file: Path, image: str, first: Path) -> "pyarrow.Table":
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise UserError(f"{file} cannot be read ({_first_line(error)}): fetch it again") from None
+        raise UserError(f"{file} cannot be read ({first_line(error)}): fetch it again") from None
 
 
 def _names(
@@ -379,7 +379,3 @@ def _identity(table: "pyarrow.Table", store: ParquetStore) -> NDArray[np.int64] 
         raise UserError(f"{store.name(row)} has no {column}: fill it in, or leave out the column")
     _, number = np.unique(values.to_numpy(), return_inverse=True)
     return number.astype(np.int64)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from distrib.base.errors import UserError, printable
+from distrib.base.errors import UserError, first_line
 from distrib.base.streams import standard_streams
 from distrib.base.words import nearest
 from distrib.config import Config, load_config
@@ -304,7 +304,7 @@ def start(launch: Launch, arguments: Sequence[str], requests: StopRequests) -> i
     except SignalException as error:
         return 128 + int(error.sigval)
     except (OSError, ValueError, RuntimeError, RendezvousError) as error:  # ports, addresses, machines that stay away
-        said = printable(str(error).strip().partition("\n")[0].partition(". ")[0])[:300]
+        said = first_line(error).partition(". ")[0]
         where = "this machine" if launch.machines == 1 else f"machine {launch.machine} of {launch.machines}"
         remedy = "see that a port of localhost can be opened"
         if launch.machines > 1:

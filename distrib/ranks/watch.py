@@ -20,7 +20,7 @@ from typing import Any, Self
 import torch
 from accelerate import Accelerator
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.ranks.ending import RankLost, lost_a_rank
 from distrib.ranks.meeting import own_store, set_timeout
 
@@ -80,7 +80,7 @@ class Watch:
         """End the watch; an error that says that a rank has gone becomes a `RankLost` with its name."""
         sentence = None
         if self._ranks > 1 and isinstance(error, RuntimeError) and lost_a_rank(error):
-            sentence = self._who_is_silent(str(error).partition("\n")[0])
+            sentence = self._who_is_silent(first_line(error))
         self._over.set()
         if self._thread.is_alive():
             # A thread that is in a call of the store while the interpreter ends would abort the process.

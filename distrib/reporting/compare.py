@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.config import SCORES
 from distrib.reporting.page import compose, curve_charts, render, score_name, write_page
 from distrib.runs.metrics import read_metrics
@@ -168,8 +168,7 @@ def _read_config(file: Path) -> dict[str, str]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = str(error).partition("\n")[0]
-        raise UserError(f"{file} cannot be read ({problem}): restore it, or leave the run out") from None
+        raise UserError(f"{file} cannot be read ({first_line(error)}): restore it, or leave the run out") from None
     if not isinstance(tree, dict):
         raise UserError(f"{file} is not a configuration: restore it, or leave the run out")
     return dict(_flat(tree, ""))

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import yaml
 
-from distrib.base.errors import UserError, afterwards
+from distrib.base.errors import UserError, afterwards, first_line
 from distrib.studies.definition import Study, to_yaml
 
 # What may be another when a study is resumed: how much is to be done, and on what; not what it is of.
@@ -114,8 +114,9 @@ class StudyFolder:
             texts = (self.definition.read_text(encoding="utf-8"), to_yaml(study))
             before, now = (dict(_flat(yaml.safe_load(text), "")) for text in texts)
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-            problem = str(error).partition("\n")[0]
-            raise UserError(f"{self.definition} cannot be read ({problem}): choose another --folder") from None
+            raise UserError(
+                f"{self.definition} cannot be read ({first_line(error)}): choose another --folder"
+            ) from None
         if "config.train.norm_size" not in before:  # of an earlier version, whose default accumulation was 1
             before["config.train.norm_size"] = "auto"
             for each in (before, now):

@@ -18,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distrib.base.cores import cores
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.base.streams import standard_streams
 from distrib.base.words import plural
 from distrib.config import parse
@@ -205,9 +205,8 @@ def failures(study: Study, folder: Path) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
-        problem = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"storage {study.fields.storage} fails ({problem}): check it; the same command resumes the study"
+            f"storage {study.fields.storage} fails ({first_line(error)}): check it; the same command resumes the study"
         ) from None
     except OSError as error:
         raise UserError(

@@ -9,7 +9,7 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.base.words import nearest
 from distrib.studies.methods import PRUNERS, REDUCTION, SAMPLERS, Method, rung_step
 
@@ -75,5 +75,4 @@ def _make(kind: str, maker: Any, name: str, options: Mapping[str, Any]) -> Any:
     try:
         return maker(**options)
     except (ImportError, ValueError, TypeError) as error:
-        problem = str(error).strip().partition("\n")[0]
-        raise UserError(f"{kind} {name} refuses its options {dict(options)}: {problem}") from None
+        raise UserError(f"{kind} {name} refuses its options {dict(options)}: {first_line(error)}") from None

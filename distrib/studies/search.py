@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.runs.folder import RunFolder
 from distrib.studies.definition import Study
 from distrib.studies.journal import open_journal
@@ -53,8 +53,9 @@ def open_storage(url: str) -> BaseStorage:
     except ModuleNotFoundError as error:
         raise UserError(f"storage {url} needs {error.name}: pip install '.[postgres]' for PostgreSQL") from None
     except Exception as error:  # SQLAlchemy, its drivers and the file system each have their own
-        problem = str(error).strip().partition("\n")[0]
-        raise UserError(f"storage {url} cannot be opened ({problem}): check it, or say storage: journal") from None
+        raise UserError(
+            f"storage {url} cannot be opened ({first_line(error)}): check it, or say storage: journal"
+        ) from None
 
 
 def open_study(study: Study, folder: Path) -> optuna.Study:
@@ -85,9 +86,9 @@ def rehearse(study: Study) -> None:
             study.suggest(trial)
             trial_run.tell(trial, [float(number)] * len(study.objectives))
         except Exception as error:  # samplers, and the packages they need, each have their own
-            problem = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"sampler {method.name} cannot handle this study ({problem}): change its options, or choose another"
+                f"sampler {method.name} cannot handle this study ({first_line(error)}): change its options, or choose "
+                f"another"
             ) from None
 
 

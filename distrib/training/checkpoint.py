@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from pydantic import Field, TypeAdapter
 
-from distrib.base.errors import UserError, printable
+from distrib.base.errors import UserError, first_line, printable
 from distrib.base.files import replace_folder, save_weights
 from distrib.config import Config, read_yaml
 
@@ -406,7 +406,7 @@ def _save_trainer(trainer: dict[str, Any], file: Path) -> None:
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except RuntimeError as error:
-        raise OSError(str(error).partition("\n")[0]) from None
+        raise OSError(first_line(error)) from None
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -433,7 +433,7 @@ def _unreadable(path: Path, error: OSError | MemoryError) -> UserError:
 def _first_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to read it all the same
         return "trainer.pt has more in it than tensors and plain values"
-    return str(error).partition("\n")[0][:200] or type(error).__name__
+    return first_line(error)
 
 
 def _sha256(path: Path) -> str:
