@@ -8,8 +8,9 @@ import posixpath
 import re
 import shlex
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +92,9 @@ def locate(
         folder, there = tree.root, set(tree.files)
     files: Sequence[str | None]
     if folder is None:
-        folder, files, there = _look_further(names, folders, tree, needed)
+        tree, start, files, there = _look_further(names, folders, tree, needed)
+        folder = Path(f"{tree.root}/{start}")
+        archive = None if tree.root == root else (tree.root, start)
     elif there.issuperset(names):
         files = names
     else:
@@ -273,19 +276,27 @@ def _first_listing(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path 
 
 def _first_archive(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, str, Tree] | None:
     """The first archive in place of one of the folders that holds any of these images; what their entries begin with,
-    and all that do."""
+    and all that do. Not one that holds them in several folders."""
     wanted = set(names)
-    for archive in (folder.with_name(f"{folder.name}.zip") for folder in folders if folder.name):
-        try:
-            inside = entries(archive)
-        except OSError:
-            continue  # not there, or not whole, which is said where there is nothing else
-        starts = {start for entry in inside for start in _starts(entry) if entry[len(start) :] in wanted}
-        if starts:
-            start = min(starts, key=lambda each: (each.count("/"), each))
+    for archive, inside in _archives(folders):
+        found: set[str] = set()
+        number: Counter[str] = Counter()
+        for entry in inside:
+            starts = [start for start in _starts(entry) if entry[len(start) :] in wanted]
+            number.update(starts)
+            found.update(entry[len(start) :] for start in starts)
+        if number and max(number.values()) == len(found):
+            start = min(number, key=lambda each: (-number[each], each.count("/"), each))
             below = [entry[len(start) :] for entry in inside if entry.startswith(start)]
             return archive, start, Tree(Path(f"{archive}/{start}"), below)
     return None
+
+
+def _archives(folders: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """The archives in place of these folders, and what is in each."""
+    for archive in (folder.with_name(f"{folder.name}.zip") for folder in folders if folder.name):
+        with suppress(OSError):  # not there, or not whole, which is said where there is nothing else
+            yield archive, entries(archive)
 
 
 def _starts(entry: str) -> Iterator[str]:
@@ -312,8 +323,30 @@ def _list_files(folder: Path, parents: set[str]) -> set[str]:
 
 def _look_further(
     names: Sequence[str], folders: Sequence[Path], tree: Tree, needed: Collection[str] | None
-) -> tuple[Path, Sequence[str | None], set[str]]:
-    """Folder and files of images of which none has its name in any of the folders, and what lies beside them."""
+) -> tuple[Tree, str, Sequence[str | None], set[str]]:
+    """Files of images of which none has its name in any of the folders: below the root, or else in an archive in place
+    of one of the folders. Their tree, what their names begin with in it, the rest of them, and what lies beside them.
+    """
+    archives = ((Tree(archive, inside), [archive]) for archive, inside in _archives(folders))
+    for place, around in ((tree, folders), *archives):
+        best = _best_reading(names, around, place)
+        if best is None:
+            continue
+        found = _match(names, [None] * len(names), best, place.root, around, needed)
+        parents = {file[: file.rfind("/") + 1] for file in found if file}
+        shared = os.path.commonprefix(list(parents))  # noqa: RUF071 - an entry of an archive may begin with ./ or /
+        start = shared[: shared.rfind("/") + 1]
+        there = {file[len(start) :] for file in place.files if file[: file.rfind("/") + 1] in parents}
+        return place, start, [file and file[len(start) :] for file in found], there
+    clause, remedy = _hanging(folders) or _nearest(names[0], set(), tree.root, tree)
+    raise UserError(
+        f"none of the {len(names)} images in the table ({few(names)}) is in {folders[0]}, or elsewhere in "
+        f"{tree.root}{clause}: {remedy or f'put the images into {folders[0]}'}"
+    )
+
+
+def _best_reading(names: Sequence[str], folders: Sequence[Path], tree: Tree) -> Callable[[str], list[str]] | None:
+    """What finds most of the images in a tree."""
 
     def below(folder: str) -> Callable[[str], list[str]]:
         return lambda name: tree.spelt(f"{folder}/{name}")
@@ -328,19 +361,7 @@ def _look_further(
         *map(without, range(len(common.split("/")) + 1 if common else 1)),
     ]
     some = _some(names)
-    best = _best(readings, some) or (None if len(some) == len(names) else _best(readings, names))
-    if best is None:
-        clause, remedy = _hanging(folders) or _nearest(names[0], set(), tree.root, tree)
-        raise UserError(
-            f"none of the {len(names)} images in the table ({few(names)}) is in {folders[0]}, or elsewhere in "
-            f"{tree.root}{clause}: {remedy or f'put the images into {folders[0]}'}"
-        )
-    found = _match(names, [None] * len(names), best, tree.root, folders, needed)
-    parents = {file.rpartition("/")[0] for file in found if file}
-    shared = posixpath.commonpath(parents) if all(parents) else ""
-    cut = len(shared) + 1 if shared else 0
-    there = {file[cut:] for file in tree.files if file.rpartition("/")[0] in parents}
-    return tree.root / shared, [file and file[cut:] for file in found], there
+    return _best(readings, some) or (None if len(some) == len(names) else _best(readings, names))
 
 
 def _best(readings: Sequence[Callable[[str], list[str]]], names: Sequence[str]) -> Callable[[str], list[str]] | None:

@@ -97,6 +97,40 @@ def test_the_only_file_that_can_be_meant_is_taken(tmp_path: Path, names: list[st
     assert digest(table, splits[0].train, splits[0].valid) == digest(straight, splits[1].train, splits[1].valid)
 
 
+@pytest.mark.parametrize(
+    ("names", "entries"),
+    [
+        pytest.param(JPG, [f"{row}.JPG" for row in range(4)], id="case of the ending"),
+        pytest.param(JPG, [f"images/{row}.png" for row in range(4)], id="another format, in a folder"),
+        pytest.param(JPG, ["images/0.JPG", "images/1.jpeg", "images/2.png", "images/3.Jpg"], id="a mixture"),
+        pytest.param(JPG, [f"./my/{part}/{n}" for part, n in zip(PARTS, JPG, strict=True)], id="folders by split"),
+        pytest.param([f"my/images/{name}" for name in JPG], [f"/{row}.jpeg" for row in range(4)], id="from further up"),
+    ],
+)
+def test_the_only_entry_of_an_archive_that_can_be_meant_is_taken(
+    tmp_path: Path, names: list[str], entries: list[str]
+) -> None:
+    root = own(tmp_path / "mine", names, [])
+    with zipfile.ZipFile(root / "images.zip", "w") as archive:
+        for row, name in enumerate([*entries, "__MACOSX/0.jpg"]):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = name
+            archive.writestr(entry, str(row))
+    table = read_table(root)
+    assert holds(table) == ["0", "1", "2", "3"]
+    assert table.names == names
+    (note,) = table.notes
+    check_sentence(note, root / "images.zip", "the only file that can be meant was taken")
+
+
+def test_two_entries_of_an_archive_for_one_name_are_refused(tmp_path: Path) -> None:
+    root = own(tmp_path / "mine", JPG, [])
+    with zipfile.ZipFile(root / "images.zip", "w") as archive:
+        for name in ("0.png", "0.jpeg", "1.png", "2.png", "3.png"):
+            archive.writestr(name, "0")
+    check_sentence(refusal(lambda: read_table(root), "0.jpg in the table may be 0.png or 0.jpeg in", "images.zip"))
+
+
 @pytest.mark.parametrize("folder", ["img_align_celeba_png", "Img/img_align_celeba_png", "img_align_celeba"])
 def test_png_version_of_celeba(tmp_path: Path, folder: str) -> None:
     root = celeba(tmp_path, [f"{folder}/{row:06}.png" for row in range(4)])
