@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 
 from distrib.base.errors import UserError, first_line
 from distrib.base.words import few
-from distrib.data.annotations import EXPECTED_VALUE, SPLIT_NUMBERS, Annotations, Flaw
-from distrib.data.image_files import is_kept
+from distrib.data.annotations import Annotations
+from distrib.data.columns import IDENTITY, read_identity, read_labels, stacked
+from distrib.data.file_sets import by_split, find_files, not_whole, refuse_several, splits_of_rows
 from distrib.data.store import PerProcess
 
 if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-# Columns that say whose image it is.
-_IDENTITY = ("celeb_id", "identity", "group")
 _PART = re.compile(r"(.*)-\d+-of-(\d+)(-[0-9a-f]+)?")  # the Hub's name for one file of several, without its ending
 _CACHED = 64 * 2**20  # bytes of row groups kept: threads that decode in the order of the files are in neighbouring ones
 _LARGE = 4  # images in a row group from which it matters that one image costs reading all of them
@@ -39,16 +38,8 @@ def find_parquet(root: Path) -> list[Path]:
     Raises:
         UserError: if they are of several data sets, or one cannot be read.
     """
-    # Such as data/, default/train/ or img_align+identity+attr/.
-    found = sorted(file for depth in ("", "*/", "*/*/") for file in root.glob(f"{depth}*.parquet"))
-    files = [file for file in found if file.is_file() and is_kept(file.name)]
-    files = [file for file in files if _image_column(_schema(file)) is not None]
-    folders = sorted({str(file.parent.parent if _split_of_folder(file, root) else file.parent) for file in files})
-    if len(folders) > 1:
-        raise UserError(
-            f"data.root {root} holds Parquet files of several data sets, in {few(folders)}: set data.root to one of "
-            f"these folders"
-        )
+    files = [file for file in find_files(root, "parquet") if _image_column(_schema(file)) is not None]
+    refuse_several(root, files, "Parquet")
     return files
 
 
@@ -72,36 +63,36 @@ def read_parquet(
     import pyarrow
 
     notes = _check_parts(root, files, missing)
-    splits = {file: _split_in(file.stem) or _split_of_folder(file, root) for file in files}
-    unsplit = [str(file) for file, split in splits.items() if split is None]
-    if unsplit and len(unsplit) < len(files):
-        raise UserError(
-            f"the name of {few(unsplit)} says no split, as those of other files in {root} do: begin it with train, "
-            f"validation or test, or move what is not to be used elsewhere"
-        )
-    number = {file: SPLIT_NUMBERS[split] if split else -1 for file, split in splits.items()}
-    files = sorted(files, key=lambda file: (number[file], file))  # the order of CelebA's own table
+    splits = by_split(root, files)
+    files = list(splits)
     image = _image_column(_schema(files[0]))
     assert image is not None
-    if not set(_columns(_schema(files[0]), image)).difference(_IDENTITY, [f"{image}.path"]):
+    if not set(_columns(_schema(files[0]), image)).difference(IDENTITY, [f"{image}.path"]):
         raise UserError(f"the Parquet files in {root} have no column of labels: add one of 1 and 0 for each attribute")
     parts = [_read_columns(file, image, files[0]) for file in files]
     sizes = [len(part) for part in parts]
     table = pyarrow.concat_tables(parts).combine_chunks()
     if not len(table):
         raise UserError(f"the Parquet files in {root} have no rows: get the data set again")
-    names, more = _names(root, table, image, [splits[file] or "row" for file in files], sizes)
+    names, more = _names(root, table, image, [split or "row" for split in splits.values()], sizes)
     store = ParquetStore(files, image, names)
-    targets, flaws, others = _attributes(root, table, image, store)
+    # The field of a struct column has its own name after that of the column.
+    labels = [
+        (column, column.rpartition(".")[2], values)
+        for column, values in zip(table.column_names, table.columns, strict=True)
+        if column not in (*IDENTITY, f"{image}.path")
+    ]
+    targets, flaws, others = read_labels(root, labels, store.name)
+    people = next((name for name in IDENTITY if name in table.column_names), None)
     others += _other_columns(_schema(files[0]), image)
     notes += more + ([f"Columns that hold no labels are left out: {few(others)}."] if others else [])
     found = Annotations(
         root,
         names,
         tuple(targets),
-        np.stack(list(targets.values()), axis=1) if targets else np.empty((len(names), 0), np.uint8),
-        None if unsplit else np.repeat(np.array([number[file] for file in files], dtype=np.int8), sizes),
-        _identity(table, store),
+        stacked(targets, len(names)),
+        splits_of_rows(splits.values(), sizes),
+        None if people is None else read_identity(people, table.column(people), store.name),
         flaws,
     )
     images, size = store.largest_group()
@@ -213,12 +204,7 @@ def _schema(file: Path) -> "pyarrow.Schema":
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        with file.open("rb") as opened:
-            is_pointer = opened.read(20).startswith(b"version https://git")
-        reason, remedy = first_line(error), "fetch it again"
-        if is_pointer:
-            reason, remedy = "it is a Git LFS pointer", "fetch the file itself with `git lfs pull`"
-        raise UserError(f"{file} is not a whole Parquet file ({reason}): {remedy}") from None
+        raise not_whole(file, "Parquet", first_line(error)) from None
     twice = next((name for name, times in Counter(schema.names).items() if times > 1), None)
     if twice is not None:
         raise UserError(f"{file} has two columns called {twice}: give every column a name of its own")
@@ -235,17 +221,6 @@ def _image_column(schema: "pyarrow.Schema") -> str | None:
             if types.is_binary(kind) or types.is_large_binary(kind):
                 return str(field.name)
     return None
-
-
-def _split_in(name: str) -> str | None:
-    """The word for a split that a name of a file or folder begins with."""
-    word = re.split(r"[^a-z]", name.lower())[0]
-    return word if word in SPLIT_NUMBERS else None
-
-
-def _split_of_folder(file: Path, root: Path) -> str | None:
-    """The split that a file's folder, if it is one in the root, is called by."""
-    return _split_in(file.parent.name) if file.parent != root else None
 
 
 def _check_parts(root: Path, files: Sequence[Path], missing: Literal["stop", "skip"]) -> list[str]:
@@ -307,40 +282,6 @@ def _names(
     return names, [f"{root} has no path of its own for each image: they are named by their numbers."] * any(paths)
 
 
-def _attributes(
-    root: Path, table: "pyarrow.Table", image: str, store: ParquetStore
-) -> tuple[dict[str, NDArray[np.uint8]], dict[str, Flaw], list[str]]:
-    """The labels uint8 [N] of each attribute; what is wrong with other columns of numbers; columns of other kinds."""
-    from pyarrow import types
-
-    found: dict[str, NDArray[np.uint8]] = {}
-    flaws: dict[str, Flaw] = {}
-    others: list[str] = []
-    for column, values in zip(table.column_names, table.columns, strict=True):
-        name = column.rpartition(".")[2]  # a field of a struct column
-        if column == f"{image}.path" or column in _IDENTITY:
-            continue
-        if not (types.is_boolean(values.type) or types.is_integer(values.type)):
-            others.append(column)
-        elif name in found or name in flaws:
-            flaws[name] = Flaw(f"{root} has two columns {name}", "give every column a name of its own")
-        elif values.null_count:
-            row = int(values.is_null().to_numpy().argmax())
-            flaws[name] = Flaw(f"{store.name(row)} has no value for {name}: {EXPECTED_VALUE}", "fill it in")
-        elif not (kinds := set(values.unique().to_pylist())) <= {-1, 0, 1}:
-            row = int((~np.isin(values.to_numpy(), (-1, 0, 1))).argmax())
-            flaws[name] = Flaw(f"{store.name(row)} has {values[row]} for {name}: {EXPECTED_VALUE}")
-        elif {-1, 0} <= kinds:
-            flaws[name] = Flaw(
-                f"{root} has -1 and 0 for {name}: {EXPECTED_VALUE}, but not both", "write absent as one of the two"
-            )
-        else:
-            found[name] = (values.to_numpy() > 0).astype(np.uint8)
-    for name in flaws:
-        found.pop(name, None)
-    return found, flaws, others
-
-
 def _columns(schema: "pyarrow.Schema", image: str) -> list[str]:
     """What of a file is read: labels, or what may be such, the images' paths, and whose they are."""
     from pyarrow import types
@@ -358,7 +299,7 @@ def _columns(schema: "pyarrow.Schema", image: str) -> list[str]:
             columns += [f"{image}.path"] if path >= 0 and is_text(field.type.field(path).type) else []
         elif types.is_struct(field.type):
             columns += [f"{field.name}.{inner.name}" for inner in field.type if may_be_label(inner.type)]
-        elif may_be_label(field.type) or (field.name in _IDENTITY and is_text(field.type)):
+        elif may_be_label(field.type) or (field.name in IDENTITY and is_text(field.type)):
             columns.append(field.name)
     return columns
 
@@ -367,15 +308,3 @@ def _other_columns(schema: "pyarrow.Schema", image: str) -> list[str]:
     """The columns of which nothing is read."""
     read = {name.partition(".")[0] for name in _columns(schema, image)}
     return [name for name in schema.names if name != image and name not in read]
-
-
-def _identity(table: "pyarrow.Table", store: ParquetStore) -> NDArray[np.int64] | None:
-    column = next((name for name in _IDENTITY if name in table.column_names), None)
-    if column is None:
-        return None
-    values = table.column(column)
-    if values.null_count:
-        row = int(values.is_null().to_numpy().argmax())
-        raise UserError(f"{store.name(row)} has no {column}: fill it in, or leave out the column")
-    _, number = np.unique(values.to_numpy(), return_inverse=True)
-    return number.astype(np.int64)

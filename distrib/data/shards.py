@@ -21,6 +21,7 @@ from distrib.data.store import PerProcess
 
 MANIFEST, INDEX = "manifest.json", "index.parquet"
 VERSION = 1
+_MOST_OPEN = 500  # files; a process may have 1,024 as a rule
 
 
 class Shard(pydantic.BaseModel):
@@ -130,7 +131,7 @@ def read_packed(root: Path) -> tuple[Annotations, "ShardStore"]:
 
 
 class ShardStore:
-    """Images in tar files.
+    """Images in tar files, packed or made by another program.
 
     They are read and not mapped into memory: a page that a slow disk has yet to bring would stop the whole interpreter,
     the thread that trains included, and one that it cannot bring would end the process without a sentence.
@@ -157,10 +158,14 @@ class ShardStore:
         self._opened = PerProcess(partial(_open, paths))
 
     def read(self, row: int) -> bytes:
-        file, size = self._opened()[self._shard[row]], int(self._size[row])
-        data = os.pread(file.fileno(), size, int(self._offset[row]))
+        shard, offset, size = int(self._shard[row]), int(self._offset[row]), int(self._size[row])
+        if len(self._paths) > _MOST_OPEN:
+            with self._paths[shard].open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, offset)
+        else:
+            data = os.pread(self._opened()[shard].fileno(), size, offset)
         if len(data) < size:
-            raise ValueError("its shard ends before it: check the packed data set")
+            raise ValueError("its tar file ends before it")
         return data
 
     def name(self, row: int) -> str:

@@ -24,6 +24,7 @@ from distrib.data.annotations import Annotations, Flaw
 from distrib.data.parquet import find_parquet, read_parquet
 from distrib.data.shards import INDEX, MANIFEST, is_packed, read_packed
 from distrib.data.store import FolderStore, Store, ZipStore
+from distrib.data.tar_files import find_tars, read_tars
 
 # By their numbers in `Table.split`.
 SPLITS = ("train", "valid", "test")
@@ -123,9 +124,11 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
     down, in root/celeba.
 
     In place of a folder of images its zip archive will do: img_align_celeba.zip where img_align_celeba is looked for.
-    A root without such tables that holds Parquet files is read as `parquet.read_parquet` says.
+    A root without such tables that holds Parquet files is read as `parquet.read_parquet` says, and one that holds tar
+    files in the WebDataset layout as `tar_files.read_tars` says.
 
-    What is taken for a name that is not there is said at `image_files.locate`. Nothing is written into the folder.
+    What is taken for a name that is not there is said at `image_files.locate`. Nothing is written into the folder but
+    the index of such tar files.
 
     Args:
         root: the folder.
@@ -152,8 +155,11 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
             return _with_images(annotations.read_attributes(own), [], folders, root, missing, uses)
         base = _celeba_base(root)
         if base is None and (files := find_parquet(root)):
-            found, store, notes = read_parquet(root, files, missing)
-            return _table(found, store, notes)
+            found, parquet, notes = read_parquet(root, files, missing)
+            return _table(found, parquet, notes)
+        if base is None and (files := find_tars(root)):
+            found, shards, notes, lost, surplus = read_tars(root, files, missing)
+            return dataclasses.replace(_table(found, shards, notes), lost=lost, surplus=surplus)
         return _with_images(*_read_celeba(root, base), root, missing, uses)
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read: check its permissions") from None
@@ -176,7 +182,7 @@ def _read_celeba(root: Path, base: Path | None) -> tuple[Annotations, list[str],
         clause, remedy = _nearest_table(root)
         raise UserError(
             f"data.root {root} holds no table: looked for {root / 'table.csv'}, for list_attr_celeba.txt or .csv in "
-            f"{', '.join(places)}, and for Parquet files with images{clause}; "
+            f"{', '.join(places)}, and for Parquet files with images, or tar files with images and labels{clause}; "
             f"{remedy or 'set data.root to the folder of the data set'}"
         )
     found = annotations.read_attributes(file)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import webdataset
 
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table, read_table
@@ -57,4 +58,24 @@ def on_the_hub(
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             written = pyarrow.table(change(columns(table, rows)))
             pyarrow.parquet.write_table(written, root / f"{name}.parquet", row_group_size=group)
+    return root
+
+
+def as_web_dataset(
+    faces: Path,
+    root: Path,
+    files: Sequence[str] = ("train-%06d", "valid-%06d", "test-%06d"),
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda sample: sample,
+    count: int = 40,
+) -> Path:
+    """The same data set in tar files of so many images, made by the webdataset package; a pattern for each split."""
+    table = read_table(faces)
+    assert table.split is not None
+    for number, name in enumerate(files):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with webdataset.ShardWriter(str(root / f"{name}.tar"), maxcount=count, verbose=0) as writer:
+            for row in np.flatnonzero(table.split == number).tolist():
+                labels = dict(zip(table.attributes, table.targets[row].tolist(), strict=True))
+                sample = {"jpg": table.store.read(row), "json": {"celeb_id": int(table.identity[row]), **labels}}
+                writer.write({"__key__": Path(table.names[row]).stem, **change(sample)})
     return root
