@@ -8,6 +8,7 @@ import shlex
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -175,19 +176,40 @@ class ParquetStore:
 
 
 class _Cache:
-    """The row groups that were read last, by file and number."""
+    """The row groups that were read last, by file and number.
+
+    Threads that need one group read it once. While one is read, for it may be large, no other is, but those that are
+    kept are at hand. Two are kept whatever their size: where threads go through the rows in order, some are still in
+    one when others begin the next.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[int, int], pyarrow.Array] = OrderedDict()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], Future[pyarrow.Array]] = OrderedDict()
 
     def get(self, key: tuple[int, int], read: Callable[[], "pyarrow.Array"]) -> "pyarrow.Array":
-        with self._lock:  # so that threads that need one group read it once
-            images = self._kept.pop(key, None)
-            self._kept[key] = read() if images is None else images
-            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _CACHED:
-                self._kept.popitem(last=False)
-            return self._kept[key]
+        with self._lock:
+            kept = self._kept.get(key)
+            images: Future[pyarrow.Array] = kept or Future()
+            self._kept[key] = images
+            self._kept.move_to_end(key)
+        if kept is None:
+            try:
+                with self._reading:
+                    images.set_result(read())
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(key, None)  # it may be read the next time
+                images.set_exception(error)
+            with self._lock:
+                while len(self._kept) > 2 and sum(map(_size, self._kept.values())) > _CACHED:
+                    self._kept.popitem(last=False)
+        return images.result()
+
+
+def _size(images: "Future[pyarrow.Array]") -> int:
+    """Bytes of what has been read."""
+    return int(images.result().nbytes) if images.done() and images.exception() is None else 0
 
 
 def _schema(file: Path) -> "pyarrow.Schema":

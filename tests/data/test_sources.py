@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,9 @@ from celeba_forms import archived, columns, on_the_hub
 from fuzzing import check_sentence
 from sentences import refusal
 
+from distrib.base.threads import map_ahead
 from distrib.config import DataConfig
+from distrib.data import parquet
 from distrib.data.reader import ImageReader
 from distrib.data.separation import separate
 from distrib.data.splits import digest, make_splits
@@ -323,6 +326,33 @@ def test_what_is_no_folder_is_separated_by_copying(
     assert not out.exists()
     separate(config, out, "copy", 2)
     assert sorted(holds(read_table(out))) == sorted(holds(read_table(faces)))
+
+
+@pytest.mark.parametrize(("group", "cached"), [(1000, 1), (7, parquet._CACHED)], ids=["large", "small"])
+def test_row_groups_are_read_once_where_threads_go_through_the_rows_in_order(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, cached: int
+) -> None:
+    table = read_table(on_the_hub(faces, tmp_path, group=group))
+    reads: Counter[tuple[Path, int]] = Counter()
+
+    class Counted(pyarrow.parquet.ParquetFile):
+        def __init__(self, source: Path, **options: object) -> None:
+            super().__init__(source, **options)
+            self.path = source
+
+        def read_row_group(self, number: int, **options: object) -> pyarrow.Table:
+            reads[self.path, number] += 1
+            return super().read_row_group(number, **options)
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", Counted)
+    monkeypatch.setattr(parquet, "_CACHED", cached)
+    # As threads come to them: nearly in order.
+    rows = np.argsort(np.arange(len(table)) + np.random.default_rng(0).uniform(0, 12, len(table)))
+    with ThreadPoolExecutor(3) as pool:
+        read = dict(zip(rows.tolist(), map_ahead(pool, table.store.read, rows, 6), strict=True))
+    assert [read[row] for row in range(len(table))] == holds(read_table(faces))
+    assert len(reads) == sum(pyarrow.parquet.read_metadata(file).num_row_groups for file in tmp_path.glob("*.parquet"))
+    assert set(reads.values()) == {1}
 
 
 def _sums(store: Store, rows: Sequence[int]) -> list[int]:
