@@ -16,6 +16,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measure import machine, report
@@ -54,8 +55,8 @@ from distrib.data.table import read_table
 def own_memory():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) / 1024
-config = Config().data.model_copy(update={"root": Path(sys.argv[1]), "decoder": "torch", "image_size": (218, 178),
-    "crop": "full", "min_zoom": 0.85})
+config = Config().data.model_copy(update={"root": Path(sys.argv[1]), "decoder": "torch", "crop": "full",
+    "image_size": tuple(map(int, sys.argv[3:])), "min_zoom": 0.85})
 table = read_table(config.root)
 plan = Plan(make_splits(table, config).train, 0, 256, min_zoom=0.85)
 batches = make_decoder(config, table, torch.device("cpu"), 256).batches(plan.rank_batches(0, 0, 0, 1))
@@ -80,10 +81,9 @@ def main() -> None:
         began = time.monotonic()
         done = run(PACK, folder, packed)
         packing = {"seconds": time.monotonic() - began, "memory_MiB": float(done.splitlines()[-1])}
-        first = {"packed": json.loads(run(FIRST_BATCH, packed, options.batches))}
-        first["folder"] = json.loads(run(FIRST_BATCH, folder, 0))
+        first = {"packed": first_batch(packed, options.batches), "folder": first_batch(folder)}
         archive(folder)
-        first["zip"] = json.loads(run(FIRST_BATCH, folder, 0))
+        first["zip"] = first_batch(folder)
     report(
         {
             "machine": machine("torch", "simplejpeg"),
@@ -125,6 +125,12 @@ def archive(folder: Path) -> None:
             opened.write(file, f"img_align_celeba/{file.name}")
             file.unlink()
     images.rmdir()
+
+
+def first_batch(root: Path, batches: int = 0, height: int = 218, width: int = 178) -> dict[str, Any]:
+    """Seconds to the first batch of 256, and the program's own memory then and after every 50 of some more (MiB)."""
+    result: dict[str, Any] = json.loads(run(FIRST_BATCH, root, batches, height, width))
+    return result
 
 
 def run(program: str, *arguments: object) -> str:

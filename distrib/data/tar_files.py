@@ -57,7 +57,8 @@ def find_tars(root: Path) -> list[Path]:
     """
     files = find_files(root, "tar")
     compressed = [*find_files(root, "tar.gz"), *find_files(root, "tgz")]
-    compressed = [file for file in compressed if not file.with_name(re.sub(r"\.tgz$|\.gz$", "", file.name)).exists()]
+    # Not those that gunzip has been asked to keep.
+    compressed = [file for file in compressed if file.parent / f"{file.name.rpartition('.t')[0]}.tar" not in files]
     if any(map(_has_samples, compressed)):
         commands = " ".join(shlex.quote(str(file)) for file in compressed[:3]) + " ..." * (len(compressed) > 3)
         raise UserError(
@@ -154,7 +155,7 @@ def _has_samples(file: Path) -> bool:
                 if len(seen[key]) == 2:
                     return True
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise not_whole(file, "tar", first_line(error)) from None
+        raise not_whole(file, "tar", first_line(error).rstrip(":")) from None
     return False
 
 

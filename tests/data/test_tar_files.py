@@ -323,11 +323,15 @@ def test_no_cut_of_a_tar_file_is_read_as_a_smaller_data_set(made: Path, tmp_path
         refusal(lambda: read_table(tmp_path), "train-000000.tar")
 
 
-def test_the_gunzip_of_the_sentence_makes_it_a_data_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".tar.gz", ".tgz"])
+def test_the_gunzip_of_the_sentence_makes_it_a_data_set(tmp_path: Path, ending: str) -> None:
     root = put(tmp_path / "set/train-0.tar", TWO)
     compress(root / "train-0.tar")
+    (root / "train-0.tar.gz").rename(root / f"train-0{ending}")
     sentence = refusal(lambda: read_table(root), "gunzip")
     assert os.system(sentence.partition("`")[2].partition("`")[0]) == 0
+    assert targets(read_table(root)) == [[1], [0]]
+    shutil.copy(root / "train-0.tar", root / f"train-0{ending}")  # as gunzip --keep leaves it
     assert targets(read_table(root)) == [[1], [0]]
 
 
