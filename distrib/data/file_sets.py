@@ -59,10 +59,12 @@ def splits_of_rows(words: Iterable[str | None], sizes: Sequence[int]) -> NDArray
 def not_whole(file: Path, kind: str, reason: str) -> UserError:
     """The sentence for a file that is none of its kind."""
     with file.open("rb") as opened:
-        is_pointer = opened.read(20).startswith(b"version https://git")
+        start = opened.read(20)
     remedy = "fetch it again"
-    if is_pointer:
+    if start.startswith(b"version https://git"):
         reason, remedy = "it is a Git LFS pointer", "fetch the file itself with `git lfs pull`"
+    elif start.startswith(b"\x1f\x8b"):
+        reason, remedy = "it is compressed", f"name it {file.name}.gz, and decompress it with gunzip"
     return UserError(f"{file} is not a whole {kind} file ({reason}): {remedy}")
 
 

@@ -283,6 +283,10 @@ def rewrite(*members: tuple[str, bytes]) -> Callable[[Path], object]:
             lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
             ["Git LFS pointer", "git lfs pull"], id="a pointer",
         ),
+        pytest.param(
+            lambda file: file.write_bytes(gzip.compress(file.read_bytes())),
+            ["train-0.tar is not a whole tar file (it is compressed)", "name it train-0.tar.gz"], id="gzip unsaid",
+        ),
         pytest.param(compress, ["compressed tar files (train-0.tar.gz)", "gunzip", "train-0.tar.gz`"], id="gzip"),
         pytest.param(
             lambda file: put(file.with_name("new.tar"), TWO), ["new.tar", "says no split"], id="a file without a split"
