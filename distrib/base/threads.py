@@ -2,12 +2,25 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Begun(Protocol[R_co]):
+    """Work under way in other threads, as a `Future` is."""
+
+    def result(self) -> R_co:
+        """Wait for what it makes."""
+        ...
+
+    def cancel(self) -> object:
+        """Leave out what has not been started."""
+        ...
 
 
 def map_ahead(
@@ -17,14 +30,19 @@ def map_ahead(
 
     An error is raised where its result is asked for. What is under way when the iterator is closed is cancelled.
     """
+    return begin_ahead(lambda each: pool.submit(work, each), source, ahead)
+
+
+def begin_ahead(begin: Callable[[T], Begun[R]], source: Iterable[T], ahead: int) -> Generator[R, None, None]:
+    """The same of work that `begin` hands to other threads, perhaps in parts."""
     waiting = iter(source)
-    pending: deque[Future[R]] = deque()
+    pending: deque[Begun[R]] = deque()
     try:
-        pending.extend(pool.submit(work, each) for each in islice(waiting, ahead))
+        pending.extend(begin(each) for each in islice(waiting, ahead))
         while pending:
             result = pending.popleft().result()
-            pending.extend(pool.submit(work, each) for each in islice(waiting, 1))
+            pending.extend(begin(each) for each in islice(waiting, 1))
             yield result
     finally:
-        for future in pending:
-            future.cancel()
+        for begun in pending:
+            begun.cancel()

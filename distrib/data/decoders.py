@@ -6,10 +6,11 @@ JPEGs, of which every decoder makes the same; whatever else a data set holds is 
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from distrib.base.cores import cores_of_rank
 from distrib.base.errors import UserError
-from distrib.base.threads import map_ahead
+from distrib.base.threads import begin_ahead, map_ahead
 from distrib.base.words import few
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Replacement, Request, crop_regions, cut
@@ -111,8 +112,31 @@ class _Image(NamedTuple):
     replaced: Replacement | None
 
 
+@dataclass(frozen=True)
+class _Shares:
+    """A batch that threads are decoding, each a share of its images.
+
+    Attributes:
+        request: of B images.
+        images_BHWC: uint8, where the threads put them.
+        shares: of each share the images that stand in for broken ones, by their place in the batch.
+    """
+
+    request: Request
+    images_BHWC: torch.Tensor
+    shares: list[Future[dict[int, Replacement]]]
+
+    def result(self) -> tuple[Request, torch.Tensor, dict[int, Replacement]]:
+        replaced = {place: instead for share in self.shares for place, instead in share.result().items()}
+        return self.request, self.images_BHWC, replaced
+
+    def cancel(self) -> None:
+        for share in self.shares:
+            share.cancel()
+
+
 class TorchDecoder:
-    """simplejpeg in worker threads (it releases the interpreter lock), a batch a thread; Pillow for other formats."""
+    """simplejpeg in threads that share out each batch (it releases the interpreter lock); Pillow for other formats."""
 
     name = "torch"
 
@@ -131,25 +155,30 @@ class TorchDecoder:
         self._targets = torch.from_numpy(table.targets)
         self._threads = threads_of(config)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self._to_device = _ToDevice(device)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        # With fewer batches under way than threads, threads would idle.
-        ahead = max(self._config.prefetch, self._threads)
-        with closing(map_ahead(self._pool, self._decode, requests, ahead)) as batches:
-            yield from map(self._move, batches)
+        with closing(begin_ahead(self._begin_batch, requests, self._config.prefetch)) as decoded:
+            for request, images_BHWC, replaced in decoded:
+                ids = rows_of(request, replaced)
+                images_BHWC, targets_BA = self._to_device.copy(images_BHWC, self._targets[ids].float())
+                yield Batch(images_BHWC, targets_BA, ids, tuple(replaced.values()))
 
-    def _decode(self, request: Request) -> Batch:
-        pinned = self._device.type == "cuda"
-        images = torch.empty((len(request), *self._config.image_size, 3), dtype=torch.uint8, pin_memory=pinned)
-        pixels_BHWC = images.numpy()
-        replaced: dict[int, Replacement] = {}
-        for i in range(len(request)):
-            pixels_BHWC[i], instead = self._image(request[i : i + 1])
+    def _begin_batch(self, request: Request) -> _Shares:
+        shape, pinned = (len(request), *self._config.image_size, 3), self._device.type == "cuda"
+        images_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        step = max(1, -(-len(request) // self._threads))
+        places = [range(first, min(first + step, len(request))) for first in range(0, len(request), step)]
+        decode = partial(self._decode, request, images_BHWC.numpy())
+        return _Shares(request, images_BHWC, [self._pool.submit(decode, share) for share in places])
+
+    def _decode(self, request: Request, pixels_BHWC: NDArray[np.uint8], places: range) -> dict[int, Replacement]:
+        replaced = {}
+        for place in places:
+            pixels_BHWC[place], instead = self._image(request[place : place + 1])
             if instead is not None:
-                replaced[i] = instead
-        ids = rows_of(request, replaced)
-        targets = self._targets[ids].float()
-        return Batch(images, targets.pin_memory() if pinned else targets, ids, tuple(replaced.values()))
+                replaced[place] = instead
+        return replaced
 
     def begin(self, request: Request, data: bytes | None = None) -> Future[_Image]:
         """The one image of a request, decoded in another thread; its file, if it has been read already."""
@@ -167,16 +196,6 @@ class TorchDecoder:
     def _cut(self, row: int, request: Request, data: bytes | None = None) -> NDArray[np.uint8]:
         pixels = self.reader.decode(row, self.reader.read(row) if data is None else data)
         return cut(pixels, request, self._config.crop, self._config.image_size)
-
-    def _move(self, batch: Batch) -> Batch:
-        if self._device.type == "cpu":
-            return batch
-        return Batch(
-            batch.images_BHWC.to(self._device, non_blocking=True),
-            batch.targets_BA.to(self._device, non_blocking=True),
-            batch.ids_B,
-            batch.replaced,
-        )
 
 
 def use_or_replace(
@@ -424,6 +443,32 @@ class _Pipeline:
 def _is_damage(error: RuntimeError) -> bool:
     """Whether DALI says that it cannot decode an image, and not that something else has failed."""
     return "Failed to decode" in str(error)
+
+
+class _ToDevice:
+    """Copies batches to the GPU on a stream of its own, where they do not wait for the steps before them.
+
+    The host is ahead of the GPU, so that a copy runs beside a step that was launched earlier, and the stream that
+    trains waits for copies alone. On a CPU there is nothing to copy, and the tensors pass as they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def copy(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The same on the device."""
+        if self._stream is None:
+            return tensors
+        with torch.cuda.stream(self._stream):
+            # torch keeps pinned memory until the copy out of it is made.
+            copies = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
+        training = torch.cuda.current_stream(self._device)
+        training.wait_stream(self._stream)
+        for copy in copies:
+            # Its memory is the copying stream's, which could write a later batch there while this one is in use.
+            copy.record_stream(training)
+        return copies
 
 
 class _InUse:

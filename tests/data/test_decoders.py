@@ -130,6 +130,15 @@ def test_results_come_in_order_when_later_ones_are_ready_first(tmp_path: Path) -
     assert got == asked
 
 
+def test_more_threads_than_images_decode_a_batch(tmp_path: Path) -> None:
+    made = decoder("torch", jpegs(tmp_path, 8), threads=5)
+    wanted = images(list(decoder("torch", jpegs(tmp_path, 8), threads=1).batches([centred(*range(8))])))
+    for count in range(1, 9):
+        (batch,) = made.batches([centred(*range(count))])
+        assert batch.ids_B.tolist() == list(range(count))
+        assert (images([batch]) == wanted[:count]).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_requests_no_batches(tmp_path: Path, kind: str) -> None:
     made = decoder(kind, jpegs(tmp_path, 2))
@@ -177,7 +186,7 @@ def test_a_decoder_reads_no_further_ahead_than_it_was_told(
         ahead.append(asked - delivered)
     assert len(ahead) == 12
     # DALI decodes so many ahead, and as many again are read by then as there are threads to read, or as it will decode.
-    most = max(prefetch, threads) + (prefetch if kind == "dali" else 0)
+    most = prefetch + (max(prefetch, threads) if kind == "dali" else 0)
     assert 1 <= max(ahead) <= most
 
 
