@@ -322,15 +322,11 @@ class _Pipeline:
                     except StopIteration:
                         break
                     except RuntimeError as error:
-                        if self._reference.substitute is None or not _is_damage(error):
-                            self._name(error)
-                            raise
-                        # What was begun is lost with the batch that failed: the reference does it; DALI begins anew.
-                        self._dali = self._build()
-                        iterator, lost = self._iterator(), list(self._asked)
-                        self._asked.clear()
-                        for asked in lost:
-                            yield self._with_those_beside(self._by_reference(asked), self._empty(asked))
+                        asked = self._by_reference(error)
+                        # That batch alone is lost. An iterator asks for one more at its start, in place of it.
+                        self._asked.popleft()
+                        iterator = self._iterator()
+                        yield self._with_those_beside(asked, self._empty(asked))
                         continue
                     yield self._with_those_beside(self._asked.popleft(), in_use.copy(outputs[0]["images"]))
         finally:
@@ -351,12 +347,6 @@ class _Pipeline:
                 replaced[place] = image.replaced
         return asked.request, images_BHWC, replaced
 
-    def _by_reference(self, asked: _Asked) -> _Asked:
-        """The same with all of its images beside."""
-        request, begin = asked.request, self._reference.begin
-        every = {i: asked.beside.get(i) or begin(request[i : i + 1]) for i in range(len(request))}
-        return replace(asked, beside=every)
-
     def _empty(self, asked: _Asked) -> torch.Tensor:
         shape = (len(asked.request), *self._config.image_size, 3)
         return torch.empty(shape, dtype=torch.uint8, device=self._device)
@@ -366,19 +356,29 @@ class _Pipeline:
 
         return DALIGenericIterator([self._dali], ["images"], prepare_first_batch=False)
 
-    def _name(self, error: RuntimeError) -> None:
-        """DALI names a bad image by its place in the batch alone; the reference decoder finds which file it is.
+    def _by_reference(self, error: RuntimeError) -> _Asked:
+        """The batch that DALI has failed on, with all of its images beside.
+
+        DALI names a bad image by its place in the batch alone; the reference finds which file it is.
 
         Raises:
-            UserError: if an image is what DALI failed on.
+            UserError: if an image is what DALI failed on, and is not replaced.
+            RuntimeError: the same, if it is not.
         """
-        rows = [int(row) for asked in self._asked for row in asked.request.ids]
-        for row in rows:
-            self._reader.decode(row, self._reader.read(row))
-        if _is_damage(error):
+        if not self._asked:
+            raise error
+        asked, begin = self._asked[0], self._reference.begin
+        request = asked.request
+        again = {i: begin(request[i : i + 1]) for i in range(len(request)) if i not in asked.beside}
+        replaced = [image for image in again.values() if image.result().replaced is not None]
+        # DALI words damage in more than one way, and meets some that the reference does not.
+        if not replaced and not _is_damage(error):
+            raise error
+        if self._reference.substitute is None:
             said = " ".join(str(error).split())
-            names = few([self._reader.name(row) for row in rows])
+            names = few([self._reader.name(row) for row in request.ids.tolist()])
             raise UserError(f"DALI cannot decode one of {names} ({said[:200]}): try data.decoder torch") from None
+        return replace(asked, beside={**asked.beside, **again})
 
     def _next_request(self) -> tuple[Any, ...]:
         asked = next(self._source)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from distrib.base.errors import UserError
 from distrib.config import DataConfig
+from distrib.data import decoders
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import Decoder, choose_decoder, dali_installed, make_decoder
 from distrib.data.images import decode
@@ -446,6 +447,46 @@ def test_a_broken_image_is_replaced_by_what_the_plan_says(tmp_path: Path, kind: 
     for row, name in enumerate(DAMAGED, start=8):
         refusal(lambda row=row: list(made.batches([centred(0, row)])), name)
     assert len(list(made.batches([centred(0, 1)]))) == 1
+
+
+@needs_dali
+@pytest.mark.parametrize("broken", [{0}, {1, 2, 3, 4, 5, 8}, {9}, set(range(10))], ids=str)
+def test_dali_loses_only_the_batches_that_it_fails_on(tmp_path: Path, broken: set[int]) -> None:
+    # More of them in a row than DALI decodes ahead, and again in the next epoch.
+    files = {f"{i}.jpg": encoded(picture(40, 36, i)) for i in range(20)}
+    table = folder_of(tmp_path, {**files, "tables.jpg": DAMAGED["tables.jpg"] or b""})
+    config = DataConfig.model_validate({"decoder": "dali", "image_size": (32, 32), "threads": 2})
+    made = make_decoder(config, table, CPU, 2, lambda _epoch, _row, _attempt: 19)
+    rows = [[i, 20 if i in broken else i + 1] for i in range(10)]
+    requests = [dataclasses.replace(centred(*pair), epoch=0) for pair in rows]
+    instead = [[19 if row == 20 else row for row in pair] for pair in rows]
+    wanted = images(list(decoder("torch", table).batches([centred(*pair) for pair in instead])))
+    for _ in range(2):
+        batches = list(made.batches(requests))
+        assert [batch.ids_B.tolist() for batch in batches] == instead
+        assert [len(batch.replaced) for batch in batches] == [int(i in broken) for i in range(10)]
+        assert abs(images(batches) - wanted).max() <= 2
+
+
+@needs_dali
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_what_dali_fails_on_is_damage_where_the_reference_finds_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    monkeypatch.setattr(decoders, "_is_damage", lambda _: False)  # as where DALI has other words for it
+    table = folder_of(tmp_path, {"good.jpg": ONE, "tables.jpg": DAMAGED["tables.jpg"] or b""})
+    config = DataConfig.model_validate({"decoder": "dali", "image_size": (32, 32), "threads": 2})
+    substitute = None if on_error == "stop" else lambda _epoch, _row, _attempt: 0
+    made = make_decoder(config, table, CPU, 2, substitute)
+    damaged, too_many = (dataclasses.replace(centred(*rows), epoch=0) for rows in ((0, 1), (0, 0, 0)))
+    if on_error == "stop":
+        refusal(lambda: list(made.batches([damaged])), "tables.jpg", "cannot be decoded")
+    else:
+        (batch,) = made.batches([damaged])
+        assert batch.ids_B.tolist() == [0, 0]
+    # What is wrong with no image is not taken for damage: more images than the decoder was made for.
+    with pytest.raises(RuntimeError, match="batch size"):
+        list(made.batches([too_many]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
