@@ -785,6 +785,11 @@ def test_replace_changes_one_group_and_validates_it() -> None:
         ("--data.split-fractions .6 .2 .2", "--data.split image", "data.split_fractions"),
         ("--optim.momentum .5", "--optim.name sgd", "optim.momentum"),
         ("--data.decoder torch --data.dali.hw-decoder-load .5", "--data.decoder dali", "data.dali"),
+        (
+            "--train.deterministic True --data.dali.hw-decoder-load .9",
+            "--train.deterministic False",
+            "data.dali.hw_decoder_load",
+        ),
         ("--tracking.mode disabled --tracking.upload-best True", "--tracking.mode offline", "tracking.upload_best"),
         ("--model.freeze backbone", "--model.weights imagenet", "the frozen backbone"),
         ("--model.freeze layer4", "--model.freeze layer3", "the frozen backbone"),
@@ -804,6 +809,7 @@ def test_a_setting_without_effect_is_warned_about(idle: str, used: str, key: str
 
 def test_the_defaults_have_an_effect() -> None:
     assert Config().ineffective() == []
+    assert Config().replace("train", deterministic=True).ineffective() == []
 
 
 def test_a_random_backbone_that_is_freed_later_has_an_effect() -> None:

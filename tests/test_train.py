@@ -127,14 +127,17 @@ def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
     stop = f"{per_epoch + EVERY + 1} 0 self:SIGTERM"
     launch(*settings(archive, folder), script="tests/support/observer.py", DISTURB=stop)
     assert len(read_events(folder, "stop")) == 1
-    # And decoded once by both ranks, where each batch was decoded before.
-    resumed = launch(*settings(hub, folder, "--resume", "auto", "--data.resident", "host"))
+    # Decoded once by both ranks, where each batch was decoded before; and deterministic, as every run on a CPU is.
+    more = ("--data.resident", "host", "--train.deterministic", True)
+    resumed = launch(*settings(hub, folder, "--resume", "auto", *more))
     assert resumed.returncode == 0, resumed.stderr
     assert "row groups of up to 7" in resumed.stderr
     assert "images:  decoded once, into the memory of the machine (22." in resumed.stdout
     assert "images were decoded for each batch, and are now decoded once, into the memory" in resumed.stderr
     (event,) = read_events(folder, "resident")
     assert (event["before"], event["now"]) == ("never", "host")
+    assert [event["deterministic"] for event in read_events(folder, "start")] == [False, True]
+    assert "JPEG hardware" not in resumed.stdout  # which is a matter of GPUs
     assert_same_training(undisturbed, folder)
 
 

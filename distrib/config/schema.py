@@ -238,6 +238,9 @@ class TrainConfig(Section):
     """Keep activations and weights in NHWC memory, which convolutions prefer."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the initial weights, the order of the images, crops and flips."""
+    deterministic: bool = False
+    """Compute the same bits again on the same GPUs, at a cost in speed: by deterministic algorithms, and without JPEG
+    hardware, whose pixels are not quite those of the GPU's cores. A CPU computes the same bits either way."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Pull the targets this far towards 1/2."""
     positive_weight: Literal["none", "balanced"] = "none"
@@ -437,6 +440,9 @@ class Config(Section):
             (data.split == "official" and data.subset is None and data.split_seed != DataConfig().split_seed,
              "data.split_seed", "data.split is official and there is no data.subset"),
             (data.decoder == "torch" and data.dali != DaliConfig(), "data.dali", "data.decoder is torch"),
+            (data.decoder != "torch" and self.train.deterministic
+             and data.dali.hw_decoder_load not in (0, DaliConfig().hw_decoder_load), "data.dali.hw_decoder_load",
+             "train.deterministic is true, which leaves the JPEG hardware out"),
             (model.weights == "none" and model.trains_head_alone, "the frozen backbone",
              "its weights are random (model.weights is none)"),
             (model.frozen_statistics != "kept" and model.freeze == "none", "model.frozen_statistics",

@@ -25,6 +25,7 @@ from distrib.base.words import few
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Replacement, Request, crop_regions, cut
 from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
+from distrib.data.jpeg_hardware import hardware_share
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table
 
@@ -406,8 +407,8 @@ class _Pipeline:
 
         on_gpu, dali = self._device.type == "cuda", self._config.dali
         height, width = self._config.image_size
-        of_gpu: dict[str, Any] = {
-            "hw_decoder_load": dali.hw_decoder_load,
+        of_gpu: dict[str, Any] = {  # on a CPU they change nothing
+            "hw_decoder_load": hardware_share(self._config),
             "preallocate_height_hint": dali.preallocate_height,
             "preallocate_width_hint": dali.preallocate_width,
             "jpeg_fancy_upsampling": True,  # as the CPU decoders do
@@ -429,7 +430,7 @@ class _Pipeline:
                 device="mixed" if on_gpu else "cpu",
                 output_type=types.RGB,
                 adjust_orientation=False,  # the region is of the pixels as stored; what is turned never comes here
-                **(of_gpu if on_gpu else {}),
+                **of_gpu,
             )
             # Linear with antialias is what the reference's bilinear antialias is; same sizes pass through unchanged.
             images = fn.resize(images, resize_y=height, resize_x=width, interp_type=types.INTERP_LINEAR, antialias=True)

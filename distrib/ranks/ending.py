@@ -32,6 +32,11 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
+def not_deterministic(error: Exception) -> bool:
+    """Whether torch refuses an operation because it has no deterministic form, as train.deterministic makes it do."""
+    return "does not have a deterministic implementation" in str(error)
+
+
 def lost_a_rank(error: Exception) -> bool:
     """Whether an error is the network's way of saying that another rank has gone."""
     import torch
@@ -88,6 +93,15 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], inter
                 flush=True,
             )
             return OUT_OF_MEMORY
+        if not_deterministic(error):
+            who = f"rank {rank()}: " if several_ranks() else ""
+            print(
+                f"distrib: error: {who}train.deterministic is true, and {str(error).partition(', but you')[0][:200]} "
+                "in this version of torch: set train.deterministic to false, which may be done on resuming too",
+                file=sys.stderr,
+                flush=True,
+            )
+            return UserError.exit_status
         if not lost_a_rank(error):
             raise
         print(f"distrib: rank {rank()} leaves, because another rank has left: {error}", file=sys.stderr, flush=True)

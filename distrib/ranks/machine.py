@@ -16,6 +16,9 @@ from distrib.ranks.environment import ranks_here
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+# With these cuBLAS computes the same bits again; other values and none leave it to choose.
+_CUBLAS_WORKSPACES = (":4096:8", ":16:8")
+
 
 def resolve(config: Config, like: str | None = None) -> Config:
     """The configuration with every `auto` about this machine decided; of the precision on a CPU see `like`.
@@ -105,6 +108,31 @@ def _precision_of_gpu() -> str:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"
     return "fp16" if torch.cuda.get_device_capability() in ((7, 0), (7, 5)) else "no"
+
+
+def make_deterministic() -> None:
+    """Have this process compute the same bits again on the same GPUs; torch refuses operations that cannot.
+
+    To be called before the ranks meet: NCCL then goes without its one algorithm whose sums differ from call to call
+    (NVLS). DALI goes without JPEG hardware (`distrib.data.jpeg_hardware`). On a CPU nothing that is computed changes.
+
+    Raises:
+        UserError: if CUBLAS_WORKSPACE_CONFIG is set to something that makes cuBLAS's sums differ.
+    """
+    import torch
+
+    # cuBLAS reads it with its first product.
+    workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACES[0])
+    if workspace not in _CUBLAS_WORKSPACES:
+        raise UserError(
+            f"train.deterministic needs the variable CUBLAS_WORKSPACE_CONFIG to be {' or '.join(_CUBLAS_WORKSPACES)}, "
+            f"and it is {workspace[:40]}: unset it"
+        )
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def use_all_cores(local_ranks: int) -> None:

@@ -18,7 +18,7 @@ from accelerate.utils import (
 from distrib.base.errors import UserError
 from distrib.config import Config
 from distrib.ranks.environment import ranks_here, restarts
-from distrib.ranks.machine import use_all_cores
+from distrib.ranks.machine import make_deterministic, use_all_cores
 from distrib.ranks.printing import warn
 
 P = ParamSpec("P")
@@ -55,8 +55,10 @@ def meet(config: Config) -> PartialState:
         config: resolved; the precision may still be open.
 
     Raises:
-        UserError: if fewer ranks meet than the launcher has started.
+        UserError: if fewer ranks meet than the launcher has started, or as `make_deterministic` does.
     """
+    if config.train.deterministic:
+        make_deterministic()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = config.run.device == "cpu"
     if on_cpu:

@@ -12,6 +12,8 @@ from distrib.base.files import remove_leftovers
 from distrib.base.paths import fitting_name
 from distrib.base.words import plural
 from distrib.config import Config
+from distrib.data.decoders import threads_of
+from distrib.data.jpeg_hardware import describe_jpeg_hardware, has_jpeg_hardware
 from distrib.model.network import AttributeClassifier
 from distrib.model.weights import Origin, make_model
 from distrib.ranks.environment import launch_id, launcher, restarts
@@ -207,6 +209,10 @@ def introduce(
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
     say(f"machine: {plural(accelerator.num_processes, 'rank')} on {machine['device']}, {how}")
+    by_dali = config.data.decoder == "dali" and config.run.device == "cuda"
+    jpeg_hardware = has_jpeg_hardware() if by_dali else None
+    if by_dali:
+        say(f"         {describe_jpeg_hardware(config.data, jpeg_hardware, threads_of(config.data))}")
     if (line := waiting_line()) is not None:
         say(f"         {line}")
     say(f"images:  {residency.line}")
@@ -223,6 +229,8 @@ def introduce(
         precision_seconds=precision.seconds or None,
         decoder=config.data.decoder,
         resident=residency.mode,
+        jpeg_hardware=jpeg_hardware,
+        deterministic=config.train.deterministic,
         norm_size=grouping.norm_size,
         accumulation=grouping.accumulation,
         splits=sizes,
