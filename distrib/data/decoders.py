@@ -156,7 +156,7 @@ class TorchDecoder:
         self._targets = torch.from_numpy(table.targets)
         self._threads = threads_of(config)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        self._to_device = _ToDevice(device)
+        self._to_device = ToDevice(device)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         with closing(begin_ahead(self._begin_batch, requests, self._config.prefetch)) as decoded:
@@ -446,7 +446,7 @@ def _is_damage(error: RuntimeError) -> bool:
     return "Failed to decode" in str(error)
 
 
-class _ToDevice:
+class ToDevice:
     """Copies batches to the GPU on a stream of its own, where they do not wait for the steps before them.
 
     The host is ahead of the GPU, so that a copy runs beside a step that was launched earlier, and the stream that

@@ -18,7 +18,16 @@ from distrib.base.errors import UserError
 from distrib.base.threads import map_ahead
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Replacement, Request, crop_regions
-from distrib.data.decoders import Decoder, Substitute, TorchDecoder, make_decoder, rows_of, threads_of, use_or_replace
+from distrib.data.decoders import (
+    Decoder,
+    Substitute,
+    ToDevice,
+    TorchDecoder,
+    make_decoder,
+    rows_of,
+    threads_of,
+    use_or_replace,
+)
 from distrib.data.images import is_jpeg, is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
 from distrib.data.table import Table
@@ -237,13 +246,17 @@ class ResidentDecoder:
         self._images, self._config, self._device, self._substitute = images, config, device, substitute
         self._targets = torch.from_numpy(table.targets)
         self._pool = ThreadPoolExecutor(threads_of(config), thread_name_prefix="gather")
+        self._to_device = ToDevice(device)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         with closing(map_ahead(self._pool, self._gather, requests, self._config.prefetch)) as gathered:
             for each in gathered:
-                images_NHWC = each.images_NHWC.to(self._device, non_blocking=True)
+                images_NHWC, targets_BA = each.images_NHWC, each.targets_BA
+                if images_NHWC.device.type == "cpu":
+                    images_NHWC, targets_BA = self._to_device.copy(images_NHWC, targets_BA)
+                else:
+                    (targets_BA,) = self._to_device.copy(targets_BA)
                 images_BHWC = views(images_NHWC, each.asked_B6, self._config.image_size)
-                targets_BA = each.targets_BA.to(self._device, non_blocking=True)
                 yield Batch(images_BHWC, targets_BA, each.ids_B, each.replaced)
 
     def _gather(self, request: Request) -> "_Gathered":

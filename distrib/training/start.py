@@ -209,7 +209,7 @@ def introduce(
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
     say(f"machine: {plural(accelerator.num_processes, 'rank')} on {machine['device']}, {how}")
-    by_dali = config.data.decoder == "dali" and config.run.device == "cuda"
+    by_dali = config.data.decoder == "dali" and config.run.device == "cuda" and residency.mode == "never"
     jpeg_hardware = has_jpeg_hardware() if by_dali else None
     if by_dali:
         say(f"         {describe_jpeg_hardware(config.data, jpeg_hardware, threads_of(config.data))}")

@@ -138,6 +138,7 @@ def test_batches_are_the_same_and_broken_images_are_replaced_alike(tmp_path: Pat
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no GPUs")
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 @pytest.mark.parametrize("where", ["cuda", "cpu"])
 @pytest.mark.parametrize("min_zoom", [1, 0.6])
 def test_on_a_gpu_batches_are_made_there(
@@ -149,6 +150,7 @@ def test_on_a_gpu_batches_are_made_there(
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **options: empty(*size, **options))
     monkeypatch.setattr(resident, "map_ahead", outside_of_fakes)
+    monkeypatch.setattr(resident, "ToDevice", WithoutStreams)
     table = images_of(tmp_path)
     requests = [Plan(np.arange(10), 0, 5, min_zoom=min_zoom).batch(0, step) for step in range(2)]
     pixels = torch.zeros(10, *SIZE, 3, dtype=torch.uint8)
@@ -160,6 +162,16 @@ def test_on_a_gpu_batches_are_made_there(
         for batch in made.batches(requests):
             assert (batch.images_BHWC.device.type, batch.targets_BA.device.type) == ("cuda", "cuda")
             assert (tuple(batch.images_BHWC.shape), batch.images_BHWC.dtype) == ((5, 36, 36, 3), torch.uint8)
+
+
+class WithoutStreams:
+    """`ToDevice` where there is no GPU to have streams."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def copy(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        return [tensor.to(self._device, non_blocking=True) for tensor in tensors]
 
 
 def outside_of_fakes(_pool: Any, work: Callable[..., Any], source: Iterable[Any], _ahead: int) -> Iterator[Any]:
