@@ -22,9 +22,11 @@ from wandb_log import read_history
 
 import distrib.training.checkpoint
 from distrib import train as program
+from distrib.base.errors import UserError
 from distrib.config import Config, read_yaml
 from distrib.data.decoders import dali_installed
-from distrib.ranks.machine import fallbacks
+from distrib.ranks import machine
+from distrib.ranks.machine import fallbacks, resolve
 from distrib.runs.metrics import METRICS
 
 needs_dali = pytest.mark.skipif(not dali_installed(), reason="NVIDIA DALI is not installed")
@@ -536,6 +538,35 @@ def test_no_gpu_is_said(
     assert status == 0
     assert "run.device auto found no GPU" in said
     assert any("no GPU" in note for note in read_events(tmp_path / "run", "start")[0]["warnings"])
+
+
+def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", "13.2")
+    monkeypatch.setattr(machine, "_DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "_DRIVER", tmp_path / "version")
+    for name in ("nvidiactl", "nvidia-uvm"):  # which are there without a GPU too
+        (tmp_path / name).touch()
+    assert resolve(Config()).run.device == "cpu"
+    (tmp_path / "nvidia0").touch()
+    (tmp_path / "version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\n"
+        "GCC version:  gcc version 12.3.0\n"
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for visible in (None, "0,1", "GPU-5e1f", "MIG-1"):
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with pytest.raises(
+            UserError, match=r"driver 535\.129\.03\), and torch .*, built for CUDA 13\.2, cannot use it"
+        ):
+            resolve(Config())
+    assert resolve(Config().replace("run", device="cpu")).run.device == "cpu"
+    for hidden in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert resolve(Config()).run.device == "cpu"
 
 
 def test_no_dali_on_a_gpu_is_said() -> None:

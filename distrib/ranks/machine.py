@@ -5,7 +5,9 @@ torch is imported by what asks it, so that whoever asks for the cores alone does
 
 import os
 import platform
+import re
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distrib.base.cores import cores
@@ -16,6 +18,8 @@ from distrib.ranks.environment import ranks_here
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_DEVICES = Path("/dev")
+_DRIVER = Path("/proc/driver/nvidia/version")
 # With these cuBLAS computes the same bits again; other values and none leave it to choose.
 _CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 
@@ -40,6 +44,13 @@ def resolve(config: Config, like: str | None = None) -> Config:
     device: str = config.run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and (driver := driver_of_gpus()) is not None:
+            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
+            raise UserError(
+                f"this machine has an NVIDIA GPU (driver {driver}), and torch {torch.__version__}, built for {built}, "
+                'cannot use it: update the driver, install torch for an older CUDA (README, "On a GPU"), or set '
+                "run.device to cpu"
+            )
     local_ranks = ranks_here()
     if device == "cuda" and local_ranks > torch.cuda.device_count():
         raise UserError(
@@ -58,6 +69,19 @@ def resolve(config: Config, like: str | None = None) -> Config:
             precision = "bf16" if like == "bf16" else "no"
     decoder = choose_decoder(config.data.decoder, torch.device(device))
     return config.replace("run", device=device).replace("train", precision=precision).replace("data", decoder=decoder)
+
+
+def driver_of_gpus() -> str | None:
+    """The version of the NVIDIA driver where there are GPUs that are not hidden from this process; else None."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = visible is not None and not re.match(r"\s*(\d|GPU-|MIG-)", visible)
+    if hidden or not any(re.fullmatch(r"nvidia\d+", device.name) for device in _DEVICES.glob("nvidia*")):
+        return None
+    try:
+        found = re.search(r"\s(\d{3,}\.[\d.]+)\s", _DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return "unknown" if found is None else found[1]
 
 
 def fallbacks(asked: Config, resolved: Config) -> list[str]:
