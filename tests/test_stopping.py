@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,9 +26,11 @@ from distrib.ranks.stopping import STOPPED
 from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import METRICS
 from distrib.scoring.metrics import Scores
-from distrib.training import checkpoint
-from distrib.training.checkpoint import load_checkpoint
+from distrib.training import checkpoint, loop
+from distrib.training.checkpoint import Progress, load_checkpoint
 from distrib.training.start import choose
+from distrib.training.state import TrainState
+from distrib.training.training_run import TrainingRun
 
 
 def newest(folder: Path) -> str:
@@ -40,17 +43,60 @@ def leftovers(folder: Path) -> list[str]:
     return hidden + [name for name in ("preempt", "run.lock", "former-best") if (folder / name).exists()]
 
 
+def test_the_next_epoch_begins_while_results_are_written_and_a_kill_then_costs_nothing(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, killed = tmp_path / "run", tmp_path / "killed"
+    write, step, began = loop.write_results, TrainState.step, threading.Event()
+
+    def watched_step(self: TrainState, micro_batches: Any) -> None:
+        step(self, micro_batches)
+        if (self.position.epoch, self.position.step) == (2, 1):
+            began.set()
+
+    def late(run: TrainingRun, progress: Progress, *more: Any) -> None:
+        """After a step of epoch 3 what a kill would leave is copied; the results of that epoch take their time."""
+        if progress.epoch == 2:
+            assert began.wait(60)
+            shutil.copytree(folder, killed)
+        if progress.epoch == 3:
+            time.sleep(0.5)
+        write(run, progress, *more)
+
+    monkeypatch.setattr(TrainState, "step", watched_step)
+    monkeypatch.setattr(loop, "write_results", late)
+    options = ["--train.batch-size", 64, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
+    rows = read_metrics(folder)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    best = json.loads((folder / "best/model.json").read_text())
+    assert best["epoch"] == max(rows, key=lambda row: row["val_roc_auc"])["epoch"]
+    assert newest(folder) == f"step-{int(rows[-1]['step']):08d}"
+    assert [event["event"] for event in read_events(folder)][-2:] == ["epoch", "end"]
+
+    assert [row["epoch"] for row in read_metrics(killed)] == [1]
+    monkeypatch.undo()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert program.main([str(each) for each in settings(faces, killed, "--resume", "auto", *options)]) == 0
+    assert_same_training(folder, killed)
+    assert leftovers(killed) == []
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", ["results", "supersede"])
 def test_killed_between_a_better_epoch_and_its_checkpoint_it_ends_as_if_it_had_not_been(
-    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+    moment: str, faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
     undisturbed, _, _ = finished
     folder = tmp_path / "run"
     options = settings(faces, folder, "--resume", "auto")
-    killed = launch(*options, script="tests/support/observer.py", DISTURB="supersede 0 self:SIGKILL")
+    killed = launch(*options, script="tests/support/observer.py", DISTURB=f"{moment} 0 self:SIGKILL")
     assert killed.returncode == 1
-    epochs = [json.loads((folder / name / "model.json").read_text())["epoch"] for name in ("former-best", "best")]
-    assert epochs[0] < epochs[1] == len(read_metrics(folder))
+    if moment == "supersede":
+        epochs = [json.loads((folder / name / "model.json").read_text())["epoch"] for name in ("former-best", "best")]
+        assert epochs[0] < epochs[1] == len(read_metrics(folder))
+    else:
+        assert len(read_metrics(folder)) == 1
     resumed = launch(*options)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_training(undisturbed, folder)

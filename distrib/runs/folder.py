@@ -27,6 +27,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -65,6 +66,7 @@ class RunFolder:
         self.preempt = path / "preempt"
         self.trial = path / "trial.json"
         self._lock: int | None = None
+        self._adding = threading.Lock()  # the loop, the writer of checkpoints and the watch add lines
 
     def lock(self, patience: float = 0.0) -> None:
         """Keep other runs out of this folder until `unlock`, or until this process ends, however it does.
@@ -203,7 +205,8 @@ class RunFolder:
     def event(self, kind: str, **fields: Any) -> None:
         """Add a line to events.jsonl, on the disk when this returns."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **fields}
-        _append(self.path / "events.jsonl", json.dumps(line) + "\n")
+        with self._adding:
+            _append(self.path / "events.jsonl", json.dumps(line) + "\n")
 
     def epoch(self, row: Mapping[str, float], scores: Scores) -> None:
         """Add an epoch's row to metrics.csv and its rows to metrics_by_attribute.csv."""

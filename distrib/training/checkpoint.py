@@ -150,6 +150,14 @@ def save_checkpoint(folder: Path, contents: Contents, data: str, config_yaml: st
     return target
 
 
+# Called in the background with a copy of the weights, by torchvision's names and in the host's memory.
+WriteFirst = Callable[[dict[str, torch.Tensor]], None]
+
+
+def nothing(_: dict[str, torch.Tensor]) -> None:
+    """What has to be on the disk before most checkpoints."""
+
+
 class CheckpointWriter:
     """Writes checkpoints in the background, one at a time.
 
@@ -175,27 +183,33 @@ class CheckpointWriter:
         self._folder, self._data, self._config_yaml, self._keep = folder, data, config_yaml, keep
         self._failed, self._written = failed, written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+        self._pending: Future[UserError | None] | None = None
 
-    def save(self, contents: Contents) -> None:
+    def save(self, contents: Contents, first: WriteFirst = nothing) -> None:
         """Copy the state where the training cannot reach it, and have it written; waits for an earlier one first.
+
+        Args:
+            contents: of the checkpoint.
+            first: writes what has to be on the disk before the checkpoint is; where it cannot, there is no checkpoint.
 
         Raises:
             UserError: as `wait` does, for an earlier one.
         """
         self.wait()
         copy = _Copy(contents)
-        self._pending = self._thread.submit(self._write, contents, copy)
+        self._pending = self._thread.submit(self._write, contents, copy, first)
 
     def has_failed(self) -> bool:
-        """Whether the last one could not be written and the run is to stop for that; without waiting.
+        """Whether there was an error in writing for which the run is to stop; without waiting.
 
-        Then `wait` raises why. Where the run is to continue, it is told here.
+        Then `wait` raises it. Where the run is to continue, it is told here.
         """
         if self._pending is None or not self._pending.done():
             return False
+        if self._pending.exception() is not None:
+            return True
         if self._failed is None:
-            return self._pending.exception() is not None
+            return self._pending.result() is not None
         self.wait()
         return False
 
@@ -206,23 +220,27 @@ class CheckpointWriter:
             at_any_rate: whether it has to be there, whatever the run is to do about failures.
 
         Raises:
-            UserError: if it could not be written, and the run is to stop for that.
+            UserError: if it could not be written, and the run is to stop for that; or if what comes first could not be.
         """
         pending, self._pending = self._pending, None
-        if pending is None:
+        error = None if pending is None else pending.result()
+        if error is None:
             return
-        try:
-            pending.result()
-        except UserError as error:
-            if self._failed is None or at_any_rate:
-                raise
-            self._failed(str(error))
+        if self._failed is None or at_any_rate:
+            raise error
+        self._failed(str(error))
 
-    def _write(self, contents: Contents, copy: "_Copy") -> None:
+    def _write(self, contents: Contents, copy: "_Copy", first: WriteFirst) -> UserError | None:
+        """The error of the checkpoint, which the run may survive; that of what comes first is raised."""
         weights, optimizer = copy.on_cpu()
+        first(weights)
         on_cpu = replace(contents, weights=weights, optimizer=optimizer)
-        save_checkpoint(self._folder, on_cpu, self._data, self._config_yaml, self._keep)
+        try:
+            save_checkpoint(self._folder, on_cpu, self._data, self._config_yaml, self._keep)
+        except UserError as error:
+            return error
         self._written()
+        return None
 
 
 class _Copy:

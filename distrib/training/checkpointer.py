@@ -10,7 +10,7 @@ from distrib.base.json import to_json
 from distrib.ranks.meeting import from_rank_0
 from distrib.ranks.printing import warn
 from distrib.ranks.watch import Watch
-from distrib.training.checkpoint import CheckpointWriter, Contents, Progress
+from distrib.training.checkpoint import CheckpointWriter, Contents, Progress, WriteFirst, nothing
 from distrib.training.position import Position
 from distrib.training.state import TrainState
 from distrib.training.training_run import Outcome, TrainingRun, describe
@@ -68,22 +68,27 @@ class Checkpointer:
         return True
 
     def has_failed(self) -> bool:
-        """Whether this rank could not write the last checkpoint and the run is to stop for that; `wait` then raises."""
+        """Whether this rank has met an error in writing for which the run is to stop; `wait` then raises it."""
         return self._writer.has_failed()
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Progress, first: WriteFirst = nothing) -> None:
         """Have a checkpoint of this moment written, once the one before it is on the disk.
 
+        Args:
+            progress: of the run.
+            first: writes what has to be on the disk before this checkpoint is.
+
         Raises:
-            UserError: on every rank, if that one could not be written, and checkpoint.on_failure is stop.
+            UserError: on every rank, if the one before could not be written, as `wait` says.
         """
-        self._on_rank_0(lambda: self._save(progress))
+        self._on_rank_0(lambda: self._save(progress, first))
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk.
 
         Raises:
-            UserError: on every rank, if it could not be written, and checkpoint.on_failure is stop.
+            UserError: on every rank, if it could not be written, and checkpoint.on_failure is stop; or if what comes
+                first could not be.
         """
         self._on_rank_0(self._writer.wait)
 
@@ -113,7 +118,7 @@ class Checkpointer:
         if accelerator.is_main_process:
             self._watch.progress()
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: Progress, first: WriteFirst) -> None:
         self._saved_at = time.monotonic()
         scaler = self._run.accelerator.scaler
         self._writer.save(
@@ -124,7 +129,8 @@ class Checkpointer:
                 progress=progress,
                 model_json=to_json(describe(self._run, progress.epoch).model_dump(mode="json")),
                 total_steps=self._state.position.run_step,
-            )
+            ),
+            first,
         )
 
     def _failed(self, sentence: str) -> None:

@@ -1,8 +1,10 @@
 """What the steps of an epoch have come to: read from the device, scored, written down."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
@@ -108,14 +110,16 @@ def report_replaced(run: TrainingRun, progress: Progress, mine: list[Replacement
     return replace(progress, replaced=tuple(sorted({*progress.replaced, *(each.row for each in found)})))
 
 
-def end_epoch(
+def score_epoch(
     run: TrainingRun,
     state: TrainState,
     progress: Progress,
     logits: NDArray[np.float32],
     seconds: float,
-) -> tuple[dict[str, float], Progress]:
-    """Score the epoch, write it down and keep its weights if they are the best; on rank 0.
+) -> tuple[dict[str, float], Scores, Progress]:
+    """Score the epoch and decide how the run continues, which is all that the ranks wait for; on rank 0.
+
+    The results of the epoch before are on the disk.
 
     Args:
         run: that the epoch belongs to.
@@ -125,12 +129,11 @@ def end_epoch(
         seconds: the epoch took, evaluation included.
 
     Returns:
-        The row of metrics.csv, and the progress with which the next epoch begins.
+        The row of metrics.csv, the scores of each attribute, and the progress with which the next epoch begins.
     """
     chosen, plan, epoch = run.config.checkpoint.best_score, run.plan, progress.epoch + 1
     skipped = sum(step // plan.steps_per_epoch == progress.epoch for step in progress.skipped)
-    targets = run.table.targets[run.splits.valid]
-    scores = score(run.table.attributes, logits, targets)
+    scores = score(run.table.attributes, logits, run.table.targets[run.splits.valid])
     means = scores.mean()
     values = {
         "epoch": epoch,
@@ -146,15 +149,41 @@ def end_epoch(
     if not run.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
         after.best_epoch = epoch
         after.best_score = None if np.isnan(means[chosen]) else means[chosen]
-        best = calibrate(describe(run, epoch), scores, logits, targets)
-        run.folder.save_best(state.net.net.state_dict(), logits, best.model_dump(mode="json"), model_card(best))
-        run.tracker.best(run.folder.best, {"epoch": epoch, chosen: means[chosen]})
-    run.folder.epoch(row, scores)
-    run.folder.event("epoch", epoch=epoch, best_epoch=after.best_epoch)
     run.tracker.epoch(row, scores.by_attribute(), epoch * plan.steps_per_epoch)
     # Told of every epoch; a run that has come to its end is not given up any more.
     after.pruned = run.judge(row) and epoch < run.config.train.epochs
-    return row, after
+    return row, scores, after
+
+
+def write_results(
+    run: TrainingRun,
+    progress: Progress,
+    row: Mapping[str, float],
+    scores: Scores,
+    logits: NDArray[np.float32],
+    weights: dict[str, torch.Tensor],
+) -> None:
+    """Write an epoch down, and keep its weights, calibrated, if they are the best; beside the steps of the next epoch.
+
+    Args:
+        run: that the epoch belongs to.
+        progress: with which the next epoch begins.
+        row: of metrics.csv.
+        scores: of each attribute.
+        logits: float32 [validation images, A].
+        weights: of the network at the end of the epoch, by torchvision's names.
+
+    Raises:
+        UserError: if the run folder cannot be written.
+    """
+    epoch = progress.epoch
+    if progress.best_epoch == epoch:
+        best = calibrate(describe(run, epoch), scores, logits, run.table.targets[run.splits.valid])
+        run.folder.save_best(weights, logits, best.model_dump(mode="json"), model_card(best))
+        chosen = run.config.checkpoint.best_score
+        run.tracker.best(run.folder.best, {"epoch": epoch, chosen: row[f"val_{chosen}"]})
+    run.folder.epoch(row, scores)
+    run.folder.event("epoch", epoch=epoch, best_epoch=progress.best_epoch)
 
 
 def calibrate(

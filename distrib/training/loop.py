@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from distrib.config import Config
 from distrib.data.batch import Replacement
@@ -13,7 +14,7 @@ from distrib.runs.terminal import make_terminal
 from distrib.scoring.evaluation import predict_logits
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.checkpointer import Checkpointer
-from distrib.training.epoch import end_epoch, look_back, report_non_finite, report_replaced
+from distrib.training.epoch import look_back, report_non_finite, report_replaced, score_epoch, write_results
 from distrib.training.grouping import Grouping
 from distrib.training.state import TrainState
 from distrib.training.training_run import Outcome, TrainingRun
@@ -103,12 +104,13 @@ def train(
 
             # The results of an epoch wait for the checkpoint under way, so that they are at most one epoch ahead.
             checkpointer.wait()
-            row, progress = from_rank_0(accelerator, end_epoch, run, state, progress, logits, seconds)
+            row, scores, progress = from_rank_0(accelerator, score_epoch, run, state, progress, logits, seconds)
             terminal.epoch(row, best=progress.best_epoch == progress.epoch)
 
-            # The next epoch begins here, and so does a run that resumes from this checkpoint.
+            # The next epoch begins here, and so does a run that resumes from this checkpoint, which is written once the
+            # results are.
             state.position = state.position.after_epoch()
-            checkpointer.save(progress)
+            checkpointer.save(progress, partial(write_results, run, progress, row, scores, logits))
             watch.started()
     return Outcome(progress)
 

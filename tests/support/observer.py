@@ -3,8 +3,9 @@
 OBSERVE=FOLDER           write FOLDER/rank-R.jsonl, a line a step: [step, [ids …]]; FOLDER/left-R when the rank leaves
 DISTURB=WHEN RANK WHAT   in the first attempt, on one rank:
     WHEN  a number: before this step, counted from 0 over the run; evaluation: in its first round; write: while a
-          checkpoint is being written; supersede: while one is that the best epoch before is still kept for; report:
-          before the first job of the report; read: before any image is read
+          checkpoint is being written; supersede: while one is that the best epoch before is still kept for; results:
+          before those of epoch 2 are written, and after a step of epoch 3; report: before the first job of the report;
+          read: before any image is read
     WHAT  self:SIGNAL or launcher:SIGNAL; twice:SIGNAL, to itself and once more a second later; preempt: make that
           file; hang: do nothing for a minute
 DISTURB_AFTER=PATH       and only once this is there, such as a checkpoint that is written in the background
@@ -74,6 +75,7 @@ def before(function, moment):
 
 
 train_step = TrainStep.__call__
+steps_made = []  # by their numbers in the run
 
 
 def watched_step(self, micro_batches, step):
@@ -81,6 +83,7 @@ def watched_step(self, micro_batches, step):
     if "OBSERVE" in os.environ:
         observe(step, [int(each) for batch in micro_batches for each in batch.ids_B])
     train_step(self, micro_batches, step)
+    steps_made.append(step)
 
 
 TrainStep.__call__ = watched_step
@@ -97,6 +100,18 @@ def watched_write(*arguments):
 
 
 distrib.training.checkpoint._write_manifest = watched_write
+write_results = distrib.training.loop.write_results
+
+
+def watched_results(run, progress, *more):
+    if (WHEN, progress.epoch) == ("results", 2):
+        while 2 * run.plan.steps_per_epoch not in steps_made:
+            time.sleep(0.01)
+        disturb("results")
+    write_results(run, progress, *more)
+
+
+distrib.training.loop.write_results = watched_results
 ImageReader.decode = before(ImageReader.decode, "read")
 distrib.explaining.report.attempt = before(distrib.explaining.report.attempt, "report")
 if RANK == "0" and "SELDOM" in os.environ:

@@ -473,6 +473,39 @@ def test_one_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert all("cannot be written" in sentence for sentence in told)
 
 
+def test_what_comes_first_is_written_first_from_a_copy_of_the_weights(tmp_path: Path) -> None:
+    go_on, seen = threading.Event(), []
+
+    def first(copy: dict[str, torch.Tensor]) -> None:
+        go_on.wait(20)
+        seen.append((copy, names(tmp_path)))
+
+    state, background = weights(1), writer(tmp_path)
+    background.save(contents(state, 1), first)
+    for tensor in state.values():
+        tensor.zero_()
+    go_on.set()
+    background.wait()
+    [(copy, before)] = seen
+    assert before == []
+    assert names(tmp_path) == ["step-00000001"]
+    assert all(same_bits(copy[name], tensor) for name, tensor in weights(1).items())
+
+
+def test_where_what_comes_first_cannot_be_written_the_run_stops_and_there_is_no_checkpoint(tmp_path: Path) -> None:
+    def first(_: dict[str, torch.Tensor]) -> None:
+        raise UserError("best/ cannot be written")
+
+    told: list[str] = []
+    background = writer(tmp_path, told.append)  # of a run that continues without its checkpoints
+    background.save(contents(weights(), 1), first)
+    until(background.has_failed)
+    with pytest.raises(UserError, match="best/ cannot be written"):
+        background.save(contents(weights(), 2))
+    assert told == []
+    assert names(tmp_path) == []
+
+
 def test_a_disk_that_does_not_answer_says_nothing_about_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

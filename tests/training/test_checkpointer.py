@@ -18,9 +18,12 @@ from distrib.ranks import meeting as runtime
 from distrib.ranks.machine import resolve
 from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import Agreed, Agreement, StopRequests
-from distrib.training.checkpoint import CheckpointWriter, Contents, Progress
+from distrib.training.checkpoint import CheckpointWriter, Contents, Progress, WriteFirst
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.state import TrainState
+
+# Bytes of a file in which the weights and no optimiser have room, and in which the weights have none.
+WITHOUT_OPTIMISER, WITHOUT_WEIGHTS = 60_000_000, 30_000_000
 
 
 def some_rounds() -> list[Agreed]:
@@ -54,9 +57,9 @@ def saved_after(*arguments: object) -> list[int]:
     steps = []
     save = Checkpointer.save
 
-    def watched(self: Checkpointer, progress: Progress) -> None:
+    def watched(self: Checkpointer, progress: Progress, *first: WriteFirst) -> None:
         steps.append(self._state.position.run_step)
-        save(self, progress)
+        save(self, progress, *first)
 
     Checkpointer.save = watched
     assert program.main([str(each) for each in arguments]) == 0
@@ -75,8 +78,8 @@ def test_the_clock_of_rank_0_has_all_ranks_save_after_the_same_step(faces: Path,
     assert kept == set(of_rank_0)
 
 
-def told(*arguments: object) -> tuple[int, int, str]:
-    """Train on this rank, whose files cannot grow past 60 MB: weights fit, the optimiser does not.
+def told(limit: int, *arguments: object) -> tuple[int, int, str]:
+    """Train on this rank, whose files cannot grow past so many bytes.
 
     Returns:
         How many steps were made, the exit status, and the last line of what it said.
@@ -88,13 +91,13 @@ def told(*arguments: object) -> tuple[int, int, str]:
         make_step(self, micro_batches)
         steps.append(self.position.run_step)
 
-    def save_and_wait(self: CheckpointWriter, contents: Contents) -> None:
-        save(self, contents)
+    def save_and_wait(self: CheckpointWriter, contents: Contents, *first: WriteFirst) -> None:
+        save(self, contents, *first)
         wait([self._pending])  # so that rank 0 knows of it before the next step
 
     TrainState.step, CheckpointWriter.save = watched_step, save_and_wait
     runtime.SPEAK_WITHIN = 0  # every rank says its own
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000_000, 60_000_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     ending.SPEAK_WITHIN = 0  # no launcher ends rank 1 here once rank 0 has spoken
     said = io.StringIO()
     with redirect_stderr(said):
@@ -107,7 +110,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_all_ranks_alike(moment: str, 
     folder = tmp_path / "run"
     every = 4 if moment == "in a step" else 1000
     options = settings(faces, folder, "--checkpoint.every-steps", every, "--train.epochs", 1, "--train.log-every", 1000)
-    of_rank_0, of_rank_1 = on_ranks(2, told, *options)
+    of_rank_0, of_rank_1 = on_ranks(2, told, WITHOUT_OPTIMISER, *options)
     assert of_rank_0 == of_rank_1
     steps, status, sentence = of_rank_0
     assert steps == (every + 1 if moment == "in a step" else the_plan(faces, folder).steps_per_epoch)
@@ -116,3 +119,23 @@ def test_a_checkpoint_that_cannot_be_written_stops_all_ranks_alike(moment: str, 
     assert "check the free space and permissions of" in sentence
     [error] = read_events(folder, "error")
     assert sentence == f"distrib: error: {error['reason']}"
+
+
+def test_results_that_cannot_be_written_stop_all_ranks_alike_whatever_checkpoints_may_do(
+    faces: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    options = settings(faces, folder, "--checkpoint.every-steps", 1000, "--checkpoint.on-failure", "continue",
+                       "--train.batch-size", 64)  # fmt: skip
+    of_rank_0, of_rank_1 = on_ranks(2, told, WITHOUT_WEIGHTS, *options)
+    assert of_rank_0 == of_rank_1
+    steps, status, sentence = of_rank_0
+    per_epoch = len(the_plan(faces, folder).rows) // 64
+    assert steps == per_epoch + 1  # the next epoch has begun beside the writing
+    assert status == 2
+    assert sentence.startswith(f"distrib: error: {folder / 'best'} cannot be written (")
+    assert sentence.endswith(f"check the free space and permissions of {folder}, then resume with --resume auto")
+    assert [event["event"] for event in read_events(folder)][1:] == ["error"]
+    assert not (folder / "best").exists()
+    assert not (folder / "metrics.csv").exists()
+    assert list(folder.glob("checkpoints/*")) == []
