@@ -1,33 +1,33 @@
 """Images a second from the disk to batches on the device, against what else people load images with, in one run.
 
-    python benchmarks/loader.py --root data/celeba --json benchmarks/results/loader.json
+    python benchmarks/loader.py --root data/celeba --json benchmarks/results/loader.json --plot docs/loader.png
 
 Two jobs: `centre`, the centred 178x178 of each image, where nothing is resized; and `crops`, random 85 to 100 % of each
 side of the whole image, resized to 218x178, half of them mirrored. Every loader delivers uint8 batches of the same
-images. The peers are measured at their best known use; those that are not installed are left out, and said.
+images, and as many of them as the others, which is looked at. The peers are in `peers.py`, each at its best known use.
+`pip install -e '.[benchmarks]'`, in an environment of its own, brings them; those that are not there are left out, and
+said.
 
 On a GPU DALI decodes there ("mixed"), as does its own reader; everything else decodes on the CPU.
 """
 
 import argparse
-import io
-import shutil
+import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
 import simplejpeg
 import torch
-import torchvision.transforms.v2.functional as TF
-from measure import alternate, machine, report, spread
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from torchvision.io import ImageReadMode, decode_jpeg
+from measure import alternate, machine, spread, write
+from peers import PEERS, Again, Forms, Job
+from plot_loader import plot
 
 from distrib.config import Config
 from distrib.data.decoders import dali_installed, make_decoder
@@ -36,7 +36,11 @@ from distrib.data.plan import Plan
 from distrib.data.table import Table, read_table
 from distrib.data.verification import examine
 
-JOBS = {"centre": ((178, 178), "square", 1.0), "crops": ((218, 178), "full", 0.85)}
+JOBS = {"centre": Job((178, 178), "square", 1.0), "crops": Job((218, 178), "full", 0.85)}
+PACKAGES = [
+    "torch", "torchvision", "pillow", "simplejpeg", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "webdataset",
+    "litdata", "mosaicml-streaming", "spdl-core", "spdl-io",
+]  # fmt: skip
 Run = Callable[[], None]
 
 
@@ -48,33 +52,66 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=16, help="batches in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args()
 
+    count = options.batches * options.batch_size
+    rates: dict[str, dict[str, dict[str, float]]] = {}
+    left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        forms = other_forms(options.root, Path(scratch), options.batches * options.batch_size)
-        results: dict[str, Any] = {}
+        roots = other_forms(options.root, Path(scratch), count)
         for job in JOBS:
             for threads in options.threads:
-                peers = contenders(forms, job, threads, options.batch_size)
-                seconds = alternate(peers, options.rounds, warmup=1)
-                count = options.batches * options.batch_size
-                rates = {name: spread([count / each for each in found]) for name, found in seconds.items()}
-                results[f"{job}, {threads} thread{'s' * (threads > 1)}"] = rates
-    packages = ["torch", "torchvision", "pillow", "simplejpeg", "webdataset"]
-    report(
-        {
-            "machine": machine(*packages, *(["nvidia-dali-cuda130"] if dali_installed() else [])),
-            "setting": {"batch_size": options.batch_size, "images": options.batches * options.batch_size},
-            "images_per_second": results,
-        },
-        options.json,
-    )
+                measured = contenders(roots, JOBS[job], threads, options.batch_size, left_out)
+                seconds = alternate(measured, options.rounds, warmup=1)
+                setting = f"{job}, {threads} thread{'s' * (threads > 1)}"
+                rates[setting] = {name: spread([count / each for each in found]) for name, found in seconds.items()}
+                print(table(setting, rates[setting]), flush=True)
+    for name, reason in left_out.items():
+        print(f"left out: {name} ({reason})", file=sys.stderr)
+    result = {
+        "machine": machine(*filter(installed, PACKAGES)),
+        "setting": {"batch_size": options.batch_size, "images": count, "rounds": options.rounds},
+        "left_out": left_out,
+        "images_per_second": rates,
+    }
+    if options.json is not None:
+        write(result, options.json)
+    if options.plot is not None:
+        plot(result, options.plot)
+
+
+def installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def table(setting: str, rates: dict[str, dict[str, float]]) -> str:
+    """The rates of one job and number of threads in Markdown, which a terminal shows as well."""
+    bare = next(iter(rates.values()))["median"]
+    heads = [f"{setting}: images/s", "median", "range", "of bare"]
+    rows = [
+        [name, f"{rate['median']:,.0f}", f"{rate['min']:,.0f}-{rate['max']:,.0f}", f"{rate['median'] / bare:.2f}"]
+        for name, rate in rates.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for name, *numbers in [heads, rule, *rows]:
+        cells = [name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def other_forms(root: Path, scratch: Path, count: int) -> dict[str, Path]:
-    """So many of the training images as a folder, as a zip archive beside the same table, and packed."""
+    """So many of the training images as a folder, as a zip archive beside the same table, and packed; and a scratch."""
     table = read_table(root)
     rows = np.flatnonzero(table.split == 0)[:count]
+    if len(rows) < count:
+        sys.exit(f"{root} has {len(rows)} training images, and {count} are asked for: take fewer or smaller batches")
     folder = scratch / "folder"
     (folder / "images").mkdir(parents=True)
     lines = [",".join(["image", *table.attributes, "split"])]
@@ -84,7 +121,7 @@ def other_forms(root: Path, scratch: Path, count: int) -> dict[str, Path]:
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     archived = scratch / "zip"
     archived.mkdir()
-    shutil.copy(folder / "table.csv", archived)
+    copy(folder / "table.csv", archived)
     with zipfile.ZipFile(archived / "images.zip", "w") as archive:
         for file in sorted((folder / "images").iterdir()):
             archive.write(file, f"images/{file.name}")
@@ -92,27 +129,29 @@ def other_forms(root: Path, scratch: Path, count: int) -> dict[str, Path]:
     return {"folder": folder, "zip": archived, "shards": scratch / "shards"}
 
 
-def contenders(forms: dict[str, Path], job: str, threads: int, batch_size: int) -> dict[str, Run]:
-    """What is measured, by name; each goes through all images once."""
-    size, _, zoom = JOBS[job]
-    table = read_table(forms["folder"])
-    data = [table.store.read(row) for row in range(len(table))]
+def contenders(
+    roots: dict[str, Path], job: Job, threads: int, batch_size: int, left_out: dict[str, str]
+) -> dict[str, Run]:
+    """What is measured, by name; each goes through all images once. Peers that are not there are told in `left_out`."""
+    folder = read_table(roots["folder"])
+    data = [folder.store.read(row) for row in range(len(folder))]
     count = len(data)
     bare = in_threads(lambda row: simplejpeg.decode_jpeg(data[row]), count, threads)
-    verify = in_threads(lambda row: examine(table.store.read(row), "x.jpg"), count, threads)
-    peers: dict[str, Run] = {"bare strict decode of bytes in memory": bare, "verification, as pack does it": verify}
-    for form, root in forms.items():
+    verification = in_threads(lambda row: examine(folder.store.read(row), "x.jpg"), count, threads)
+    runs = {"bare strict decode of bytes in memory": bare, "distrib, verification as pack does it": verification}
+    for form, root in roots.items():
         for decoder in ("torch", "dali") if dali_installed() else ("torch",):
-            peers[f"distrib, {form}, {decoder}"] = ours(read_table(root), job, decoder, threads, batch_size)
-    for name, kind in (("Pillow", PillowImages), ("torchvision's decoder", TorchvisionImages)):
-        dataset = kind(table, size, zoom)
-        loader = DataLoader(dataset, batch_size, num_workers=threads, persistent_workers=True, prefetch_factor=4)
-        peers[f"DataLoader with {name}"] = through(loader)
-    if find_spec("webdataset"):
-        peers["webdataset, Pillow"] = through_webdataset(forms["shards"], size, zoom, threads, batch_size)
-    if dali_installed():
-        peers["DALI's own readers.webdataset"] = through_dali(forms["shards"], count, size, zoom, threads, batch_size)
-    return peers
+            batches = ours(read_table(root), job, decoder, threads, batch_size)
+            runs[f"distrib, {form}, {decoder}"] = through(batches, count, job)
+    files = [roots["folder"] / "images" / name for name in folder.names]
+    own = roots["folder"].parent / "peers"
+    own.mkdir(exist_ok=True)
+    for name, peer in PEERS.items():
+        try:
+            runs[name] = through(peer(Forms(files, roots["shards"], own), job, threads, batch_size), count, job)
+        except ImportError as error:
+            left_out[name] = str(error)
+    return runs
 
 
 def in_threads(work: Callable[[int], object], count: int, threads: int) -> Run:
@@ -127,129 +166,34 @@ def in_threads(work: Callable[[int], object], count: int, threads: int) -> Run:
     return run
 
 
-def ours(table: Table, job: str, decoder: str, threads: int, batch_size: int) -> Run:
-    (height, width), crop, zoom = JOBS[job]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def ours(table: Table, job: Job, decoder: str, threads: int, batch_size: int) -> Iterable[Any]:
     config = Config().data.model_copy(
-        update={"image_size": (height, width), "crop": crop, "threads": threads, "decoder": decoder}
+        update={"image_size": job.size, "crop": job.crop, "threads": threads, "decoder": decoder}
     )
-    plan = Plan(np.arange(len(table)), 0, batch_size, min_zoom=zoom, flip=zoom < 1)
+    plan = Plan(np.arange(len(table)), 0, batch_size, min_zoom=job.zoom, flip=job.zoom < 1)
     requests = [plan.batch(0, step) for step in range(plan.steps_per_epoch)]
-    made = make_decoder(config, table, device, batch_size)
-    return through(Again(lambda: made.batches(requests)))
+    made = make_decoder(config, table, device(), batch_size)
+    return Again(lambda: made.batches(requests))
 
 
-class Again:
-    """What begins anew each time it is gone through."""
-
-    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._make()
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def through(batches: Any) -> Run:
+def through(batches: Iterable[Any], count: int, job: Job) -> Run:
+    """Take all batches to the device; that they are what was asked for is looked at in passing."""
+
     def run() -> None:
+        seen = 0
         for batch in batches:
-            last = batch
-        images = getattr(last, "images_BHWC", last)
+            images = getattr(batch, "images_BHWC", batch).to(device(), non_blocking=True)
+            assert images.dtype == torch.uint8, images.dtype
+            assert images.shape[1:] == (*job.size, 3), images.shape
+            seen += len(images)
+        assert seen == count, f"{seen} images came instead of {count}"
         images.sum().item()  # wait for the device
 
     return run
-
-
-class PillowImages(Dataset[torch.Tensor]):
-    def __init__(self, table: Table, size: tuple[int, int], zoom: float) -> None:
-        self._table, self._size, self._zoom = table, size, zoom
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, row: int) -> torch.Tensor:
-        return torch.from_numpy(with_pillow(self._table.store.read(row), self._size, self._zoom))
-
-
-def with_pillow(data: bytes, size: tuple[int, int], zoom: float) -> np.ndarray:
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    if zoom == 1:
-        return np.array(TF.center_crop(image, list(size)))
-    box = random_box(image.height, image.width, zoom)
-    image = TF.resized_crop(image, *box, list(size))
-    return np.array(TF.horizontal_flip(image) if torch.rand(()) < 0.5 else image)
-
-
-def random_box(height: int, width: int, zoom: float) -> tuple[int, int, int, int]:
-    share = np.random.uniform(zoom, 1)
-    box = round(height * share), round(width * share)
-    return np.random.randint(height - box[0] + 1), np.random.randint(width - box[1] + 1), *box
-
-
-class TorchvisionImages(PillowImages):
-    def __getitem__(self, row: int) -> torch.Tensor:
-        data = torch.frombuffer(bytearray(self._table.store.read(row)), dtype=torch.uint8)
-        image = decode_jpeg(data, mode=ImageReadMode.RGB)
-        if self._zoom == 1:
-            return TF.center_crop(image, list(self._size))
-        box = random_box(image.shape[1], image.shape[2], self._zoom)
-        image = TF.resized_crop(image, *box, list(self._size), antialias=True)
-        return TF.horizontal_flip(image) if torch.rand(()) < 0.5 else image
-
-
-def through_webdataset(shards: Path, size: tuple[int, int], zoom: float, threads: int, batch_size: int) -> Run:
-    import webdataset
-
-    def image(sample: dict[str, Any]) -> torch.Tensor:
-        return torch.from_numpy(with_pillow(sample["jpg"], size, zoom))
-
-    # Its workers share shards out; of one shard each takes every so manieth sample.
-    tars = [str(file) for file in sorted(shards.glob("*.tar"))]
-    source = webdataset.WebDataset(tars, shardshuffle=False, nodesplitter=None, workersplitter=None)
-    pipeline = source.compose(every_worker).map(image).batched(batch_size, collation_fn=torch.stack)
-    loader = DataLoader(pipeline, None, num_workers=threads, persistent_workers=True, prefetch_factor=4)
-    return through(loader)
-
-
-def every_worker(samples: Iterator[Any]) -> Iterator[Any]:
-    info = torch.utils.data.get_worker_info()
-    for number, sample in enumerate(samples):
-        if info is None or number % info.num_workers == info.id:
-            yield sample
-
-
-def through_dali(shards: Path, count: int, size: tuple[int, int], zoom: float, threads: int, batch_size: int) -> Run:
-    from nvidia.dali import fn, pipeline_def, types
-    from nvidia.dali.plugin.pytorch import DALIGenericIterator
-
-    on_gpu = torch.cuda.is_available()
-
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=0 if on_gpu else None, prefetch_queue_depth=2)
-    def graph() -> Any:
-        tars = sorted(shards.glob("*.tar"))
-        jpegs = fn.readers.webdataset(
-            paths=list(map(str, tars)),
-            index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
-            ext=["jpg"],
-            name="reader",
-        )
-        device = "mixed" if on_gpu else "cpu"
-        if zoom == 1:
-            return fn.decoders.image_crop(jpegs, device=device, crop=size, output_type=types.RGB)
-        share = size[1] / size[0]
-        images = fn.decoders.image_random_crop(
-            jpegs, device=device, output_type=types.RGB, random_area=[zoom**2, 1.0], random_aspect_ratio=[share, share]
-        )
-        images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
-        return fn.flip(images, horizontal=fn.random.coin_flip())
-
-    pipeline = graph()
-    pipeline.build()
-
-    def batches() -> Iterator[Any]:
-        for outputs in DALIGenericIterator([pipeline], ["images"], size=count, auto_reset=True):
-            yield outputs[0]["images"]
-
-    return through(Again(batches))
 
 
 if __name__ == "__main__":

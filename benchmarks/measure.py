@@ -47,11 +47,14 @@ def machine(*packages: str) -> dict[str, Any]:
 
 def report(result: dict[str, Any], file: Path | None) -> None:
     """Print a result, and write it to a file where one is named."""
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=2))
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text + "\n", encoding="utf-8")
+        write(result, file)
+
+
+def write(result: dict[str, Any], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _lines(path: str) -> list[str]:
