@@ -66,7 +66,7 @@ def main() -> None:
                 seconds = alternate(measured, options.rounds, warmup=1)
                 setting = f"{job}, {threads} thread{'s' * (threads > 1)}"
                 rates[setting] = {name: spread([count / each for each in found]) for name, found in seconds.items()}
-                print(table(setting, rates[setting]), flush=True)
+                print(in_markdown(setting, rates[setting]), flush=True)
     for name, reason in left_out.items():
         print(f"left out: {name} ({reason})", file=sys.stderr)
     result = {
@@ -89,7 +89,7 @@ def installed(package: str) -> bool:
     return True
 
 
-def table(setting: str, rates: dict[str, dict[str, float]]) -> str:
+def in_markdown(setting: str, rates: dict[str, dict[str, float]]) -> str:
     """The rates of one job and number of threads in Markdown, which a terminal shows as well."""
     bare = next(iter(rates.values()))["median"]
     heads = [f"{setting}: images/s", "median", "range", "of bare"]
@@ -107,7 +107,7 @@ def table(setting: str, rates: dict[str, dict[str, float]]) -> str:
 
 
 def other_forms(root: Path, scratch: Path, count: int) -> dict[str, Path]:
-    """So many of the training images as a folder, as a zip archive beside the same table, and packed; and a scratch."""
+    """So many of the training images as a folder, as a zip archive beside the same table, and packed."""
     table = read_table(root)
     rows = np.flatnonzero(table.split == 0)[:count]
     if len(rows) < count:
