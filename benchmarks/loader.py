@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args()
 
+    result: dict[str, Any] = {"machine": machine(*filter(installed, PACKAGES))}
+    torch.set_num_threads(1)  # a loader has the threads that it is given, and none of OpenMP's beside them
     count = options.batches * options.batch_size
     rates: dict[str, dict[str, dict[str, float]]] = {}
     left_out: dict[str, str] = {}
@@ -69,8 +71,7 @@ def main() -> None:
                 print(in_markdown(setting, rates[setting]), flush=True)
     for name, reason in left_out.items():
         print(f"left out: {name} ({reason})", file=sys.stderr)
-    result = {
-        "machine": machine(*filter(installed, PACKAGES)),
+    result |= {
         "setting": {"batch_size": options.batch_size, "images": count, "rounds": options.rounds},
         "left_out": left_out,
         "images_per_second": rates,

@@ -70,18 +70,14 @@ def with_torchvision(data: bytes, job: Job) -> torch.Tensor:
     return cut(image_CHW.permute(1, 2, 0), job)
 
 
-def with_simplejpeg(data: bytes, job: Job) -> torch.Tensor:
-    """One image uint8 [H, W, 3]."""
-    return cut(torch.from_numpy(simplejpeg.decode_jpeg(data)), job)
-
-
-def cut(image_HWC: torch.Tensor, job: Job) -> torch.Tensor:
+def cut(image_HWC: Any, job: Job) -> Any:
+    """One image uint8 [H, W, 3], an array or a tensor."""
     top, left, height, width = region(image_HWC.shape[0], image_HWC.shape[1], job)
     image_HWC = image_HWC[top : top + height, left : left + width]
     if job.zoom == 1:
         return image_HWC
-    image_BCHW = F.interpolate(image_HWC.permute(2, 0, 1)[None], job.size, mode="bilinear", antialias=True)
-    image_HWC = image_BCHW[0].permute(1, 2, 0)
+    image_BCHW = torch.as_tensor(image_HWC).contiguous().permute(2, 0, 1)[None]  # half the time of a view
+    image_HWC = F.interpolate(image_BCHW, job.size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     return image_HWC.flip(1) if coin() else image_HWC
 
 
@@ -185,10 +181,10 @@ def mosaicml_streaming(forms: Forms, job: Job, threads: int, batch_size: int) ->
 
 def spdl_simplejpeg(forms: Forms, job: Job, threads: int, batch_size: int) -> Iterable[Images]:
     def decode(files: list[str]) -> Images:
-        images = torch.empty(len(files), *job.size, 3, dtype=torch.uint8)
-        for image, file in zip(images, files, strict=True):
-            image.copy_(with_simplejpeg(read(file), job))
-        return images
+        images = np.empty((len(files), *job.size, 3), np.uint8)
+        for place, file in enumerate(files):
+            images[place] = cut(simplejpeg.decode_jpeg(read(file)), job)
+        return torch.from_numpy(images)
 
     return through_spdl(decode, forms, threads, batch_size)
 
