@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from measure import alternate, machine, spread, write
+from measure import alternate, in_memory, machine, spread, write
 from peers import PEERS, Again, Forms, Job
 from plot_loader import plot
 
@@ -33,6 +33,7 @@ from distrib.config import Config
 from distrib.data.decoders import dali_installed, make_decoder
 from distrib.data.packing import pack
 from distrib.data.plan import Plan
+from distrib.data.resident import make_resident_decoder
 from distrib.data.table import Table, read_table
 from distrib.data.verification import examine
 
@@ -144,6 +145,9 @@ def contenders(
         for decoder in ("torch", "dali") if dali_installed() else ("torch",):
             batches = ours(read_table(root), job, decoder, threads, batch_size)
             runs[f"distrib, {form}, {decoder}"] = through(batches, count, job)
+    for where in ("host", "device") if torch.cuda.is_available() else ("host",):
+        batches = ours(folder, job, "torch", threads, batch_size, where)
+        runs[f"distrib, resident ({where})"] = through(batches, count, job)
     files = [roots["folder"] / "images" / name for name in folder.names]
     own = roots["folder"].parent / "peers"
     own.mkdir(exist_ok=True)
@@ -167,13 +171,17 @@ def in_threads(work: Callable[[int], object], count: int, threads: int) -> Run:
     return run
 
 
-def ours(table: Table, job: Job, decoder: str, threads: int, batch_size: int) -> Iterable[Any]:
+def ours(table: Table, job: Job, decoder: str, threads: int, batch_size: int, resident: str = "never") -> Iterable[Any]:
     config = Config().data.model_copy(
         update={"image_size": job.size, "crop": job.crop, "threads": threads, "decoder": decoder}
     )
     plan = Plan(np.arange(len(table)), 0, batch_size, min_zoom=job.zoom, flip=job.zoom < 1)
     requests = [plan.batch(0, step) for step in range(plan.steps_per_epoch)]
-    made = make_decoder(config, table, device(), batch_size)
+    if resident == "never":
+        made = make_decoder(config, table, device(), batch_size)
+    else:
+        images = in_memory(config, table, plan.rows, device() if resident == "device" else "cpu")
+        made = make_resident_decoder(images, config, table, device())
     return Again(lambda: made.batches(requests))
 
 

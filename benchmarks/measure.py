@@ -22,6 +22,20 @@ def alternate(peers: dict[str, Callable[[], None]], rounds: int, warmup: int = 1
     return seconds
 
 
+def in_memory(config: Any, table: Any, rows: Any, where: Any) -> Any:
+    """The images of some rows, decoded as `data.resident` has them, on a device."""
+    import numpy as np
+    import torch
+
+    from distrib.data.resident import ResidentImages, decode_once, sizes_of_some
+
+    rows = np.sort(rows)
+    whole, size = next(iter(sizes_of_some(table, rows).items()))
+    pixels_NHWC = torch.empty(len(rows), *size, 3, dtype=torch.uint8, device=where)
+    found = decode_once(config, table, torch.device(where), rows, whole, pixels_NHWC, lambda _: None)
+    return ResidentImages(pixels_NHWC, rows, found.broken)
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Median and range."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}

@@ -13,9 +13,8 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from measure import alternate, machine, report, spread
+from measure import alternate, in_memory, machine, report, spread
 from torch import nn
 from torchvision.models import resnet18
 
@@ -23,7 +22,7 @@ from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.data.decoders import make_decoder
 from distrib.data.plan import Plan
-from distrib.data.resident import ResidentImages, decode_once, make_resident_decoder, sizes_of_some
+from distrib.data.resident import make_resident_decoder
 from distrib.data.splits import make_splits
 from distrib.data.table import Table, read_table
 from distrib.model.weights import make_model
@@ -60,15 +59,6 @@ def endless(plan: Plan, accumulation: int) -> Iterator:
         epoch += 1
 
 
-def decoded(config: Config, table: Table, plan: Plan, device: torch.device) -> ResidentImages:
-    """All images of a plan, decoded."""
-    rows = np.sort(plan.rows)
-    whole, size = next(iter(sizes_of_some(table, rows).items()))
-    pixels_NHWC = torch.empty(len(rows), *size, 3, dtype=torch.uint8, device=device)
-    found = decode_once(config.data, table, device, rows, whole, pixels_NHWC, lambda _: None)
-    return ResidentImages(pixels_NHWC, rows, found.broken)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="a data set, as data.root")
@@ -99,7 +89,7 @@ def main() -> None:
     decoder = make_decoder(config.data, table, accelerator.device, options.batch_size)
     batches = decoder.batches(endless(plan, 1))
     held = next(batches)
-    images = decoded(config, table, plan, accelerator.device)
+    images = in_memory(config.data, table, plan.rows, accelerator.device)
     from_memory = make_resident_decoder(images, config.data, table, accelerator.device).batches(endless(plan, 1))
 
     net, _ = make_model(config.model, table.attributes, config.train.channels_last, seed=0)
@@ -107,7 +97,7 @@ def main() -> None:
     one_step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))
     model.train()
 
-    def in_memory() -> None:
+    def on_held() -> None:
         for _ in range(options.steps):
             one_step([held], 0)
         one_step.read()
@@ -122,7 +112,7 @@ def main() -> None:
 
     peers = {
         "plain": plain_loop(held, options.steps, accelerator.device),
-        "step": in_memory,
+        "step": on_held,
         "end_to_end": fed_by(batches),
         "resident": fed_by(from_memory),
     }
