@@ -65,16 +65,8 @@ def test_the_next_epoch_begins_while_results_are_written_and_a_kill_then_costs_n
 
     monkeypatch.setattr(TrainState, "step", watched_step)
     monkeypatch.setattr(loop, "write_results", late)
-    options = [
-        "--train.batch-size",
-        64,
-        "--train.epochs",
-        2,
-        "--checkpoint.every-steps",
-        1,
-        "--tracking.mode",
-        "disabled",
-    ]
+    options = ["--train.batch-size", 64, "--train.epochs", 2, "--checkpoint.every-steps", 1,
+               "--tracking.mode", "disabled"]  # fmt: skip
     assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
     rows = read_metrics(folder)
     assert [row["epoch"] for row in rows] == [1, 2]
