@@ -200,13 +200,16 @@ class _FromMemory(ImageReader):
         super().__init__(table)
         self._images = images
         self._pixels_NHWC = images.pixels_NHWC.numpy()
+        self._places = np.full(len(table), -1)
+        self._places[images.rows] = np.arange(len(images.rows))
 
     def read(self, row: int) -> bytes:
         return b""
 
     def decode(self, row: int, data: bytes) -> NDArray[np.uint8]:
         self._images.check(row)
-        (place,) = self._images.places(np.array([row]))
+        place = self._places[row]
+        assert place >= 0, "this image is not in memory"
         pixels_HWC: NDArray[np.uint8] = self._pixels_NHWC[place]
         return pixels_HWC
 
