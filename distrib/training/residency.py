@@ -113,7 +113,7 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
     wanted = before or asked if asked == "auto" else asked
     if wanted == "auto" and on_cpu:
         candidates: Sequence[str] = ("never",)
-        why = "data.resident auto: on a CPU it saves next to nothing"
+        why = "data.resident auto: on a CPU it saves little"
     elif wanted == "auto":
         candidates, why = _IN_TURN, ""
     else:

@@ -43,7 +43,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_cpu_auto_is_never(faces: Path) -> None:
     run, found = hold_images(a_run(faces), None)
     assert (run.images, run.config.data.resident, found.mode) == (None, "never", "never")
-    assert found.line == "decoded for each batch (data.resident auto: on a CPU it saves next to nothing)"
+    assert found.line == "decoded for each batch (data.resident auto: on a CPU it saves little)"
 
 
 def test_the_images_of_training_and_validation_are_held(faces: Path) -> None:
