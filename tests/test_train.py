@@ -201,7 +201,8 @@ def test_one_and_two_ranks_give_the_same_scores(faces: Path, finished: tuple[Pat
     assert scores[0]["images"] == 200
 
 
-@pytest.mark.parametrize("decoder", ["torch", pytest.param("dali", marks=[needs_dali, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["torch", pytest.param("dali", marks=needs_dali)])
 def test_broken_images_are_replaced_alike_on_any_number_of_ranks(decoder: str, faces: Path, tmp_path: Path) -> None:
     root = shutil.copytree(faces, tmp_path / "faces")
     rows = [2, 7]
