@@ -112,6 +112,7 @@ def test_the_page_can_be_opened_before_the_slow_parts_are_done(
     assert f"{run / 'report/index.html'} can be opened; still to come: occlusion, truth" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_report_that_was_stopped_before_its_slow_parts_is_made_when_the_run_is_started_again(run: Path) -> None:
     """Its page was there already, and said what was to come."""
     events = [line for line in (run / "events.jsonl").read_text().splitlines() if '"event": "report"' not in line]
@@ -275,6 +276,7 @@ def test_a_module_that_is_not_there_costs_no_training(faces: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_test_picture_costs_neither_the_model_nor_the_other_jobs(faces: Path, tmp_path: Path) -> None:
     root, folder = Path(shutil.copytree(faces, tmp_path / "faces")), tmp_path / "run"
     config = read_yaml(Path("configs/demo.yaml"))

@@ -565,6 +565,11 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
         ):
             resolve(Config())
     assert resolve(Config().replace("run", device="cpu")).run.device == "cpu"
+    (tmp_path / "nvidia0").unlink()
+    (tmp_path / "nvidia0").mkdir()  # which cannot be opened, as the GPUs of a node by a job that was given none
+    assert resolve(Config()).run.device == "cpu"
+    (tmp_path / "nvidia0").rmdir()
+    (tmp_path / "nvidia0").touch()
     for hidden in ("", "-1", "NoDevFiles"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert resolve(Config()).run.device == "cpu"

@@ -93,7 +93,11 @@ def test_each_stage_trains_what_it_says(faces: Path, undisturbed: Path) -> None:
     assert len(read_events(undisturbed, "start")[0]["weights"]["new"]) == 122
 
 
-@pytest.mark.parametrize("moment", ["in the first stage", "in the second stage", "between the second and the third"])
+@pytest.mark.parametrize(
+    "moment",
+    ["in the first stage", pytest.param("in the second stage", marks=pytest.mark.slow),
+     "between the second and the third"],
+)  # fmt: skip
 def test_it_goes_on_in_every_stage_as_if_it_had_not_stopped(
     moment: str, faces: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -24,14 +24,17 @@ def cores_of_rank() -> int:
 def _quotas() -> list[int]:
     """The whole cores that the control groups of this process may keep busy.
 
-    Source: `cpu.max` in the kernel's Documentation/admin-guide/cgroup-v2.rst, a quota and a period in microseconds.
+    Source: a quota and a period in microseconds, in `cpu.max` by the kernel's Documentation/admin-guide/cgroup-v2.rst,
+    and in version 1 in two files by its Documentation/scheduler/sched-bwc.rst, -1 for none.
     """
     found = []
-    for group in control_groups():
+    groups = [(folder, ("cpu.max",)) for folder in control_groups()]
+    groups += [(folder, ("cpu.cfs_quota_us", "cpu.cfs_period_us")) for folder in control_groups("cpu")]
+    for folder, names in groups:
         try:
-            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+            quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
         except (OSError, ValueError):
             continue  # the root has none
-        if quota != "max":
+        if quota not in ("max", "-1"):
             found.append(int(quota) // int(period))
     return found

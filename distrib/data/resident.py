@@ -80,13 +80,16 @@ def sizes_of_some(table: Table, rows: NDArray[np.int64]) -> dict[int, tuple[int,
     """Row -> height and width of some images from all over these rows that can be decoded.
 
     Raises:
-        UserError: if none of them can be.
+        UserError: if none of them can be, or the disk fails.
     """
     reader, sizes = ImageReader(table), {}
     for row in rows[:: max(1, len(rows) // _SAMPLED)].tolist():
-        with suppress(UserError):
+        try:
             height, width, _ = reader.decode(row, reader.read(row)).shape
             sizes[row] = height, width
+        except UserError as error:
+            if error.may_pass:
+                raise
     if not sizes:
         raise UserError("none of the images that were tried can be decoded: check the data set and the disk")
     return sizes

@@ -3,6 +3,7 @@
 They are gone through once; what lies where in them, and the labels, are kept in an index. Legend: N rows.
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -154,7 +155,7 @@ def _has_samples(file: Path) -> bool:
                     seen[key].add(ending in ENDINGS)
                 if len(seen[key]) == 2:
                     return True
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise not_whole(file, "tar", first_line(error).rstrip(":")) from None
     return False
 

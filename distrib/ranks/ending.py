@@ -87,8 +87,8 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], inter
             who = f"rank {rank()}: " if several_ranks() else ""
             print(
                 f"distrib: error: {who}out of memory ({printable(str(error)).partition('. ')[0][:200]}): lower "
-                "train.norm_size, the images that a rank holds at a time, set data.resident to host where it is "
-                "device, or lower, in a new run, train.batch_size or data.image_size",
+                "train.norm_size, the images that a rank holds at a time, set data.resident to never, or "
+                "lower, in a new run, train.batch_size or data.image_size",
                 file=sys.stderr,
                 flush=True,
             )

@@ -75,13 +75,22 @@ def driver_of_gpus() -> str | None:
     """The version of the NVIDIA driver where there are GPUs that are not hidden from this process; else None."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = visible is not None and not re.match(r"\s*(\d|GPU-|MIG-)", visible)
-    if hidden or not any(re.fullmatch(r"nvidia\d+", device.name) for device in _DEVICES.glob("nvidia*")):
+    if hidden or not any(map(_may_be_used, _DEVICES.glob("nvidia[0-9]*"))):
         return None
     try:
         found = re.search(r"\s(\d{3,}\.[\d.]+)\s", _DRIVER.read_text(encoding="utf-8"))
     except OSError:
         found = None
     return "unknown" if found is None else found[1]
+
+
+def _may_be_used(device: Path) -> bool:
+    """Whether this process may open a device: a job that was given none sees those of its node."""
+    try:
+        os.close(os.open(device, os.O_RDWR))
+    except OSError:
+        return False
+    return True
 
 
 def fallbacks(asked: Config, resolved: Config) -> list[str]:

@@ -182,15 +182,18 @@ def on_every_rank(accelerator: Accelerator, make: Callable[P, T], *args: P.args,
     Raises:
         UserError: on every rank, where it raises one on any; it names the rank unless it is rank 0.
     """
-    result, sentence = None, None
+    result, failure = None, None
     try:
         result = make(*args, **kwargs)
     except UserError as error:
-        sentence = str(error)
-    sentences = gather_object([sentence]) if accelerator.num_processes > 1 else [sentence]
-    for number, each in enumerate(sentences):
+        failure = str(error), error.may_pass
+    failures = gather_object([failure]) if accelerator.num_processes > 1 else [failure]
+    for number, each in enumerate(failures):
         if each is not None:
-            raise UserError(each if number == 0 else f"rank {number}: {each}", on_all_ranks=True)
+            sentence, may_pass = each
+            on_all = UserError(sentence if number == 0 else f"rank {number}: {sentence}", on_all_ranks=True)
+            on_all.may_pass = may_pass
+            raise on_all
     assert result is not None
     return result
 

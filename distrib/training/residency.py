@@ -18,6 +18,7 @@ from distrib.ranks.environment import ranks_here
 from distrib.ranks.meeting import from_rank_0, on_every_rank
 from distrib.ranks.printing import say, warn
 from distrib.ranks.shared_memory import exceeds, share_memory
+from distrib.ranks.watch import Watch
 from distrib.runs.terminal import time_left
 from distrib.training.checkpoint import Checkpoint
 from distrib.training.training_run import TrainingRun
@@ -85,7 +86,8 @@ class Room:
 
     def free(self, mode: str) -> str:
         """What is free there, for a person."""
-        return f"{data_size(self.gpu or 0)} on a GPU" if mode == "device" else data_size(self.machine)
+        where = " on a GPU" if mode == "device" else ""
+        return f"{data_size(self.gpu or 0) if where else data_size(self.machine)} that is free{where}"
 
 
 class CannotHoldError(Exception):
@@ -106,6 +108,7 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
 
     Raises:
         UserError: if a new run is to have them where they do not fit, or an image is broken that may not be.
+        RankLost: if another rank has died or hangs meanwhile.
     """
     asked, on_cpu = run.config.data.resident, run.config.run.device == "cpu"
     then = from_rank_0(run.accelerator, _before, checkpoint)
@@ -130,6 +133,7 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
                     f"data.resident is {asked}, but {reason}: set it to auto, or to never", on_all_ranks=True
                 ) from None
             why = str(reason)
+            torch.cuda.empty_cache()  # what was reserved for them, and DALI cannot use; nothing on a CPU
     config = run.config.replace("data", resident=mode)
     notes = [] if then is None or then.resident == mode else [_change(then, config.data)]
     if images is not None and images.broken:
@@ -151,7 +155,9 @@ def _change(then: DataConfig, now: DataConfig) -> str:
     """What it means for the pixels that images are elsewhere from here on."""
     # The torch decoder's are the same from wherever it takes them; DALI resizes by itself, unless they are in memory.
     one, other = ((data.decoder, data.decoder == "dali" and data.resident != "never") for data in (then, now))
-    pixels = "stay the same" if one == other else "differ, by about 0.15 grey levels where an image is resized"
+    pixels = "stay the same" if one == other else "differ slightly"
+    if one != other and then.decoder == now.decoder:
+        pixels += ", by about 0.15 grey levels where an image is resized"
     return f"images were {_WORDS[then.resident]}, and are now {_WORDS[now.resident]}: their pixels {pixels}"
 
 
@@ -175,7 +181,7 @@ def _hold(run: TrainingRun, candidates: Sequence[str]) -> tuple[str, str, Reside
             break
         refusal = room.refusal(mode, total)
         if refusal is None:
-            why = "; ".join([f"{data_size(total)}, of {room.free(mode)} that are free", *refusals])
+            why = "; ".join([f"{data_size(total)} of the {room.free(mode)}", *refusals])
             say(f"images:  {len(rows):,} are decoded now, into {data_size(total)} of memory")
             return mode, why, _decode(run, mode, room.shared, rows, whole, shape)
         refusals.append(refusal)
@@ -220,6 +226,7 @@ def _decode(
     Raises:
         CannotHoldError: if an image has another size, or memory cannot be shared.
         UserError: if an image is broken that may not be.
+        RankLost: if another rank has died or hangs.
     """
     accelerator = run.accelerator
     on_device = torch.empty(shape, dtype=torch.uint8, device=accelerator.device) if mode == "device" else None
@@ -231,8 +238,14 @@ def _decode(
         except UserError as error:
             raise CannotHoldError(str(error)) from None
     mine = np.array_split(np.arange(len(rows)), ranks_here())[accelerator.local_process_index]
-    progress = time_left("decoding", len(mine)) if accelerator.is_main_process else nullcontext(lambda _: None)
-    with progress as decoded:
+    bar = time_left("decoding", len(mine)) if accelerator.is_main_process else nullcontext(lambda _: None)
+    limit = run.config.run.start_timeout
+    with bar as show, Watch(accelerator, limit, limit, lambda _: None) as watch:
+
+        def decoded(count: int) -> None:
+            show(count)
+            watch.progress()
+
         found = on_every_rank(
             accelerator, decode_once, run.config.data, run.table, accelerator.device, rows[mine], whole,
             pixels_NHWC[slice(mine[0], mine[-1] + 1) if len(mine) else slice(0)], decoded,

@@ -77,6 +77,8 @@ def find_start(config: Config, folder: RunFolder) -> Checkpoint | None:
     resume = folder.meant(config.run.resume)
     folder.check(resume)
     if resume == "never":
+        if folder.path.is_dir():  # before anything takes its time
+            folder.lock()
         return None
     if folder.path.is_dir():
         folder.lock(patience=LEAVES_WITHIN)
@@ -209,10 +211,12 @@ def introduce(
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
     say(f"machine: {plural(accelerator.num_processes, 'rank')} on {machine['device']}, {how}")
-    by_dali = config.data.decoder == "dali" and config.run.device == "cuda" and residency.mode == "never"
+    by_dali = config.data.decoder == "dali" and config.run.device == "cuda"
     jpeg_hardware = has_jpeg_hardware() if by_dali else None
-    if by_dali:
+    if by_dali and residency.mode == "never":
         say(f"         {describe_jpeg_hardware(config.data, jpeg_hardware, threads_of(config.data))}")
+    elif by_dali:
+        say("         JPEG hardware: not used, so that the pixels of images in memory do not depend on their batch")
     if (line := waiting_line()) is not None:
         say(f"         {line}")
     say(f"images:  {residency.line}")

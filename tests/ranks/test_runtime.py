@@ -57,6 +57,15 @@ def test_a_container_has_the_cores_of_its_quota(tmp_path: Path) -> None:
     assert cores() == 1
 
 
+def test_so_has_one_of_the_first_version_of_control_groups(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n")
+    assert cores() == 8
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("250000\n")
+    assert cores() == 2
+
+
 def test_a_container_has_the_memory_of_its_limit_that_is_not_taken(tmp_path: Path) -> None:
     assert free_memory() > 10**8  # this machine's
     (tmp_path / "memory.current").write_text("70000000\n")
@@ -69,7 +78,7 @@ def test_a_container_has_the_memory_of_its_limit_that_is_not_taken(tmp_path: Pat
     assert free_memory() == 0
 
 
-def test_so_has_one_of_the_first_version(tmp_path: Path) -> None:
+def test_so_has_its_memory_in_the_first_version(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/memory.limit_in_bytes").write_text("90000000\n")
     (tmp_path / "memory/memory.usage_in_bytes").write_text("70000000\n")

@@ -98,7 +98,7 @@ def mapped(pid: str) -> set[str]:
 def test_more_than_there_is_is_refused_at_once() -> None:
     accelerator = met()
     for size, share in ((2**62, 0.5), (free_memory() // 2, 0.4)):
-        with pytest.raises(UserError, match=rf"are more than {share:.0%} of the .* GB that are free in this machine"):
+        with pytest.raises(UserError, match=rf"is more than {share:.0%} of the .* GB that is free in this machine"):
             share_memory(accelerator, size, share)
     assert not [each for each in Path("/proc/self/fd").iterdir() if "memfd:distrib" in target(each)]
     assert np.array_equal(share_memory(accelerator, 7, 0.5), np.zeros(7))

@@ -223,6 +223,7 @@ def test_a_killed_service_costs_no_time(tmp_path: Path) -> None:
     assert len(wandb_files(folder)) == 2
 
 
+@pytest.mark.slow
 def test_a_hanging_service_is_ended(tmp_path: Path) -> None:
     body = """
         tracking.FINISH_SECONDS, tracking.GRACE_SECONDS = 0.5, 3.0
