@@ -1,6 +1,7 @@
 """CPU cores: how many this process may use."""
 
 import os
+from pathlib import Path
 
 from distrib.base.control_groups import control_groups
 
@@ -28,7 +29,7 @@ def _quotas() -> list[int]:
     and in version 1 in two files by its Documentation/scheduler/sched-bwc.rst, -1 for none.
     """
     found = []
-    groups = [(folder, ("cpu.max",)) for folder in control_groups()]
+    groups: list[tuple[Path, tuple[str, ...]]] = [(folder, ("cpu.max",)) for folder in control_groups()]
     groups += [(folder, ("cpu.cfs_quota_us", "cpu.cfs_period_us")) for folder in control_groups("cpu")]
     for folder, names in groups:
         try:

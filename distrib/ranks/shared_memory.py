@@ -40,7 +40,8 @@ def share_memory(accelerator: Accelerator, size: int, share: float) -> NDArray[n
     try:
         offer = on_every_rank(accelerator, _reserve, size if in_machine == 0 else 0, share, reserved)
         offers = gather_object([offer]) if accelerator.num_processes > 1 else [offer]
-        return on_every_rank(accelerator, _map, *offers[accelerator.process_index - in_machine], size)
+        path, inode = offers[accelerator.process_index - in_machine]
+        return on_every_rank(accelerator, _map, path, inode, size)
     finally:
         for descriptor in reserved:
             os.close(descriptor)
