@@ -495,7 +495,7 @@ class _InUse:
         if not self._on_gpu:
             return images_BHWC
         own = images_BHWC.clone()
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         copied.record()
         self._held.append((copied, images_BHWC))
         while self._held and self._held[0][0].query():  # type: ignore[no-untyped-call]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from distrib.ranks.host_copy import HostCopy
+
 # A rank that has stopped as it was asked to, leaves with this: EX_TEMPFAIL of sysexits.h, "try again later".
 STOPPED = 75
 # The reason of a stop that was asked for on the run's page in W&B.
@@ -248,25 +250,24 @@ class Agreed(NamedTuple):
     stop: bool  # a rank has been asked to; once agreed on it stays so
     save: bool  # a checkpoint is due by the clock of rank 0
     failed: bool  # rank 0 could not write the last checkpoint, and the run is to stop for that
+    replaced: bool  # a rank has replaced a broken image
 
 
 class Agreement:
     """What any rank wishes, as all ranks know it at the same step.
 
     Each rank adds its `wishes` to an all-reduce that is made anyway, and hands the sum to `hear`. On a GPU the host
-    reads a sum `LAG` rounds later, when the device has long passed it, so that it never waits.
+    reads a sum some rounds later, when the device has long passed it (`HostCopy.lag`), so that it never waits.
     """
-
-    LAG = 2
 
     def __init__(self, requests: StopRequests, accelerator: "Accelerator") -> None:
         import torch
 
         self._requests = requests
         self._accelerator = accelerator
-        self._save = self._failed = False
+        self._save = self._failed = self._replaced = False
         self._none = torch.zeros(len(Agreed._fields), device=accelerator.device)
-        self._heard: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._heard: deque[HostCopy] = deque()
         self._stop = False
 
     @property
@@ -275,47 +276,40 @@ class Agreement:
         self._requests.look()  # another rank may have noticed first what this one can see as well
         return self._requests.reason or "a request to another rank"
 
-    def wish(self, save: bool, failed: bool) -> None:
+    def wish(self, save: bool, failed: bool, replaced: bool) -> None:
         """Say what this rank wishes in the next round; whether it has been asked to stop is looked up then.
 
         Args:
             save: a checkpoint.
             failed: that all stop, because the last one could not be written.
+            replaced: that all tell each other which broken images they have replaced.
         """
-        self._save, self._failed = save, failed
+        self._save, self._failed, self._replaced = save, failed, replaced
 
     def wishes(self) -> "torch.Tensor":
-        """1 for each of this rank's wishes, else 0, in the order of `Agreed`; float [3] on the device, to be read."""
+        """1 for each of this rank's wishes, else 0, in the order of `Agreed`; float [4] on the device, to be read."""
         import torch
 
-        wishes = (self._requests.wanted(), self._save, self._failed)
+        wishes = (self._requests.wanted(), self._save, self._failed, self._replaced)
         # A rank without wishes, in an ordinary step, copies nothing to the device, which the host would wait for.
         return torch.tensor(wishes, dtype=self._none.dtype, device=self._none.device) if any(wishes) else self._none
 
     def hear(self, wishes: "torch.Tensor") -> None:
-        """Take the sum of all ranks' wishes, float [3] on the device, the same on all of them."""
-        import torch
+        """Take the sum of all ranks' wishes, float [4] on the device, the same on all of them."""
+        from distrib.ranks.host_copy import HostCopy
 
-        if wishes.device.type == "cpu":
-            self._heard.append((wishes.clone(), None))
-            return
-        host = torch.empty_like(wishes, device="cpu", pin_memory=True).copy_(wishes, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
-        self._heard.append((host, copied))
+        self._heard.append(HostCopy(wishes))
 
     def answer(self) -> Agreed:
         """What the ranks have agreed on since this was asked last."""
-        save = failed = False
-        while self._heard and (self._heard[0][1] is None or len(self._heard) > self.LAG):
-            wishes, copied = self._heard.popleft()
-            if copied is not None:
-                copied.synchronize()
-            of_round = Agreed(*(wishes > 0).tolist())
+        save = failed = replaced = False
+        while self._heard and len(self._heard) > self._heard[0].lag:
+            of_round = Agreed(*(self._heard.popleft().get() > 0).tolist())
             self._stop |= of_round.stop
             save |= of_round.save
             failed |= of_round.failed
-        return Agreed(self._stop, save, failed)
+            replaced |= of_round.replaced
+        return Agreed(self._stop, save, failed, replaced)
 
     def round(self) -> Agreed:
         """A round of its own, for where there is no all-reduce to go with; every rank makes it."""

@@ -17,37 +17,33 @@ from distrib.runs.metrics import METRICS
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.metrics import Scores, better, score
 from distrib.training.checkpoint import Progress
-from distrib.training.state import TrainState
+from distrib.training.state import Look, TrainState
 from distrib.training.step import StepStats
 from distrib.training.training_run import TrainingRun, describe
 
 _SAID = 5  # replaced images that the terminal names at once
 
 
-def look_back(
-    run: TrainingRun, state: TrainState, progress: Progress, stats: StepStats, seconds: float
-) -> tuple[dict[str, float], Progress]:
+def look_back(run: TrainingRun, progress: Progress, look: Look) -> tuple[dict[str, float], Progress]:
     """What the steps since the last look have come to.
 
     Args:
         run: that they belong to.
-        state: after the last of them.
         progress: at the last look.
-        stats: as the device has them now.
-        seconds: spent on the steps of the epoch so far.
+        look: at the steps of the epoch so far.
 
     Returns:
-        The metrics of these steps, by their names in W&B, and the progress of now.
+        The metrics of these steps, by their names in W&B, and the progress at the moment of the look.
     """
-    steps = state.position.step - progress.step
+    steps, stats = look.position.step - progress.step, look.stats
     skipped = len(stats.bad) - len(progress.skipped)
     metrics = {
         "train/loss": (stats.loss_sum - progress.loss_sum) / max(1, steps - skipped),
-        "train/lr": state.learning_rate,
+        "train/lr": look.learning_rate,
         "train/gradient_norm": stats.gradient_norm,
-        "train/images_per_second": steps * run.plan.batch_size / (seconds - progress.seconds),
+        "train/images_per_second": steps * run.plan.batch_size / (look.seconds - progress.seconds),
     }
-    now = replace(progress, step=state.position.step, loss_sum=stats.loss_sum, seconds=seconds, skipped=stats.bad)
+    now = replace(progress, step=look.position.step, loss_sum=stats.loss_sum, seconds=look.seconds, skipped=stats.bad)
     return metrics, now
 
 

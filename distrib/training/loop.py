@@ -42,6 +42,7 @@ def train(
     progress = Progress() if checkpoint is None else checkpoint.progress
     progress = replace(progress, norm_size=grouping.norm_size, accumulation=accumulation)
     replaced: list[Replacement] = []
+    to_tell = False  # whether a rank has replaced images that the others do not know of
     total_steps, epochs = plan.steps_per_epoch * config.train.epochs, config.train.epochs
     terminal = make_terminal(accelerator.is_main_process, total_steps, state.position.run_step, epochs)
 
@@ -60,32 +61,36 @@ def train(
             # The plan says what every step trains on, so an epoch resumes wherever it was interrupted.
             batches = train_decoder.batches(plan.rank_batches(progress.epoch, progress.step, rank, ranks, accumulation))
             for micro_batches in zip(*[batches] * accumulation, strict=True):
-                # What rank 0 alone knows goes to all ranks in the step's own all-reduce, as does a request to stop.
-                agreement.wish(save=checkpointer.overdue(), failed=checkpointer.has_failed())
+                replaced += [each for batch in micro_batches for each in batch.replaced]
+                # What one rank alone knows goes to all in the step's own all-reduce, as does a request to stop.
+                agreement.wish(checkpointer.overdue(), checkpointer.has_failed(), replaced=bool(replaced))
                 watch.progress()  # a rank that waits for its images is behind those that wait for the rank
                 state.step(micro_batches)
-                replaced += [each for batch in micro_batches for each in batch.replaced]
                 watch.progress()
                 agreed, position = agreement.answer(), state.position
+                to_tell |= agreed.replaced
 
                 # An ordinary step ends here: the host begins the next one while the device is still at work. The end of
                 # an epoch is saved once it is validated.
                 save = not position.at_end_of_epoch and (checkpointer.due(position) or agreed.save)
-                log = position.run_step % config.train.log_every == 0 or position.at_end_of_epoch
-                if not (agreed.stop or agreed.failed or save or log):
-                    continue
+                wait = save or agreed.stop or agreed.failed or position.at_end_of_epoch
+                if wait or position.run_step % config.train.log_every == 0:
+                    state.look(time.monotonic() - began)
+                    # What is saved names all that was replaced.
+                    if wait or to_tell:
+                        progress, to_tell = report_replaced(run, progress, replaced), False
 
                 # A checkpoint that could not be written ends the run, with the same sentence on every rank.
                 if agreed.failed:
                     checkpointer.wait()
 
-                # The one look at the device. Steps that were not finite come first: what follows them is not kept.
-                stats, seconds = state.read(), time.monotonic() - began
-                report_non_finite(run, progress, stats)
-                progress = report_replaced(run, progress, replaced)
-                metrics, progress = look_back(run, state, progress, stats, seconds)
-                run.tracker.step(metrics, position.run_step)
-                terminal.step(progress.epoch + 1, position.run_step, metrics)
+                # Waited for is the device only by what needs its state. Steps that were not finite come first: what
+                # follows them is not kept.
+                for look in state.looks(wait):
+                    report_non_finite(run, progress, look.stats)
+                    metrics, progress = look_back(run, progress, look)
+                    run.tracker.step(metrics, look.position.run_step)
+                    terminal.step(progress.epoch + 1, look.position.run_step, metrics)
                 if save or agreed.stop:
                     checkpointer.save(progress)
                 if agreed.stop:

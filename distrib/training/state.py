@@ -1,6 +1,8 @@
 """The state of a training: made, put back out of a checkpoint, stepped and read."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,8 +17,25 @@ from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.grouping import Grouping
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from distrib.training.position import Position
-from distrib.training.step import StepStats, TrainStep
+from distrib.training.step import StepLook, StepStats, TrainStep
 from distrib.training.training_run import TrainingRun
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the steps of an epoch had come to at a moment of it.
+
+    Attributes:
+        position: of the run then.
+        learning_rate: the head's, in the last step before.
+        seconds: spent on the steps of the epoch until then.
+        stats: what the device had computed.
+    """
+
+    position: Position
+    learning_rate: float
+    seconds: float
+    stats: StepStats
 
 
 class TrainState:
@@ -55,6 +74,7 @@ class TrainState:
         self._positive_weight = positive_weight(run)
         progress = Progress() if checkpoint is None else checkpoint.progress
         self.position = Position(progress.epoch, progress.step, run.plan.steps_per_epoch)
+        self._looks: deque[tuple[Position, float, StepLook]] = deque()
         if checkpoint is not None and self.position.step > self.position.steps_per_epoch:
             raise UserError(
                 f"{checkpoint.folder} is at step {self.position.step} of an epoch of {self.position.steps_per_epoch} "
@@ -111,9 +131,26 @@ class TrainState:
         self._train_step(micro_batches, number)
         self.position = self.position.after_step()
 
-    def read(self) -> StepStats:
-        """Wait for the device and look at what the steps of this epoch have come to."""
-        return self._train_step.read()
+    def look(self, seconds: float) -> None:
+        """Begin to look at what the steps of this epoch have come to, without waiting for the device.
+
+        Args:
+            seconds: spent on them so far.
+        """
+        self._looks.append((self.position, seconds, self._train_step.look()))
+
+    def looks(self, wait: bool) -> Iterator[Look]:
+        """The looks that the device has come to, in their order; the same on every rank.
+
+        Args:
+            wait: for the device, so that all of them are there.
+        """
+        while self._looks:
+            position, seconds, look = self._looks[0]
+            if not wait and self.position.run_step - position.run_step < look.numbers.lag:
+                return
+            self._looks.popleft()
+            yield Look(position, self._learning_rate_in(position.run_step - 1), seconds, look.stats())
 
     def _learning_rate_in(self, step: int) -> float:
         return learning_rate(self._config.optim, step, self.position.steps_per_epoch, self._config.train.epochs)

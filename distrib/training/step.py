@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from distrib.config import Config
 from distrib.data.batch import Batch
+from distrib.ranks.host_copy import HostCopy
 from distrib.ranks.stopping import Agreement
 
 
@@ -52,24 +53,29 @@ class _Statistics:
         active = [module for module in norms if module.training]
         tensors = [tensor for module in active for tensor in (module.running_mean, module.running_var)]
         self.running = [tensor for tensor in tensors if tensor is not None]
-        self._counters = [module.num_batches_tracked for module in active if module.num_batches_tracked is not None]
-        self._before: list[torch.Tensor] = []
+        counters = [module.num_batches_tracked for module in active if module.num_batches_tracked is not None]
+        # Apart, as they are of another type: torch copies a list of one type by one kernel.
+        self._kept = [(each, [tensor.clone() for tensor in each]) for each in (self.running, counters) if each]
         self._sum: list[torch.Tensor] = []
         self._added = 0
 
     def remember(self) -> None:
         """Take these for those that the step began with."""
-        self._before = [tensor.clone() for tensor in self._all()]
+        for tensors, before in self._kept:
+            torch._foreach_copy_(before, tensors)
 
     def restore(self) -> None:
         """Go back to those that the step began with."""
-        for tensor, before in zip(self._all(), self._before, strict=True):
-            tensor.copy_(before)
+        for tensors, before in self._kept:
+            torch._foreach_copy_(tensors, before)
 
     def restore_where(self, bad: torch.Tensor) -> None:
         """The same where a bool [] on the device says so."""
-        for tensor, before in zip(self._all(), self._before, strict=True):
-            tensor.copy_(torch.where(bad, before, tensor))
+        for tensors, before in self._kept:
+            # One kernel for all: there is none that chooses within a list.
+            old, new = (torch.cat([tensor.view(-1) for tensor in each]) for each in (before, tensors))
+            chosen = torch.split(torch.where(bad, old, new), [tensor.numel() for tensor in tensors])
+            torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(chosen, tensors, strict=True)])
 
     def add(self) -> None:
         """Count what a micro-batch has made of them."""
@@ -83,14 +89,12 @@ class _Statistics:
         """Replace them by the mean of what was counted; nothing was: leave them."""
         if self._sum:
             torch._foreach_copy_(self.running, torch._foreach_div(self._sum, self._added))
-
-    def _all(self) -> list[torch.Tensor]:
-        return [*self.running, *self._counters]
+        self._sum, self._added = [], 0
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """What the host learns when it looks: one synchronisation.
+    """What the host learns when it looks.
 
     Attributes:
         loss_sum: sum of the global batches' losses since the epoch began, without those that were not finite.
@@ -108,6 +112,24 @@ class StepStats:
     def fatal(self) -> int | None:
         """The step after which no weight has moved; None: they all have."""
         return self.bad[self.allowed] if len(self.bad) > self.allowed else None
+
+
+@dataclass(frozen=True)
+class StepLook:
+    """A look at the steps that the device has yet to come to.
+
+    Attributes:
+        numbers: float64 [3 + steps]: sum of the losses, norm of the gradient, how many bad steps, and which.
+        allowed: bad steps.
+    """
+
+    numbers: HostCopy
+    allowed: int
+
+    def stats(self) -> StepStats:
+        """What it shows, once the device is there."""
+        loss_sum, gradient_norm, count, *steps = self.numbers.get().tolist()
+        return StepStats(loss_sum, gradient_norm, tuple(int(step) for step in steps[: int(count)]), self.allowed)
 
 
 class TrainStep:
@@ -145,7 +167,8 @@ class TrainStep:
         self._positive_weight = positive_weight_A
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         # SyncBatchNorm too, which is no BatchNorm2d.
-        self._norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._statistics = _Statistics(norms)
         device = accelerator.device
         # float64 and one addition a step: the sum is the same wherever a run was interrupted.
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -164,7 +187,7 @@ class TrainStep:
 
     def __call__(self, micro_batches: Sequence[Batch], step: int) -> None:
         """Train on this rank's share of a global batch; `step` counts from 0 over the run."""
-        norms = _Statistics(self._norms)
+        norms = self._statistics
         if self._skips or len(micro_batches) > 1:
             norms.remember()  # a forward pass that is not finite leaves them so
         parts = []
@@ -185,11 +208,14 @@ class TrainStep:
         if self._skips:
             norms.restore_where(bad)
 
+    def look(self) -> StepLook:
+        """Begin to look at what the steps have come to, without waiting for the device."""
+        values = [self._loss_sum.view(1), self._gradient_norm.double().view(1), self._bad_count.double().view(1)]
+        return StepLook(HostCopy(torch.cat([*values, self._bad_steps.double()])), self._allowed)
+
     def read(self) -> StepStats:
         """Wait for the device and look."""
-        values = [self._loss_sum.view(1), self._gradient_norm.double().view(1), self._bad_count.double().view(1)]
-        loss_sum, gradient_norm, count, *steps = torch.cat([*values, self._bad_steps.double()]).tolist()
-        return StepStats(loss_sum, gradient_norm, tuple(int(step) for step in steps[: int(count)]), self._allowed)
+        return self.look().stats()
 
     def _loss(self, logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
         return attribute_loss(logits_BA, targets_BA, self._train.label_smoothing, self._positive_weight)

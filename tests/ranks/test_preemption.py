@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from distrib.ranks.host_copy import LAG, HostCopy
 from distrib.ranks.stopping import STOP_BUTTON, Agreed, Agreement, Stopped, StopRequests
 
 
@@ -73,17 +74,16 @@ def test_a_request_from_another_thread_waits_for_the_step_and_interrupts_the_rep
 
 def test_on_a_gpu_an_answer_comes_two_rounds_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is agreed on once is heard of once, but for a stop, which stays."""
-    passed: Any = SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr(Agreement, "hear", lambda self, wishes: self._heard.append((wishes.clone(), passed)))
+    monkeypatch.setattr(HostCopy, "lag", LAG)
     requests = StopRequests()
     agreement = Agreement(requests, SimpleNamespace(device=torch.device("cpu"), num_processes=1))  # type: ignore[arg-type]
-    nothing, stop = Agreed(False, False, False), Agreed(True, False, False)
-    agreement.wish(save=True, failed=False)
+    nothing, stop = Agreed(False, False, False, False), Agreed(True, False, False, False)
+    agreement.wish(save=True, failed=False, replaced=False)
     assert agreement.round() == nothing
-    agreement.wish(save=False, failed=True)
+    agreement.wish(save=False, failed=True, replaced=True)
     assert agreement.round() == nothing
-    agreement.wish(save=False, failed=False)
+    agreement.wish(save=False, failed=False, replaced=False)
     requests.ask("somebody")
-    assert agreement.round() == Agreed(False, True, False)
-    assert agreement.round() == Agreed(False, False, True)
+    assert agreement.round() == Agreed(False, True, False, False)
+    assert agreement.round() == Agreed(False, False, True, True)
     assert agreement.round() == agreement.round() == stop

@@ -33,11 +33,11 @@ def some_rounds() -> list[Agreed]:
     requests = StopRequests()
     agreement = Agreement(requests, accelerator)
     answers = [agreement.round()]
-    agreement.wish(save=first, failed=False)
+    agreement.wish(save=first, failed=False, replaced=False)
     answers.append(agreement.round())
-    agreement.wish(save=False, failed=first)
+    agreement.wish(save=False, failed=first, replaced=False)
     answers.append(agreement.round())
-    agreement.wish(save=False, failed=False)
+    agreement.wish(save=False, failed=False, replaced=False)
     if not first:
         requests.ask("somebody")
     answers += [agreement.round(), agreement.round()]
@@ -48,7 +48,7 @@ def some_rounds() -> list[Agreed]:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_what_one_rank_wishes_all_hear_of_after_the_same_round(ranks: int) -> None:
     stops = ranks == 2  # it is the second one that is asked to
-    expected = [(False, False, False), (False, True, False), (False, False, True), (stops, False, False)]
+    expected = [(False,) * 4, (False, True, False, False), (False, False, True, False), (stops, False, False, False)]
     assert on_ranks(ranks, some_rounds) == [[*expected, expected[-1]]] * ranks
 
 

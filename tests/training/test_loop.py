@@ -1,0 +1,39 @@
+"""The loop, in this process, on one rank; several ranks are in tests/test_train.py."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from small_run import assert_same_training, settings
+
+from distrib.ranks.host_copy import LAG, HostCopy
+from distrib.runs.tracking import Tracker
+from distrib.train import main
+
+Rows = list[tuple[int, dict[str, float]]]
+
+
+def train(monkeypatch: pytest.MonkeyPatch, faces: Path, folder: Path, *more: object) -> tuple[int, Rows]:
+    """The exit status of a run, and what its steps were said to have come to, by the number of the last one."""
+    rows: Rows = []
+
+    class Recorder(Tracker):
+        def step(self, metrics: Mapping[str, float], step: int) -> None:
+            rows.append((step, {name: value for name, value in metrics.items() if name != "train/images_per_second"}))
+
+    monkeypatch.setattr("distrib.training.run.open_tracker", lambda *_: Recorder())
+    status = main([str(each) for each in settings(faces, folder, "--train.epochs", 1, *more)])
+    return status, rows
+
+
+def test_a_look_that_the_device_answers_later_shows_the_same(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the host hears some steps later of what it looks at; here it is a CPU that is said to be behind."""
+    more = ("--data.subset", 112, "--train.log-every", 1, "--checkpoint.every-steps", 3)
+    at_once = train(monkeypatch, faces, tmp_path / "at-once", *more)
+    monkeypatch.setattr(HostCopy, "lag", LAG)
+    later = train(monkeypatch, faces, tmp_path / "later", *more)
+    assert at_once == later
+    assert [step for step, _ in later[1]] == list(range(1, 8))
+    assert_same_training(tmp_path / "at-once", tmp_path / "later")
