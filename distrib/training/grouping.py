@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 SMALL = 16
 # ResNet18 halves its input this often.
 HALVINGS = 5
+# Estimates, not measurements of this program: what the host takes to launch the kernels of a step, and what a GPU from
+# Ampere on trains ResNet18 by in bf16, for each of its multiprocessors. The latter is FFCV's 10,000 images/s at 160 to
+# 192 px on an A100 of 108 (github.com/libffcv/ffcv-imagenet), scaled to a Hopper's 1.5 times of that.
+LAUNCH_SECONDS = 8e-3
+PIXELS_PER_SECOND = 4.5e6
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,27 @@ def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> 
                 f"are noisy; raise train.norm_size{other}"
             )
     return Grouping(norm_size, found, micro_batch, synchronised, before, tuple(notes))
+
+
+def launch_bound(micro_batch: int, image_size: tuple[int, int], multiprocessors: int) -> str | None:
+    """A sentence where micro-batches are so small that a GPU waits for the host more than it computes; else None.
+
+    Args:
+        micro_batch: images of a rank's forward pass.
+        image_size: height and width in pixels.
+        multiprocessors: of the GPU.
+    """
+    height, width = image_size
+    pixels_in_step = PIXELS_PER_SECOND * multiprocessors * LAUNCH_SECONDS
+    if micro_batch * height * width >= pixels_in_step / 2:
+        return None
+    busy, launch = 1e3 * micro_batch * height * width / (PIXELS_PER_SECOND * multiprocessors), 1e3 * LAUNCH_SECONDS
+    return (
+        f"a rank's micro-batch is {plural(micro_batch, 'image')} of {height} x {width}, which keep this GPU busy for "
+        f"some {busy:.1f} ms, while the host needs some {launch:.0f} ms to launch a step (both estimated): some "
+        f"{pixels_in_step / height / width:.0f} images would fill it; in a new run raise train.batch_size, and with it "
+        "optim.lr (configs/celeba_8gpu.yaml), or start fewer ranks"
+    )
 
 
 def _past(checkpoint: "Checkpoint") -> _Past:

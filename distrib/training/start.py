@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import psutil
+import torch
 
 from distrib.base.errors import UserError
 from distrib.base.files import remove_leftovers
@@ -33,7 +34,7 @@ from distrib.training.checkpoint import (
     refuse_changes,
     set_aside,
 )
-from distrib.training.grouping import Grouping
+from distrib.training.grouping import Grouping, launch_bound
 from distrib.training.loop import finished
 from distrib.training.precision import Precision
 from distrib.training.residency import Residency
@@ -205,6 +206,7 @@ def introduce(
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes]
+    notes += idle_gpu(config, precision, grouping)
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
     machine = describe_machine(accelerator)
@@ -255,3 +257,14 @@ def introduce(
         if grouping.before is not None:
             now, before = grouping.norm_size, grouping.before
             run.folder.event("norm_size", before=before, now=now, epoch=progress.epoch, step=progress.step)
+
+
+def idle_gpu(config: Config, precision: Precision, grouping: Grouping) -> list[str]:
+    """A warning where a rank's micro-batches do not fill its GPU; none for one that is too slow to wait for a host."""
+    if config.run.device == "cpu" or precision.name == "no":
+        return []
+    device = torch.cuda.get_device_properties()
+    if device.major < 8:  # before Ampere
+        return []
+    note = launch_bound(grouping.micro_batch, config.data.image_size, device.multi_processor_count)
+    return [] if note is None else [note]

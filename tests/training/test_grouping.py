@@ -23,7 +23,7 @@ from distrib.ranks.machine import resolve
 from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Checkpoint, Progress, load_checkpoint
-from distrib.training.grouping import Grouping, group_batch
+from distrib.training.grouping import Grouping, group_batch, launch_bound
 from distrib.training.optimizer import make_optimizer
 from distrib.training.step import TrainStep
 
@@ -336,3 +336,13 @@ def test_what_is_refused_as_one_value_is_what_torch_cannot_normalise() -> None:
         step(32, 1)
     step(33, 1)
     step(32, 2)
+
+
+def test_a_share_that_does_not_fill_a_gpu_is_told_with_its_figures() -> None:
+    """CelebA's batch of 256 on eight H200 of 132 multiprocessors, and on one."""
+    note = launch_bound(32, (218, 178), multiprocessors=132)
+    assert note is not None
+    assert "32 images of 218 x 178" in note
+    assert "2.1 ms" in note
+    assert "some 122 images would fill it" in note
+    assert launch_bound(256, (218, 178), multiprocessors=132) is None
