@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FACES := data/faces
+# Two tests at a time, since many wait more than they compute. OpenMP's threads sleep while they wait, because those of
+# the two processes share the cores; the programs that tests start choose for themselves.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 # What the other targets make first; alone, it is the environment and nothing else.
 env: .venv/.installed
@@ -37,11 +40,11 @@ demo: .venv/.installed $(FACES)/boxes.csv
 	@echo "or        $(BIN)/wandb leet runs/demo/wandb   the curves, in the terminal"
 
 test: .venv/.installed
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 	@echo "left out: the tests marked slow, which take minutes (make test-slow)"
 
 test-slow: .venv/.installed
-	@$(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 lint: .venv/.installed
 	@$(BIN)/ruff check .

@@ -7,7 +7,10 @@ import hypothesis
 import pytest
 from accelerate.state import AcceleratorState
 from launching import launch
+from made_once import made_once
 from small_run import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from distrib.faces import write_faces
 
@@ -19,32 +22,53 @@ if os.environ.get("CI"):
 CELEBA_MINI = Path(__file__).resolve().parents[2] / "shared/celeba-mini"
 
 
+class ByFile(LoadScopeScheduling):
+    """A worker of pytest-xdist takes a whole file, for its fixtures' sake, or all of the one Slurm's files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "cluster" if "/cluster/" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small set of synthetic faces."""
-    folder = tmp_path_factory.mktemp("faces") / "faces"
-    write_faces(folder, count=200, seed=5, workers=2)
-    return folder
+    return made_once(
+        tmp_path_factory, "faces", lambda folder: write_faces(folder / "faces", count=200, seed=5, workers=2)
+    ) / "faces"  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     """A finished run on two ranks: its folder, what it printed, and where its observers wrote."""
-    folder, seen = tmp_path_factory.mktemp("finished") / "run", tmp_path_factory.mktemp("seen")
-    done = launch(*settings(faces, folder), script="tests/support/observer.py", OBSERVE=str(seen))
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout, seen
+
+    def train(folder: Path) -> None:
+        (folder / "seen").mkdir()
+        done = launch(
+            *settings(faces, folder / "run"), script="tests/support/observer.py", OBSERVE=str(folder / "seen")
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "printed").write_text(done.stdout)
+
+    folder = made_once(tmp_path_factory, "finished", train)
+    return folder / "run", (folder / "printed").read_text(), folder / "seen"
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that `make demo` makes, in another folder; it takes minutes."""
-    folder = tmp_path_factory.mktemp("demo")
-    write_faces(folder / "faces", count=3000, seed=0, workers=2)
-    done = launch("--config", "configs/demo.yaml", "--data.root", folder / "faces", "--run.folder", folder / "run",
-                  "--run.device", "cpu", timeout=2000)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+
+    def train(folder: Path) -> None:
+        write_faces(folder / "faces", count=3000, seed=0, workers=2)
+        done = launch("--config", "configs/demo.yaml", "--data.root", folder / "faces", "--run.folder", folder / "run",
+                      "--run.device", "cpu", timeout=2000)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "demo", train) / "run"
 
 
 @pytest.fixture(scope="session")

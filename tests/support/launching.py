@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distrib.ranks.waiting import MEASURED
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,8 +35,8 @@ def launch(
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """This process's environment without what would change a run: W&B's settings and other launchers' variables."""
-    foreign = ("WANDB_", "ACCELERATE_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "SLURM_", "OMP_NUM_THREADS")
+    """This process's environment without what would change a run: other launchers' variables, W&B's and OpenMP's."""
+    foreign = ("WANDB_", "ACCELERATE_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "SLURM_", "OMP_", MEASURED)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, **changes}
 
