@@ -156,6 +156,7 @@ def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:
     done = distrib(
         "train", "configs/arched_eyebrows.yaml", "--data.root", faces, "--data.image-size", 32, 32, "--train.epochs", 1,
         "--run.folder", tmp_path / "run", "--run.device", "cpu", "--tracking.mode", "disabled",
+        "--explain.images", 1, "--explain.truth-images", 1, "--explain.bootstrap", 10,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert read_events(tmp_path / "run", "start")[0]["ranks"] == 2

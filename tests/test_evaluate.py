@@ -16,6 +16,7 @@ from launching import launch, read_metrics
 from random_model import write_model
 
 from distrib import evaluate as program
+from distrib import train
 from distrib.cli.export import main as export
 from distrib.config import DataConfig
 from distrib.data.images import decode
@@ -32,12 +33,13 @@ FLOAT32 = ("--device", "cpu", "--precision", "no")
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that takes seconds."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    done = launch(
+    AcceleratorState._reset_state(reset_partial_state=True)
+    options = [
         "--run.folder", folder, "--run.device", "cpu", "--data.root", faces, "--data.attributes", *ATTRIBUTES,
         "--data.image-size", 32, 32, "--train.batch-size", 16, "--train.epochs", 2, "--train.precision", "no",
-        "--explain.after-training", False, "--tracking.mode", "disabled", ranks=1,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        "--explain.after-training", False, "--tracking.mode", "disabled",
+    ]  # fmt: skip
+    assert train.main([*map(str, options)]) == 0
     return folder
 
 

@@ -22,6 +22,7 @@ from wandb_log import read_history
 
 import distrib.training.checkpoint
 from distrib import train as program
+from distrib.__main__ import check
 from distrib.base.errors import UserError
 from distrib.config import Config, read_yaml
 from distrib.data.decoders import dali_installed
@@ -144,7 +145,7 @@ def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
 
 
 def test_other_images_under_the_same_names_are_refused(
-    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, same, other = finished[0], shutil.copytree(faces, tmp_path / "same"), tmp_path / "other"
     for file in (same / "img_align_celeba").iterdir():  # saved again, as another form may have them
@@ -154,12 +155,9 @@ def test_other_images_under_the_same_names_are_refused(
         ImageOps.invert(Image.open(file)).save(file)
     refused = []
     for root in (same, other):
-        command = ["check", folder / "config.yaml", "--train.epochs", 9, "--resume", "auto", "--data.root", root]
-        done = subprocess.run(
-            [sys.executable, "-m", "distrib", *map(str, command)],
-            cwd=ROOT, env=clean_environment(), capture_output=True, text=True,
-        )  # fmt: skip
-        refused.append((done.returncode, "look otherwise: restore the data set" in done.stderr))
+        options = [folder / "config.yaml", "--train.epochs", 9, "--resume", "auto", "--data.root", root]
+        status = check([*map(str, options)])
+        refused.append((status, "look otherwise: restore the data set" in capsys.readouterr().err))
     assert refused == [(0, False), (2, True)]
 
 
@@ -469,18 +467,30 @@ def test_the_checkpoint_that_a_run_resumes_from_is_read_and_hashed_once(
     assert sorted(path.name for path in hashed if path.parent == start) == names
 
 
-def test_a_run_that_stopped_early_says_how_to_go_on(
-    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stopped_early(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A learning rate of nearly 0 leaves the loss where the first epoch put it, but for BatchNorm's statistics."""
+    folder = tmp_path_factory.mktemp("stopped-early") / "run"
     options = ["--optim.lr", "1e-12", "--train.early-stopping", 1, "--train.epochs", 30, "--tracking.mode", "disabled"]
-    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
-    rows = read_metrics(folder)
-    capsys.readouterr()
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert program.main([str(each) for each in settings(faces, folder, *options, "--resume", "auto")]) == 0
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
+    return folder
+
+
+def test_early_stopping_stops(stopped_early: Path) -> None:
+    (end,) = read_events(stopped_early, "end")
+    assert end["stopped_early"]
+    assert end["epochs"] == end["best_epoch"] + 1 < 30
+
+
+def test_a_run_that_stopped_early_says_how_to_go_on(
+    stopped_early: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(stopped_early, tmp_path / "run"))
+    options = ["--config", folder / "config.yaml", "--run.folder", folder, "--resume", "auto"]
+    assert program.main([str(each) for each in options]) == 0
     assert "raise train.early_stopping to continue" in capsys.readouterr().out
-    assert read_metrics(folder) == rows
+    assert read_metrics(folder) == read_metrics(stopped_early)
 
 
 def test_a_disk_that_is_full_ends_in_a_sentence(faces: Path, finished: tuple[Path, str, Path], tmp_path: Path) -> None:
@@ -580,18 +590,6 @@ def test_no_dali_on_a_gpu_is_said() -> None:
     on_gpu = asked.replace("run", device="cuda").replace("data", decoder="torch")
     assert "no NVIDIA DALI" in fallbacks(asked, on_gpu)[0]
     assert fallbacks(on_gpu, on_gpu) == []
-
-
-def test_early_stopping_stops(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A learning rate of nearly 0 leaves the loss where the first epoch put it, but for BatchNorm's statistics."""
-    folder = tmp_path / "run"
-    status, said = here(
-        capsys, *settings(faces, folder, "--optim.lr", "1e-12", "--train.early-stopping", 1, "--train.epochs", 30)
-    )
-    assert status == 0, said
-    end = read_events(folder, "end")[0]
-    assert end["stopped_early"]
-    assert end["epochs"] == end["best_epoch"] + 1 < 30
 
 
 def test_frozen_layers_stay_as_they_were(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
