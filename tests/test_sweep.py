@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import psutil
@@ -31,6 +33,7 @@ from distrib.config import read_yaml
 from distrib.ranks.machine import cpu_computes_in_bf16
 from distrib.studies.definition import read_study
 from distrib.studies.run import check, share
+from distrib.training.residency import _room
 
 SMALL = {
     "data.attributes": ["Smiling", "Male"], "data.image_size": [32, 32], "train.batch_size": 16, "train.epochs": 3,
@@ -289,6 +292,42 @@ def test_gpus_and_cores_are_shared_out(tmp_path: Path, monkeypatch: pytest.Monke
     wide = replace(study, base=study.base.replace("run", ranks=2))
     refusal(lambda: share(wide, 2), "run.ranks is 2", "each of 2 workers has 1 of the 3 GPUs", "at most 1 workers")
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in share(wide, 1)] == ["4,5,7"]
+
+
+def test_small_trials_share_a_gpu_where_they_are_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (900, 1000))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "6")
+    file = tmp_path / "shared.yaml"
+    file.write_text("space: {optim.lr: [0.1]}\nsampler: grid\nset: {data.decoder: torch}\n")
+    study = read_study(file)
+    seen = [(each["CUDA_VISIBLE_DEVICES"], each["SLURM_CPUS_ON_NODE"], cores) for each, cores in share(study, None, 2)]
+    assert seen == [("4", "1", {0, 4}), ("7", "1", {1, 5}), ("4", "1", {2, 6}), ("7", "1", {3, 7})]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in share(study, 3, 2)] == ["4", "7", "4"]
+    run: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(device=torch.device("cuda"), num_processes=1, local_process_index=0)
+    )
+    room = []
+    for environment, _ in share(study, 3, 2):
+        with monkeypatch.context() as of_worker:
+            for name, value in environment.items():
+                of_worker.setenv(name, value)
+            room.append(_room(run).gpu)
+    assert room == [450, 900, 450]  # bytes that the images of a trial may count on
+    assert len(share(study, None)) == 1
+    refusal(lambda: share(study, 5, 2), "--workers is 5", "2 GPUs", "at most 4")
+    refusal(lambda: share(study, None, 5), "--workers-per-gpu 5 asks for 10 workers", "8 cores")
+    refusal(lambda: share(study, None, 0), "--workers-per-gpu is 0")
+    wide = replace(study, base=study.base.replace("run", ranks=2))
+    refusal(
+        lambda: share(wide, None, 2), "run.ranks is 2", "each of 4 workers has 1 of the 2 GPUs", "at most 1 workers"
+    )
+    on_cpu = replace(study, base=study.base.replace("run", device="cpu"))
+    refusal(lambda: share(on_cpu, None, 2), "--workers-per-gpu is 2", "trains on the CPU", "say --workers")
 
 
 def test_more_workers_than_cores_are_refused(faces: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 distrib sweep configs/report/batch-size.yaml --data.root data/celeba
 distrib sweep study.yaml --workers 4              # on one machine, with its GPUs or cores shared out
+distrib sweep study.yaml --workers-per-gpu 4      # small trials, four of them at a time on each GPU
 distrib sweep study.yaml --best > best.yaml       # the best configuration so far
 """
 
@@ -27,8 +28,11 @@ class SweepOptions:
 
     folder: OptionPath | None = None
     """Folder of the study; None: studies/NAME, after the file."""
-    workers: int = 1
-    """Trials at a time on this machine, whose GPUs (or cores) are shared out over them."""
+    workers: int | None = None
+    """Trials at a time on this machine, whose GPUs (or cores) are shared out over them; None: one, or as
+    --workers-per-gpu says."""
+    workers_per_gpu: int | None = None
+    """Trials of one rank at a time on each GPU, for trials too small to fill one; None: one."""
     retry_failed: bool = False
     """Train again what has failed or ran out of memory, each as a new trial; for once that has been mended."""
     best: bool = False
@@ -60,4 +64,4 @@ def main(argv: Sequence[str]) -> int:
     if options.best:
         print(best(study, folder), end="")
         return 0
-    return run_study(study, folder, options.workers, Stop(), options.retry_failed)
+    return run_study(study, folder, options.workers, Stop(), options.retry_failed, options.workers_per_gpu)

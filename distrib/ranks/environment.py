@@ -5,6 +5,9 @@ import socket
 
 import psutil
 
+# In this variable the workers of a study find how many of them have a GPU in common.
+TRIALS_ON_GPU = "DISTRIB_TRIALS_ON_GPU"
+
 
 def rank() -> int:
     """This process's rank as its launcher says, before the ranks have met."""
@@ -19,6 +22,11 @@ def several_ranks() -> bool:
 def ranks_here() -> int:
     """How many ranks the launcher has started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def trials_on_gpu() -> int:
+    """How many trials of a study share this process's GPU, as `distrib sweep --workers-per-gpu` has told it."""
+    return int(os.environ.get(TRIALS_ON_GPU, "1"))
 
 
 def restarts() -> int:

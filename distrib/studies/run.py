@@ -23,6 +23,7 @@ from distrib.base.streams import standard_streams
 from distrib.base.words import plural
 from distrib.config import parse
 from distrib.data.splits import digest
+from distrib.ranks.environment import TRIALS_ON_GPU
 from distrib.ranks.machine import resolve
 from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOPPED
@@ -55,28 +56,36 @@ def read_with_options(file: Path, arguments: Sequence[str]) -> Study:
 
 
 @standard_streams(goes_on=True)
-def run_study(study: Study, folder: Path, workers: int, stop: Stop, retry_failed: bool = False) -> int:
+def run_study(
+    study: Study,
+    folder: Path,
+    workers: int | None,
+    stop: Stop,
+    retry_failed: bool = False,
+    per_gpu: int | None = None,
+) -> int:
     """Train a study's trials until its budget is used up; returns the exit status.
 
     Args:
         study: its definition.
         folder: of the study.
-        workers: trials at a time.
+        workers: trials at a time; None: see `share`.
         stop: of this process.
         retry_failed: whether settings of failed trials are trained again.
+        per_gpu: trials at a time on one GPU; None: one.
 
     Raises:
         UserError: if the study, its folder or the number of workers is refused, or its storage fails.
     """
-    shares = share(study, workers)
+    shares = share(study, workers, per_gpu)
     study = replace(study, data=check(study))
     with failures(study, folder):
         worker = Worker(study, folder, say)
         introduce(study, folder)
-        study = worker.study = with_precision(study, worker.folder, workers)
+        study = worker.study = with_precision(study, worker.folder, len(shares))
         if retry_failed:
             print(f"again:   {plural(worker.retry_failed(), 'failed trial')}", flush=True)
-        if workers > 1:
+        if len(shares) > 1:
             worker.publish()  # the page is there from the beginning
             status = supervise(study, folder, shares, stop)
         else:
@@ -214,30 +223,72 @@ def failures(study: Study, folder: Path) -> Iterator[None]:
         ) from None
 
 
-def share(study: Study, workers: int) -> list[tuple[dict[str, str], set[int]]]:
+def share(study: Study, workers: int | None, per_gpu: int | None = None) -> list[tuple[dict[str, str], set[int]]]:
     """For each worker the environment and the cores of its share of this machine.
+
+    Args:
+        study: its definition.
+        workers: how many there are to be; None: one, or `per_gpu` for each GPU.
+        per_gpu: how many may have a GPU in common, of which each has that one alone; None: they have none in common.
 
     Raises:
         UserError: if there are fewer GPUs, or cores, than workers, or too few for the ranks of their trials.
     """
+    on_gpus = resolve(study.base).run.device == "cuda"
+    if per_gpu is not None and per_gpu < 1:
+        raise UserError(f"--workers-per-gpu is {per_gpu}: ask for at least one")
+    if per_gpu is not None and not on_gpus:
+        raise UserError(
+            f"--workers-per-gpu is {per_gpu}, and this study trains on the CPU: say --workers, whose trials share the "
+            "cores, or choose run.device cuda"
+        )
+    gpus = _visible_gpus() if on_gpus else []
+    if workers is None:
+        workers = 1 if per_gpu is None else per_gpu * len(gpus)
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
     if workers < 1:
         raise UserError(f"--workers is {workers}: ask for at least one")
     if workers > len(mine):
-        raise UserError(f"--workers is {workers}, and there are {len(mine)} cores here: ask for at most {len(mine)}")
-    spread = [set(mine[i::workers]) for i in range(workers)]
-    if resolve(study.base).run.device != "cuda":
-        return [({}, each) for each in spread]
+        asked = (
+            f"--workers is {workers}" if per_gpu is None else f"--workers-per-gpu {per_gpu} asks for {workers} workers"
+        )
+        raise UserError(f"{asked}, and there are {len(mine)} cores here: ask for at most {len(mine)} workers")
+    if on_gpus:
+        _refuse_gpus(study, workers, len(gpus), per_gpu)
+    # A Slurm that binds no process to its job's cores only says how many they are.
+    job = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    of_job = {"SLURM_CPUS_ON_NODE": str(max(1, int(job) // workers))} if job.isdecimal() else {}
+    shares = []
+    for number in range(workers):
+        environment = dict(of_job)
+        if on_gpus:
+            own = gpus[number::workers] or [gpus[number % len(gpus)]]
+            sharing = len(range(number % len(gpus), workers, len(gpus)))
+            environment |= {"CUDA_VISIBLE_DEVICES": ",".join(own), TRIALS_ON_GPU: str(sharing)}
+        shares.append((environment, set(mine[number::workers])))
+    return shares
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    gpus = visible.split(",")
-    if workers > len(gpus):
-        raise UserError(f"--workers is {workers}, and there are {len(gpus)} GPUs here: ask for at most {len(gpus)}")
-    least, ranks = len(gpus) // workers, study.base.run.ranks or 1
-    if ranks > least:
+    return (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+
+
+def _refuse_gpus(study: Study, workers: int, gpus: int, per_gpu: int | None) -> None:
+    """Refuse workers that do not have the GPUs that they need.
+
+    Raises:
+        UserError: if more of them than may would have one in common, or one has fewer than its trials have ranks.
+    """
+    most = gpus * (per_gpu or 1)
+    if workers > most:
+        more = ", or set --workers-per-gpu" if per_gpu is None else f" with --workers-per-gpu {per_gpu}"
+        raise UserError(f"--workers is {workers}, and there are {gpus} GPUs here: ask for at most {most}{more}")
+    each, ranks = max(1, gpus // workers), study.base.run.ranks or 1
+    if ranks > each:
         raise UserError(
-            f"run.ranks is {ranks}, and each of {workers} workers has {least} of the {len(gpus)} GPUs here: ask for at "
-            f"most {len(gpus) // ranks} workers"
+            f"run.ranks is {ranks}, and each of {workers} workers has {each} of the {gpus} GPUs here: ask for at "
+            f"most {gpus // ranks} workers"
         )
-    return [({"CUDA_VISIBLE_DEVICES": ",".join(gpus[i::workers])}, each) for i, each in enumerate(spread)]

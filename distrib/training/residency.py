@@ -14,7 +14,7 @@ from distrib.base.memory import free_memory
 from distrib.base.words import data_size, plural
 from distrib.config import DataConfig, read_yaml
 from distrib.data.resident import ResidentImages, decode_once, sizes_of_some
-from distrib.ranks.environment import ranks_here
+from distrib.ranks.environment import ranks_here, trials_on_gpu
 from distrib.ranks.meeting import from_rank_0, on_every_rank
 from distrib.ranks.printing import say, warn
 from distrib.ranks.shared_memory import exceeds, share_memory
@@ -202,7 +202,8 @@ def _room(run: TrainingRun) -> Room:
         CannotHoldError: if a launcher does not say how many ranks a machine has.
     """
     accelerator, device = run.accelerator, run.accelerator.device
-    gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    # Trials that share a GPU look at it at the same time: each may count on its part of what is free.
+    gpu = torch.cuda.mem_get_info(device)[0] // trials_on_gpu() if device.type == "cuda" else 0
     own = (free_memory(), gpu, ranks_here(), accelerator.local_process_index)
     machines, gpus, here, local = zip(*(gather_object([own]) if accelerator.num_processes > 1 else [own]), strict=True)
     if any(not 0 <= place < count for place, count in zip(local, here, strict=True)):
