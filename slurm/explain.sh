@@ -14,7 +14,8 @@
 #SBATCH --output=%x-%j.log         # in the folder where sbatch was called; Slurm makes no folder for it
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task=8          # they decode the images, and do everything where there is no GPU
+#SBATCH --cpus-per-gpu=12          # they decode the images
+#SBATCH --mincpus=8                # without a GPU, where they do everything
 #SBATCH --gpus-per-node=1          # one GPU is used; some clusters want --gres=gpu:1 instead
 #SBATCH --mem=32G
 #SBATCH --time=01:00:00            # ask for more where there is no GPU and the test split is large
@@ -38,8 +39,8 @@ export PATH SLURM_EXPORT_ENV=ALL SRUN_EXPORT_ENV=ALL # whatever sbatch --export 
 command -v distrib >/dev/null ||
     refuse "$PWD has no .venv, and there is no other distrib on $(hostname): submit in the repository"
 
-# A node may be shared: take the cores that were asked for, and no more.
-[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"
+# A node may be shared: take the cores that the job has, and no more.
+[ -z "${SLURM_CPUS_ON_NODE:-}" ] || export OMP_NUM_THREADS="$SLURM_CPUS_ON_NODE"
 
 # A GPU that torch cannot use is said, instead of working on the CPU; what the command line says comes later, and wins.
 device=()

@@ -4,6 +4,7 @@
 #   sbatch --array=0-7 slurm/sweep.sh configs/report/batch-size.yaml --data.root data/celeba     # eight workers
 #   sbatch slurm/sweep.sh study.yaml                                                             # one
 #   sbatch --array=0-3 --gpus-per-node=2 slurm/sweep.sh study.yaml              # trials of two ranks, a GPU each
+#   sbatch --array=0-3 slurm/sweep.sh study.yaml --workers-per-gpu 4            # four small trials at a time on a GPU
 #   sbatch --array=0-3 --gpus-per-node=0 slurm/sweep.sh study.yaml              # on CPUs
 #
 # Say so in the repository, on a file system that all nodes see and whose locks hold between them (flock). Options of
@@ -23,7 +24,8 @@
 #SBATCH --signal=B:USR1@180        # three minutes before the limit: enough to save and to leave
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task=8          # a worker's, for all ranks of its trial
+#SBATCH --cpus-per-gpu=12          # a rank's: they read, and decode without JPEG hardware; fewer where nodes have fewer
+#SBATCH --mincpus=8                # a job's without GPUs, and the least with them
 #SBATCH --mem=64G
 
 set -euo pipefail
@@ -45,11 +47,6 @@ export PATH SLURM_EXPORT_ENV=ALL SRUN_EXPORT_ENV=ALL # whatever sbatch --export 
 command -v distrib >/dev/null ||
     refuse "$PWD has no .venv, and there is no other distrib on $(hostname): submit in the repository"
 
-# A node may be shared: take the cores that were asked for, and no more.
-gpus=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-}
-ranks=$((gpus > 0 ? gpus : 2)) # as `distrib train` starts them, unless the study says run.ranks
-[ -z "$cpus" ] || export OMP_NUM_THREADS=$((cpus > ranks ? cpus / ranks : 1))
-
 # The number of an array's last job is the array's own, by which Slurm takes all of it.
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
@@ -64,17 +61,24 @@ trap 'ask USR1' USR1
 trap 'ask TERM' TERM
 
 # A GPU that torch cannot use is said, instead of training on the CPU; what the command line says comes later, and wins.
-device=()
+gpus=${SLURM_GPUS_ON_NODE:-0} device=()
 [[ $gpus -eq 0 || ${SLURM_GPUS_PER_NODE:-} == 0 ]] || device=(--run.device cuda)
 
-folder=studies/$(basename "${1%.*}") previous='' arguments=("$1" "${device[@]}")
+folder=studies/$(basename "${1%.*}") previous='' at_a_time=1 arguments=("$1" "${device[@]}")
 for word in "${@:2}"; do
     # What has failed is tried again once, and not whenever the job is requeued.
     [[ $word == --retry-failed && ${SLURM_RESTART_COUNT:-0} -gt 0 ]] || arguments+=("$word")
     [ "$previous" != --folder ] || folder=$word
     [[ $word != --folder=* ]] || folder=${word#--folder=}
+    [[ ! "$previous=$word" =~ (^|=)--workers(-per-gpu)?=([1-9][0-9]{0,3})$ ]] || at_a_time=${BASH_REMATCH[3]}
     previous=$word
 done
+
+# A node may be shared: take the cores that the job has, and no more. A trial has a rank a GPU, or 2 without, unless the
+# study says run.ranks.
+ranks=$(((gpus > 0 ? gpus : 2) * at_a_time)) cpus=${SLURM_CPUS_ON_NODE:-}
+[ -z "$cpus" ] || export OMP_NUM_THREADS=$((cpus > ranks ? cpus / ranks : 1))
+
 marks() { # how far the study has come, whoever worked on it
     { find "$folder/trials" -maxdepth 3 \( -name 'step-*' -o -name '*.lock' \) 2>/dev/null || true; } | sort | cksum
 }

@@ -27,7 +27,8 @@
 #SBATCH --signal=B:USR1@180        # three minutes before the limit: enough to save, to leave and to clean up
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1        # one launcher, which starts the ranks of its node
-#SBATCH --cpus-per-task=8          # a node's, for all of its ranks
+#SBATCH --cpus-per-gpu=12          # a rank's: they read, and decode without JPEG hardware; fewer where nodes have fewer
+#SBATCH --mincpus=8                # a node's without GPUs, and the least with them
 #SBATCH --mem=64G                  # a node's
 
 set -euo pipefail
@@ -71,7 +72,7 @@ whole MAX_RESTARTS "$max_restarts" 0
 # The number of an array's last job is the array's own, by which Slurm takes all of it.
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-nodes=${SLURM_JOB_NUM_NODES:-1} gpus=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-}
+nodes=${SLURM_JOB_NUM_NODES:-1} gpus=${SLURM_GPUS_ON_NODE:-0}
 # --exclusive and --gres may give a node other GPUs than --gpus-per-node says, which is all that its steps would get.
 asked_for=${SLURM_GPUS_PER_NODE:-}
 [ "$asked_for" != 0 ] || gpus=0
@@ -81,8 +82,11 @@ per_node=${RANKS_PER_NODE:-$((gpus > 0 ? gpus : 1))}
 whole RANKS_PER_NODE "$per_node" 1
 ranks=$((nodes * per_node))
 read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-# A node may be shared: take the cores that were asked for, and no more. srun does not take that over from sbatch.
-[ -z "$cpus" ] || export SRUN_CPUS_PER_TASK="$cpus" OMP_NUM_THREADS=$((cpus > per_node ? cpus / per_node : 1))
+# A node may be shared: take the cores that the job has there, such as 24(x2),32, and no more. A step that goes by GPUs
+# cannot start on a node without them.
+read -r cpus < <(tr , '\n' <<<"${SLURM_JOB_CPUS_PER_NODE:-1}" | sed 's/(.*//' | sort -n)
+export OMP_NUM_THREADS=$((cpus > per_node ? cpus / per_node : 1))
+unset SLURM_CPUS_PER_GPU
 
 # Options of distrib/train.py before and after those of the command line; of two that differ the later one wins.
 # With GPUs it is cuda and not auto, which would train on the CPU where the driver is too old for torch's CUDA.
@@ -106,7 +110,7 @@ trap 'ask USR1' USR1
 trap 'ask TERM' TERM
 
 run_step() { # a command once a node, in the background: traps wait for what runs in the foreground
-    srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 "$@" &
+    srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" "$@" &
     step=$!
     while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done # a trap ends a wait, but not the step
     wait "$step"

@@ -53,7 +53,7 @@ def calls(place: Path) -> list[str]:
 
 def test_explain_hands_its_arguments_on_as_they_are(place: Path) -> None:
     arguments = ("runs/a run", "--only", "roc", "--explain.group", "*$(id)")
-    done = by_hand(EXPLAIN, place, *arguments, SLURM_CPUS_PER_TASK="3")
+    done = by_hand(EXPLAIN, place, *arguments, SLURM_CPUS_ON_NODE="3")
     assert (done.returncode, done.stderr) == (0, "")
     assert calls(place) == [str(place), "3", "explain", *arguments]
 
@@ -88,7 +88,7 @@ def test_sweep_is_a_job_on_a_study(place: Path) -> None:
 def test_sweep_hands_its_arguments_on_and_ends_as_the_program_ends(place: Path) -> None:
     (place / "my study.yaml").touch()
     arguments = ("my study.yaml", "--data.root", "*$(id)")
-    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "2"}
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "8", "SLURM_GPUS_ON_NODE": "2"}
     done = by_hand(SWEEP, place, *arguments, **job)
     assert (done.returncode, done.stderr) == (0, "")
     assert calls(place) == [str(place), "4", "sweep", "my study.yaml", "--run.device", "cuda", *arguments[1:]]
@@ -96,10 +96,18 @@ def test_sweep_hands_its_arguments_on_and_ends_as_the_program_ends(place: Path) 
         assert by_hand(SWEEP, place, *arguments, **job, STATUS=status).returncode == int(status)
 
 
+@pytest.mark.parametrize("options", [["--workers-per-gpu", "3"], ["--workers=3"], ["--workers", "3", "--folder", "a"]])
+def test_sweep_shares_the_cores_of_its_job_among_all_trials_at_a_time(place: Path, options: list[str]) -> None:
+    (place / "study.yaml").touch()
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "24", "SLURM_GPUS_ON_NODE": "2"}
+    assert by_hand(SWEEP, place, "study.yaml", *options, **job).returncode == 0
+    assert calls(place)[1] == "4"
+
+
 @pytest.mark.parametrize(("restarts", "kept"), [("0", ["--retry-failed"]), ("1", [])])
 def test_sweep_tries_failed_trials_again_in_its_first_start_alone(place: Path, restarts: str, kept: list[str]) -> None:
     (place / "study.yaml").touch()
-    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2", "SLURM_RESTART_COUNT": restarts}
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "2", "SLURM_RESTART_COUNT": restarts}
     assert by_hand(SWEEP, place, "study.yaml", "--retry-failed", "--folder=a b", **job).returncode == 0
     assert calls(place)[2:] == ["sweep", "study.yaml", *kept, "--folder=a b"]
 

@@ -34,7 +34,7 @@ PROGRAMS = {
     "util-linux": ("unshare", "nsenter", "setpriv", "taskset"),
 }
 GPUS = 2  # a node; they stand in the configuration alone
-CPUS = 16  # a node, likewise
+CPUS = 32  # a node, likewise
 SYSTEM_PATH = "/usr/sbin:/sbin"  # where the daemons live
 
 # Waiting times are short, because tests wait for them: a requeued job may start again after `cred_expire` seconds (120

@@ -13,7 +13,8 @@ from launching import ROOT, read_events, read_metrics
 pytestmark = pytest.mark.slow
 
 SWEEP = ROOT / "slurm/sweep.sh"
-ON_CPUS = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=4G")
+# So much memory that a node has room for one worker.
+ON_CPUS = ("--gpus-per-node=0", "--mincpus=1", "--mem=150G")
 
 
 def test_an_array_trains_each_trial_once_whatever_happens_to_its_workers(
@@ -28,7 +29,7 @@ def test_an_array_trains_each_trial_once_whatever_happens_to_its_workers(
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     folder = tmp_path / "studies/study"
     # A node each, so that the loss of one is the loss of one worker.
-    options = ("--array=0-1", "--exclusive", *ON_CPUS)
+    options = ("--array=0-1", *ON_CPUS)
     job = cluster.submit(*options, SWEEP, "study.yaml", cwd=tmp_path, WANDB_MODE="offline")
     workers = [f"{job}_{number}" for number in range(2)]
 

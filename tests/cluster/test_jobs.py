@@ -7,7 +7,7 @@ from cluster import GPUS, Cluster, wait_until
 from launching import ROOT
 
 EXPLAIN, TRAIN = ROOT / "slurm/explain.sh", ROOT / "slurm/train.sh"
-TWO_CPU_NODES = ("--nodes=2", "--gpus-per-node=0", "--cpus-per-task=2", "--mem=2G")
+TWO_CPU_NODES = ("--nodes=2", "--gpus-per-node=0", "--mincpus=2", "--mem=2G")
 
 
 def log_of(place: Path, job: str, name: str = "distrib-train") -> str:
@@ -44,7 +44,7 @@ def test_the_nodes_are_machines_of_their_own(cluster: Cluster) -> None:
 
 
 def test_explain_waits_for_a_training_and_comes_even_if_it_failed(cluster: Cluster, stubs: Path) -> None:
-    small = ("--cpus-per-task=2", "--mem=100M", "--gpus-per-node=0")
+    small = ("--mincpus=2", "--mem=100M", "--gpus-per-node=0")
     training = cluster.submit(*small, "--wrap", "sleep 1; mkdir 'runs/new run'; exit 1", cwd=stubs)
     options = (f"--dependency=afterany:{training}", EXPLAIN, "runs/new run", "--only", "a b")
     job = cluster.submit(*small, *options, cwd=stubs)
@@ -69,7 +69,7 @@ def test_one_gpu_is_what_a_training_gets_unless_it_says_otherwise(cluster: Clust
     job = cluster.submit(TRAIN, "configs/celeba.yaml", "--data.attributes", "a b", "*", cwd=stubs)
     assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
     [[threads, gpus, *words]] = launches(stubs, "node1")
-    assert (threads, gpus) == ("8", "0")
+    assert (threads, gpus) == ("12", "0")
     assert words[:3] == ["launch", "--machine_rank", "0"]
     assert option(words, "--num_processes") == option(words, "--num_machines") == option(words, "--run.ranks") == "1"
     script = words.index("distrib/train.py")
@@ -83,7 +83,7 @@ def test_nodes_and_gpus_of_the_command_line_decide_the_shape(cluster: Cluster, s
     assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
     for number, node in enumerate(cluster.nodes):
         [[threads, gpus, *words]] = launches(stubs, node)
-        assert (threads, gpus) == ("4", "0,1")  # threads: of 8 cores, for each of two ranks
+        assert (threads, gpus) == ("12", "0,1")  # threads: of 24 cores, for each of two ranks
         assert option(words, "--machine_rank") == str(number)
         assert option(words, "--num_machines") == "2"
         assert option(words, "--num_processes") == option(words, "--run.ranks") == "4"
@@ -125,6 +125,21 @@ def test_a_whole_node_without_gpus_trains_on_cpus(cluster: Cluster, stubs: Path)
     assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
     [[_, _, *words]] = launches(stubs, "node1")
     assert (option(words, "--num_processes"), option(words, "--run.device")) == ("1", "cpu")
+
+
+def test_cores_are_asked_for_by_gpu_and_else_by_node(cluster: Cluster, stubs: Path) -> None:
+    """A step has all cores of its job, without GPUs too, where one that goes by GPUs could not start."""
+    (stubs / "does").write_text('echo "$SLURM_CPUS_PER_TASK" >cores\n')
+    for options, cores in (
+        (["--gpus-per-node=1"], 12),
+        (["--gpus-per-node=2"], 24),
+        (["--gpus-per-node=2", "--cpus-per-gpu=6"], 12),
+        (["--gpus-per-node=0"], 8),
+        (["--gpus-per-node=0", "--mincpus=3"], 3),
+    ):
+        job = cluster.submit(*options, "--mem=2G", TRAIN, "--config", "a.yaml", cwd=stubs)
+        assert cluster.ended(job)["JobState"] == "COMPLETED", log_of(stubs, job)
+        assert (stubs / "cores").read_text() == f"{cores}\n", options
 
 
 def test_a_node_where_no_step_can_start_is_one_sentence(cluster: Cluster, stubs: Path) -> None:
@@ -176,7 +191,7 @@ def test_jobs_of_an_array_are_requeued_one_by_one(cluster: Cluster, stubs: Path)
         'mkdir -p "runs/a run/checkpoints/step-00000001"\n'
         'scancel --batch --signal=USR1 "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; sleep 1; exit 1\n'
     )
-    few = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--array=0-1", "--output=log-%a")
+    few = ("--gpus-per-node=0", "--mincpus=1", "--mem=1G", "--array=0-1", "--output=log-%a")
     job = cluster.submit(*few, TRAIN, "--config", "a.yaml", cwd=stubs)
     ends = [cluster.ended(f"{job}_{number}") for number in (0, 1)]
     logs = [(stubs / f"log-{number}").read_text() for number in (0, 1)]

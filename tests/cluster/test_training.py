@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 TRAIN, EXPLAIN = ROOT / "slurm/train.sh", ROOT / "slurm/explain.sh"
 EPOCHS = 2
-ON_CPUS = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=4G")
+ON_CPUS = ("--gpus-per-node=0", "--mincpus=1", "--mem=4G")
 NODES = ("node1", "node2")
 
 
@@ -199,7 +199,7 @@ def test_a_gpu_that_torch_cannot_use_is_no_work_for_the_cpu(
     (place / "base.yaml").write_text(config)
     (place / "study.yaml").write_text("base: base.yaml\nspace: {train.seed: [0, 1]}\nsampler: grid\n")
     words = {"train": "base.yaml", "explain": "run", "sweep": "study.yaml"}
-    few = ("--gpus-per-node=1", "--cpus-per-task=1", "--mem=4G", "--output=log")
+    few = ("--gpus-per-node=1", "--cpus-per-gpu=1", "--mincpus=1", "--mem=4G", "--output=log")
     job = cluster.submit(*few, ROOT / f"slurm/{script}.sh", words[script], cwd=place)
     known = cluster.ended(job)
     log = (place / "log").read_text()
