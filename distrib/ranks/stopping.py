@@ -157,6 +157,10 @@ class StopRequests:
         finally:
             self._mode = "leave"
 
+    def asked(self) -> bool:
+        """Whether this rank is known to have been asked to stop, without a look; from any thread."""
+        return self.reason is not None
+
     def wanted(self) -> bool:
         """Whether this rank has been asked to stop; cheap enough for every step."""
         if self.reason is None and time.monotonic() >= self._next_look:

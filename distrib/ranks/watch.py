@@ -28,6 +28,11 @@ from distrib.ranks.meeting import own_store, set_timeout
 BEAT = 1.0
 # Seconds that the store may take for one answer; the launcher it lives in may be stopped for a while.
 ANSWER_WITHIN = 5.0
+# Seconds of silence after which a rank that was asked to stop no longer waits for another one. A launcher asks so when
+# it has lost a rank, and kills 30 s later; NCCL meanwhile waits for the lost one without an error.
+GONE_AFTER = 10.0
+# The last sign of a rank that has come to the end of its watch, and is missed by nobody.
+OVER = "over"
 
 
 @dataclass
@@ -48,14 +53,20 @@ class Watch:
         timeout: seconds without progress after which a rank is lost.
         start_timeout: the same until `started` is called.
         give_up: called with a sentence before this rank leaves because another one hangs.
+        asked: whether this rank has been asked to stop, which it does together with the others.
     """
 
     def __init__(
-        self, accelerator: Accelerator, timeout: float, start_timeout: float, give_up: Callable[[str], None]
+        self,
+        accelerator: Accelerator,
+        timeout: float,
+        start_timeout: float,
+        give_up: Callable[[str], None],
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self._rank, self._ranks = accelerator.process_index, accelerator.num_processes
         self._limit, self._after_start = start_timeout, timeout
-        self._give_up = give_up
+        self._give_up, self._asked = give_up, asked
         self._progress = 0
         self._over = threading.Event()
         self._signs = [_Sign() for _ in range(self._ranks)]
@@ -85,6 +96,9 @@ class Watch:
         if self._thread.is_alive():
             # A thread that is in a call of the store while the interpreter ends would abort the process.
             self._thread.join(3 * ANSWER_WITHIN)
+        if kind is None and self._store is not None:
+            with suppress(RuntimeError, ValueError):  # the launcher may be gone by now
+                self._store.set(str(self._rank), f"{OVER} {self._progress}")
         if sentence is not None:
             raise RankLost(sentence) from None
 
@@ -129,7 +143,7 @@ class Watch:
         now = time.monotonic()
         for sign, word in zip(self._signs, words, strict=True):
             life, progress = word.decode().split()
-            if life != sign.life:
+            if life != sign.life or life == OVER:
                 sign.life, sign.lived = life, now
             if int(progress) != sign.progress:
                 sign.progress, sign.moved = int(progress), now
@@ -146,9 +160,12 @@ class Watch:
         """A sentence on the ranks that hang, if the time for that has come."""
         if not all(sign.life for sign in self._signs):
             return None
-        silent = [rank for rank, sign in enumerate(self._signs) if now - sign.lived > self._limit]
+        silent = self._silent(self._limit, now)
         if silent:
             return f"{self._listed(silent)} {_no_sign(silent)} for {self._limit:g} s"
+        silent = self._silent(GONE_AFTER, now)
+        if silent and self._asked() and now - self._signs[self._rank].moved > GONE_AFTER:
+            return f"{self._listed(silent)} {_no_sign(silent)} for {GONE_AFTER:g} s, and this rank is asked to stop"
         if all(now - sign.moved > self._limit for sign in self._signs):
             least = min(sign.progress for sign in self._signs)
             behind = [rank for rank, sign in enumerate(self._signs) if sign.progress == least]
@@ -156,6 +173,10 @@ class Watch:
                 return f"{self._listed(behind)} {_has(behind)} come no further for {self._limit:g} s"
             return f"no rank has come further for {self._limit:g} s, and none is behind the others"
         return None
+
+    def _silent(self, seconds: float, now: float) -> list[int]:
+        """The ranks of which nothing has been heard for longer."""
+        return [rank for rank, sign in enumerate(self._signs) if now - sign.lived > seconds]
 
     def _who_is_silent(self, reason: str) -> str:
         """Which ranks have given no sign of life lately; waits for three beats to know."""

@@ -126,7 +126,10 @@ def watched(
 
     limits = run.config.run
     try:
-        with written_down(run), Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up) as watch:
+        with (
+            written_down(run),
+            Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up, requests.asked) as watch,
+        ):
             return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch)
     except RankLost as lost:
         with suppress(UserError):  # the disk may be full
