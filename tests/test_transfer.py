@@ -129,6 +129,10 @@ def test_nothing_is_left_of_an_earlier_stage_on_several_ranks() -> None:
     assert [set(stage["moved"]) for stage in stages] == TRAINED
     assert all(stage["same on all ranks"] for stage in stages)
     assert not any(stage["earlier DDP is there"] for stage in stages)
+    assert all(stage["static graph"] for stage in stages)
+    for stage in stages[1:]:
+        assert stage["earlier buckets are there"]
+        assert not any(stage["earlier buckets are there"])
     assert stages[0]["wrappers"] == stages[1]["wrappers"] == stages[2]["wrappers"] > 0
 
 

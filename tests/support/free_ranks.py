@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import torch
 from accelerate.utils import gather_object
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from distrib.config import Config
 from distrib.data.batch import Batch
@@ -41,10 +42,20 @@ def wrappers() -> int:
     return count
 
 
+buckets: list[StorageWeakRef] = []  # of DDP's in this stage, which the gradients are views of
+
+
+def note_buckets(*_: object) -> None:
+    buckets.extend(StorageWeakRef(p.grad.untyped_storage()) for p in net.parameters() if p.grad is not None)
+
+
+state.optimizer.optimizer.register_step_pre_hook(note_buckets)
 stages = []
 while state.position.epoch < config.train.epochs:
     before_entering = weakref.ref(state.model)
     earlier = before_entering if state.enter_epoch(Progress()) else None
+    left = [not bucket.expired() for bucket in buckets]
+    buckets.clear()
     before = {name: parameter.detach().clone() for name, parameter in net.net.named_parameters()}
     while not state.position.at_end_of_epoch:
         state.step([batch])
@@ -57,6 +68,8 @@ while state.position.epoch < config.train.epochs:
             "same on all ranks": all(torch.equal(each[name], after[name]) for each in of_ranks for name in after),
             "wrappers": wrappers(),
             "earlier DDP is there": earlier is not None and earlier() is not None,
+            "earlier buckets are there": left,
+            "static graph": state.model.static_graph,
         }
     )
 if accelerator.is_main_process:
