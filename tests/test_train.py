@@ -570,10 +570,11 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
     for visible in (None, "0,1", "GPU-5e1f", "MIG-1"):
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        with pytest.raises(
-            UserError, match=r"driver 535\.129\.03\), and torch .*, built for CUDA 13\.2, cannot use it"
-        ):
-            resolve(Config())
+        for device in ("auto", "cuda"):  # as the job scripts say
+            with pytest.raises(
+                UserError, match=r"driver 535\.129\.03\), and torch .*, built for CUDA 13\.2, cannot use it"
+            ):
+                resolve(Config().replace("run", device=device))
     assert resolve(Config().replace("run", device="cpu")).run.device == "cpu"
     (tmp_path / "nvidia0").unlink()
     (tmp_path / "nvidia0").mkdir()  # which cannot be opened, as the GPUs of a node by a job that was given none

@@ -39,18 +39,19 @@ def resolve(config: Config, like: str | None = None) -> Config:
 
     from distrib.data.decoders import choose_decoder
 
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
     device: str = config.run.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu" and (driver := driver_of_gpus()) is not None:
+    if device != "cpu" and not torch.cuda.is_available():
+        if (driver := driver_of_gpus()) is not None:
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
             raise UserError(
                 f"this machine has an NVIDIA GPU (driver {driver}), and torch {torch.__version__}, built for {built}, "
                 'cannot use it: update the driver, install torch for an older CUDA (README, "On a GPU"), or set '
                 "run.device to cpu"
             )
+        if device == "cuda":
+            raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     local_ranks = ranks_here()
     if device == "cuda" and local_ranks > torch.cuda.device_count():
         raise UserError(
