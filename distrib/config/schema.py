@@ -247,6 +247,9 @@ class TrainConfig(Section):
     """balanced: weigh each attribute's positives by negatives/positives of the training set."""
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many epochs without a better checkpoint.best_score; None: never."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average (EMA) of the weights over the steps, such as 0.9998: the average is
+    what is validated and kept. The decay begins low and rises with the steps, so that short runs profit. None: none."""
     log_every: int = Field(20, ge=1)
     """Steps between two looks at the loss (progress bar, W&B, check for non-finite values)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"

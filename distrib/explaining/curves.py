@@ -4,11 +4,11 @@ from matplotlib.figure import Figure
 
 from distrib.explaining import figures
 from distrib.explaining.finished_run import Finding, FinishedRun
-from distrib.runs.metrics import read_metrics
+from distrib.runs.metrics import RAW_LOSS, read_metrics
 
-# The panels of the figure, each with the columns of metrics.csv that it shows.
+# The panels of the figure, each with the columns of metrics.csv that it shows where they are there.
 PANELS = {
-    "Loss": {"train_loss": "training", "val_loss": "validation"},
+    "Loss": {"train_loss": "training", "val_loss": "validation", RAW_LOSS: "validation, not averaged"},
     "Validation scores": {
         "val_accuracy": "accuracy",
         "val_precision": "precision",
@@ -34,7 +34,7 @@ def _figure(columns: list[str], rows: list[list[float]], best: int) -> Figure:
     figure = figures.new(width=10, height=4)
     epochs = [row[columns.index("epoch")] for row in rows]
     for axes, (title, lines) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        for column, label in lines.items():
+        for column, label in ((column, label) for column, label in lines.items() if column in columns):
             axes.plot(epochs, [row[columns.index(column)] for row in rows], marker="o", markersize=3, label=label)
         axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch ({best}), the robust fit")
         axes.set(title=title, xlabel="epoch")

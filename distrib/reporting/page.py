@@ -36,8 +36,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_BYTES = 10_000_000
 MISTAKES = (6, 4, 2, 1)
 
-# A line in a chart of scores, and what the name of its column begins with.
-LINES = (("training", "train_"), ("validation", "val_"), ("", ""))
+# A line in a chart of scores, and how its column is named after the score; unaveraged: where `train.ema` is set.
+LINES = (("training", "train_{}"), ("validation", "val_{}"), ("unaveraged", "val_{}_raw"), ("", "{}"))
 SCORE_MEANINGS = {
     "accuracy": "the share of images that are answered rightly",
     "balanced_accuracy": "the mean of two shares: of images with the attribute that are found, and of those without "
@@ -306,7 +306,7 @@ def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:
     """
     charts = []
     for name in (*SCORES, "lr"):
-        lines = [(line, f"{prefix}{name}") for line, prefix in LINES if f"{prefix}{name}" in columns]
+        lines = [(line, named.format(name)) for line, named in LINES if named.format(name) in columns]
         if lines:
             charts.append({"id": name, "title": score_name(name), "lines": lines, "digits": 5 if name == "lr" else 3})
     return charts

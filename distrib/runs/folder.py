@@ -42,7 +42,7 @@ from distrib.base.files import recover_folder, remove_leftovers, replace_folder,
 from distrib.base.json import to_json
 from distrib.config import SCORES
 from distrib.ranks.environment import launch_id, restarts
-from distrib.runs.metrics import METRICS
+from distrib.runs.metrics import METRICS, RAW_LOSS
 from distrib.scoring.metrics import Scores
 
 if TYPE_CHECKING:
@@ -210,8 +210,9 @@ class RunFolder:
 
     def epoch(self, row: Mapping[str, float], scores: Scores) -> None:
         """Add an epoch's row to metrics.csv and its rows to metrics_by_attribute.csv."""
-        assert tuple(row) == METRICS
-        _append_rows(self.path / "metrics.csv", METRICS, [list(row.values())])
+        columns = tuple(row)
+        assert columns in (METRICS, (*METRICS, RAW_LOSS))
+        _append_rows(self.path / "metrics.csv", columns, [list(row.values())])
         rows = [[row["epoch"], name, *values.values()] for name, values in scores.by_attribute().items()]
         _append_rows(self.path / "metrics_by_attribute.csv", BY_ATTRIBUTE, rows)
 

@@ -9,6 +9,8 @@ METRICS = (
     "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_precision", "val_recall",
     "val_f1", "val_roc_auc", "val_average_precision", "lr", "images_per_second", "seconds",
 )  # fmt: skip
+# The last column, where the weights are averaged (`train.ema`): the validation loss of the trained network itself.
+RAW_LOSS = "val_loss_raw"
 
 
 def read_metrics(run: Path) -> tuple[list[str], list[list[float]]]:

@@ -65,9 +65,6 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
     truth = targets_NA.astype(bool)
     decided = logits >= 0
     right = decided == truth
-    with np.errstate(invalid="ignore"):  # a logit that is not finite has a loss that is not
-        # BCE with logits: log(1 + exp(x)) - x y, in the form that does not overflow.
-        loss = (np.logaddexp(0, logits) - logits * truth).mean(axis=0)
     positives = truth.sum(axis=0)
     negatives = len(truth) - positives
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -83,7 +80,7 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
         with np.errstate(invalid="ignore"):  # without negatives
             roc_auc[known] = ranked_area(ranking)
     values = {
-        "loss": loss,
+        "loss": mean_loss(logits_NA, targets_NA),
         "accuracy": right.mean(axis=0),
         "balanced_accuracy": (true_positive_rate + true_negative_rate) / 2,
         "precision": found / np.maximum(decided.sum(axis=0), 1),
@@ -94,6 +91,20 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
     }
     assert tuple(values) == SCORES
     return Scores(attributes, values)
+
+
+def mean_loss(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The binary cross-entropy of each attribute, float64 [A]; not finite where a logit is not.
+
+    Args:
+        logits_NA: float [N, A].
+        targets_NA: {0, 1} [N, A].
+    """
+    logits = logits_NA.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        # log(1 + exp(x)) - x y, in the form that does not overflow.
+        losses: NDArray[np.float64] = (np.logaddexp(0, logits) - logits * targets_NA.astype(bool)).mean(axis=0)
+    return losses
 
 
 def score_decisions(

@@ -31,14 +31,14 @@ from distrib.config import Config, read_yaml
 FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.subset", "data.image_size",
     "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "model.frozen_statistics", "optim.name",
-    "train.batch_size", "train.seed", "checkpoint.best_score",
+    "train.batch_size", "train.seed", "train.ema", "checkpoint.best_score",
 )  # fmt: skip
 
 # Grey levels by which an image's mean colour may differ between decoders, or after it was saved in another format.
 _SAME_COLOUR = 3.0
 
 MANIFEST = "manifest.json"
-TRAINER = ("optimizer", "scaler", "progress", "data")  # what trainer.pt holds
+TRAINER = ("optimizer", "scaler", "progress", "data")  # what trainer.pt holds, beside "network"
 VERSION = 4
 
 Count = Annotated[int, Field(ge=0)]
@@ -81,7 +81,7 @@ class Checkpoint:
 
     folder: Path
     weights: dict[str, torch.Tensor]
-    trainer: dict[str, Any]  # by the names in `TRAINER`
+    trainer: dict[str, Any]  # by the names in `TRAINER`, and "network" as in `Contents`
 
     @property
     def progress(self) -> Progress:
@@ -100,12 +100,13 @@ class Contents:
     """What goes into a checkpoint and changes from one to the next.
 
     Attributes:
-        weights: the network's state, by torchvision's names.
+        weights: the network's state, by torchvision's names; of its average, where there is one.
         optimizer: its state dict.
         scaler: the fp16 gradient scaler's state dict, or None.
         progress: of the run.
         model_json: what prediction needs, so that a checkpoint is a model folder too.
         total_steps: steps of the run so far; names the checkpoint, so that names sort by age.
+        network: the state of the trained network itself, where `weights` are its average; else None.
     """
 
     weights: dict[str, torch.Tensor]
@@ -114,6 +115,7 @@ class Contents:
     progress: Progress
     model_json: str
     total_steps: int
+    network: dict[str, torch.Tensor] | None = None
 
 
 def save_checkpoint(folder: Path, contents: Contents, data: str, config_yaml: str, keep: int) -> Path:
@@ -131,6 +133,7 @@ def save_checkpoint(folder: Path, contents: Contents, data: str, config_yaml: st
         "scaler": contents.scaler,
         "progress": asdict(contents.progress),
         "data": data,
+        "network": contents.network,
     }
 
     def write(staged: Path) -> None:
@@ -232,9 +235,9 @@ class CheckpointWriter:
 
     def _write(self, contents: Contents, copy: "_Copy", first: WriteFirst) -> UserError | None:
         """The error of the checkpoint, which the run may survive; that of what comes first is raised."""
-        weights, optimizer = copy.on_cpu()
+        weights, optimizer, network = copy.on_cpu()
         first(weights)
-        on_cpu = replace(contents, weights=weights, optimizer=optimizer)
+        on_cpu = replace(contents, weights=weights, optimizer=optimizer, network=network)
         try:
             save_checkpoint(self._folder, on_cpu, self._data, self._config_yaml, self._keep)
         except UserError as error:
@@ -250,22 +253,22 @@ class _Copy:
     """
 
     def __init__(self, contents: Contents) -> None:
-        self._state = _map_tensors(lambda tensor: tensor.detach().clone(), [contents.weights, contents.optimizer])
+        state = [contents.weights, contents.optimizer, contents.network]
+        self._state = _map_tensors(lambda tensor: tensor.detach().clone(), state)
         self._ready = torch.cuda.Event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         if self._ready is not None:
             self._ready.record()
 
-    def on_cpu(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The copied weights and optimiser, in the host's memory; to be called once, from any thread."""
+    def on_cpu(self) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, torch.Tensor] | None]:
+        """What was copied, in the host's memory; to be called once, from any thread."""
         state, self._state = self._state, None
-        if self._ready is None:
-            weights, optimizer = state
-            return weights, optimizer
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            stream.wait_event(self._ready)
-            weights, optimizer = _map_tensors(lambda tensor: tensor.cpu(), state)
-        return weights, optimizer
+        if self._ready is not None:
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(stream):
+                stream.wait_event(self._ready)
+                state = _map_tensors(lambda tensor: tensor.cpu(), state)
+        weights, optimizer, network = state
+        return weights, optimizer, network
 
 
 def _map_tensors(change: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
@@ -329,7 +332,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own about odd files
             trainer = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-        checkpoint = Checkpoint(folder, weights, {key: trainer[key] for key in TRAINER})
+        known = {key: trainer[key] for key in TRAINER}
+        checkpoint = Checkpoint(folder, weights, {**known, "network": trainer.get("network")})
         _ = checkpoint.progress
     except (OSError, MemoryError) as error:
         raise _unreadable(folder, error) from None

@@ -120,15 +120,16 @@ class Checkpointer:
 
     def _save(self, progress: Progress, first: WriteFirst) -> None:
         self._saved_at = time.monotonic()
-        scaler = self._run.accelerator.scaler
+        scaler, state = self._run.accelerator.scaler, self._state
         self._writer.save(
             Contents(
-                weights=self._state.net.net.state_dict(),
-                optimizer=self._state.optimizer.state_dict(),
+                weights=state.kept.net.state_dict(),
+                optimizer=state.optimizer.state_dict(),
                 scaler=None if scaler is None else scaler.state_dict(),
                 progress=progress,
                 model_json=to_json(describe(self._run, progress.epoch).model_dump(mode="json")),
-                total_steps=self._state.position.run_step,
+                total_steps=state.position.run_step,
+                network=None if state.average is None else state.net.net.state_dict(),
             ),
             first,
         )

@@ -1,6 +1,6 @@
 """What the steps of an epoch have come to: read from the device, scored, written down."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
 from distrib.data.batch import Replacement
+from distrib.data.decoders import Decoder
 from distrib.model.card import model_card
 from distrib.model.trained import Description
 from distrib.ranks.printing import warn
-from distrib.runs.metrics import METRICS
+from distrib.runs.metrics import METRICS, RAW_LOSS
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
-from distrib.scoring.metrics import Scores, better, score
+from distrib.scoring.evaluation import predict_logits
+from distrib.scoring.metrics import Scores, better, mean_loss, mean_of_defined, score
 from distrib.training.checkpoint import Progress
+from distrib.training.ema import SideBySide
 from distrib.training.state import Look, TrainState
 from distrib.training.step import StepStats
 from distrib.training.training_run import TrainingRun, describe
@@ -106,11 +109,39 @@ def report_replaced(run: TrainingRun, progress: Progress, mine: list[Replacement
     return replace(progress, replaced=tuple(sorted({*progress.replaced, *(each.row for each in found)})))
 
 
+def validate(
+    run: TrainingRun, state: TrainState, decoder: Decoder, batch_size: int, before_batch: Callable[[], None]
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Logits float32 [validation images, A], the same on every rank; each image is decoded once.
+
+    All ranks call it together.
+
+    Args:
+        run: that the epoch belongs to.
+        state: as trained.
+        decoder: of this rank.
+        batch_size: images in a forward pass of one rank.
+        before_batch: as in `predict_logits`.
+
+    Returns:
+        Those of the weights that are kept; and where these are an average, those of the trained network itself.
+    """
+    accelerator, rows, count = run.accelerator, run.splits.valid, len(run.table.attributes)
+    if state.average is None:
+        return predict_logits(accelerator, state.model, decoder, rows, count, batch_size, before_batch), None
+    trained = accelerator.unwrap_model(state.model, keep_fp32_wrapper=True)
+    both = SideBySide(state.average.net, trained)
+    logits = predict_logits(accelerator, both, decoder, rows, 2 * count, batch_size, before_batch)
+    kept, raw = (np.ascontiguousarray(half) for half in np.split(logits, 2, axis=1))
+    return kept, raw
+
+
 def score_epoch(
     run: TrainingRun,
     state: TrainState,
     progress: Progress,
     logits: NDArray[np.float32],
+    raw_logits: NDArray[np.float32] | None,
     seconds: float,
 ) -> tuple[dict[str, float], Scores, Progress]:
     """Score the epoch and decide how the run continues, which is all that the ranks wait for; on rank 0.
@@ -121,7 +152,8 @@ def score_epoch(
         run: that the epoch belongs to.
         state: as trained.
         progress: at the epoch's last step.
-        logits: float32 [validation images, A].
+        logits: float32 [validation images, A], of the weights that are kept.
+        raw_logits: of the trained network itself, where those are its average; else None.
         seconds: the epoch took, evaluation included.
 
     Returns:
@@ -129,7 +161,8 @@ def score_epoch(
     """
     chosen, plan, epoch = run.config.checkpoint.best_score, run.plan, progress.epoch + 1
     skipped = sum(step // plan.steps_per_epoch == progress.epoch for step in progress.skipped)
-    scores = score(run.table.attributes, logits, run.table.targets[run.splits.valid])
+    targets = run.table.targets[run.splits.valid]
+    scores = score(run.table.attributes, logits, targets)
     means = scores.mean()
     values = {
         "epoch": epoch,
@@ -141,6 +174,8 @@ def score_epoch(
         "seconds": seconds,
     }
     row = {name: values[name] for name in METRICS}
+    if raw_logits is not None:
+        row[RAW_LOSS] = float(mean_of_defined(mean_loss(raw_logits, targets)))
     after = replace(progress, epoch=epoch, step=0, loss_sum=0.0, seconds=0.0)
     if not run.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
         after.best_epoch = epoch
@@ -167,7 +202,7 @@ def write_results(
         row: of metrics.csv.
         scores: of each attribute.
         logits: float32 [validation images, A].
-        weights: of the network at the end of the epoch, by torchvision's names.
+        weights: that are kept, as they are at the end of the epoch, by torchvision's names.
 
     Raises:
         UserError: if the run folder cannot be written.

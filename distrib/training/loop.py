@@ -11,10 +11,16 @@ from distrib.ranks.meeting import from_rank_0
 from distrib.ranks.stopping import Agreement, Stopped
 from distrib.ranks.watch import Watch
 from distrib.runs.terminal import make_terminal
-from distrib.scoring.evaluation import predict_logits
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.checkpointer import Checkpointer
-from distrib.training.epoch import look_back, report_non_finite, report_replaced, score_epoch, write_results
+from distrib.training.epoch import (
+    look_back,
+    report_non_finite,
+    report_replaced,
+    score_epoch,
+    validate,
+    write_results,
+)
 from distrib.training.grouping import Grouping
 from distrib.training.state import TrainState
 from distrib.training.training_run import Outcome, TrainingRun
@@ -98,10 +104,7 @@ def train(
 
             # Every validation image once. A stop meanwhile keeps the epoch's steps; it is validated on resuming.
             try:
-                logits = predict_logits(
-                    accelerator, state.model, valid_decoder, run.splits.valid, len(run.table.attributes),
-                    grouping.micro_batch, between_batches,
-                )  # fmt: skip
+                logits, raw_logits = validate(run, state, valid_decoder, grouping.micro_batch, between_batches)
             except Stopped:
                 checkpointer.save(progress)
                 return checkpointer.stop(progress, agreement.reason)
@@ -109,7 +112,9 @@ def train(
 
             # The results of an epoch wait for the checkpoint under way, so that they are at most one epoch ahead.
             checkpointer.wait()
-            row, scores, progress = from_rank_0(accelerator, score_epoch, run, state, progress, logits, seconds)
+            row, scores, progress = from_rank_0(
+                accelerator, score_epoch, run, state, progress, logits, raw_logits, seconds
+            )
             terminal.epoch(row, best=progress.best_epoch == progress.epoch)
 
             # The next epoch begins here, and so does a run that resumes from this checkpoint, which is written once the

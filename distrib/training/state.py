@@ -14,6 +14,7 @@ from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.stopping import Agreement
 from distrib.training.checkpoint import Checkpoint, Progress
+from distrib.training.ema import MovingAverage
 from distrib.training.grouping import Grouping
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from distrib.training.position import Position
@@ -54,6 +55,7 @@ class TrainState:
         net: the network itself.
         model: the same as accelerate prepares it: with autocast, and in DDP where there are several ranks.
         optimizer: over all that is ever trained.
+        average: of the network's weights, which is what is validated and kept; None without `train.ema`.
         position: how many steps it has come.
 
     Raises:
@@ -89,9 +91,19 @@ class TrainState:
         net.freeze(run.config.model.freeze_in(progress.epoch + 1))
         # The graph is the same every step, but no_sync, which accumulation needs, is not made for static graphs.
         run.accelerator.ddp_handler.static_graph = grouping.accumulation == 1
+        ema = run.config.train.ema
+        self.average = None if ema is None else MovingAverage(net, ema)
         self.model, self.optimizer = run.accelerator.prepare(net, optimizer)
+        if self.average is not None:
+            self.average.begin()  # only now all ranks have rank 0's weights, by DDP
+            run.accelerator.prepare_model(self.average.net, evaluation_mode=True)  # autocast, and no DDP
         if checkpoint is not None:
-            restore(checkpoint, net, self.optimizer, run.accelerator)
+            restore(checkpoint, net, self.optimizer, run.accelerator, self.average)
+
+    @property
+    def kept(self) -> AttributeClassifier:
+        """The network that is validated and kept: the average, where there is one."""
+        return self.net if self.average is None else self.average.net
 
     @property
     def learning_rate(self) -> float:
@@ -120,6 +132,7 @@ class TrainState:
             self._positive_weight,
             self._agreement,
             progress.skipped,
+            self.average,
         )
         self._train_step.begin_epoch(progress.loss_sum)
         return changed
@@ -180,15 +193,23 @@ def wrap_again(accelerator: Accelerator, net: AttributeClassifier) -> torch.nn.M
 
 
 def restore(
-    checkpoint: Checkpoint, net: AttributeClassifier, optimizer: AcceleratedOptimizer, accelerator: Accelerator
+    checkpoint: Checkpoint,
+    net: AttributeClassifier,
+    optimizer: AcceleratedOptimizer,
+    accelerator: Accelerator,
+    average: MovingAverage | None = None,
 ) -> None:
-    """Put a checkpoint's state into the network, the optimiser and the scaler.
+    """Put a checkpoint's state into the network, the optimiser, the scaler and the average of the weights.
 
     Raises:
         UserError: if it is not the state of this network and this optimiser.
     """
     try:
-        net.net.load_state_dict(checkpoint.weights)
+        if average is None:
+            net.net.load_state_dict(checkpoint.weights)
+        else:
+            average.net.net.load_state_dict(checkpoint.weights)
+            net.net.load_state_dict(checkpoint.trainer["network"])
         # The state and the last step's learning rate are the checkpoint's, but the settings (weight decay, momentum)
         # are those of today's configuration.
         settings = [{k: group[k] for k in group if k not in ("params", "lr")} for group in optimizer.param_groups]

@@ -19,6 +19,7 @@ from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.ranks.host_copy import HostCopy
 from distrib.ranks.stopping import Agreement
+from distrib.training.ema import MovingAverage
 
 
 def attribute_loss(
@@ -148,6 +149,7 @@ class TrainStep:
         positive_weight_A: float [A], or None.
         agreement: by which the ranks learn, in the same all-reduce, what any of them wishes.
         skipped: the bad steps of this run's earlier parts.
+        average: of the weights, updated by every step that moves them; None: there is none.
     """
 
     def __init__(
@@ -159,8 +161,9 @@ class TrainStep:
         positive_weight_A: torch.Tensor | None,
         agreement: Agreement,
         skipped: Sequence[int] = (),
+        average: MovingAverage | None = None,
     ) -> None:
-        self._agreement = agreement
+        self._agreement, self._average = agreement, average
         self._train, self._clip_norm = config.train, config.optim.clip_norm
         self._accelerator = accelerator
         self._model, self._optimizer = model, optimizer
@@ -236,10 +239,14 @@ class TrainStep:
         if not scaled:
             bad = ~(loss.isfinite() & norm.isfinite())
             # torch's fused optimisers leave everything as it is where this says 1.
-            self._optimizer.optimizer.found_inf = self._note(bad, step).float()
+            halt = self._note(bad, step)
+            self._optimizer.optimizer.found_inf = halt.float()
         self._gradient_norm = norm
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self._average is not None:
+            # In fp16 a norm that is not finite is a step that the scaler has skipped.
+            self._average.update(step, moved=norm.isfinite() & ~halt)
         return bad
 
     def _note(self, bad: torch.Tensor, step: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from PIL import Image
 from report_data import EVIL_ATTRIBUTE, EVIL_FILE, JOBS, read_job, write_job, write_run
 from sentences import refusal
 
-from distrib.reporting.page import LARGEST_BYTES, TEMPLATES, render_report
+from distrib.reporting.page import LARGEST_BYTES, TEMPLATES, curve_charts, render_report
 from distrib.reporting.panels import PANELS, SECTIONS
 
 # Elements that have no end.
@@ -199,6 +199,15 @@ def test_an_overview_of_another_shape_costs_the_opening_alone(copy: Path) -> Non
     page = parsed(copy)
     assert page.text.count("its data are not as expected") == 2  # the opening, and how it was made
     assert [a["id"] for tag, a in page.elements if tag == "section"] == [section.id for section in SECTIONS]
+
+
+def test_a_trained_network_has_a_line_beside_its_average() -> None:
+    columns = ["epoch", "train_loss", "val_loss", "val_f1", "val_loss_raw"]
+    lines = {chart["id"]: dict(chart["lines"]) for chart in curve_charts(columns)}
+    assert lines == {
+        "loss": {"training": "train_loss", "validation": "val_loss", "unaveraged": "val_loss_raw"},
+        "f1": {"validation": "val_f1"},
+    }
 
 
 def test_nothing_but_the_folder_is_needed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import distrib.data.decoders
 import distrib.explaining.report
 import distrib.ranks.stopping
 import distrib.training.checkpoint
+import distrib.training.epoch
 import distrib.training.loop
 from distrib.data.reader import ImageReader
 from distrib.runs.folder import RunFolder
@@ -87,7 +88,7 @@ def watched_step(self, micro_batches, step):
 
 
 TrainStep.__call__ = watched_step
-distrib.training.loop.predict_logits = before(distrib.training.loop.predict_logits, "evaluation")
+distrib.training.epoch.predict_logits = before(distrib.training.epoch.predict_logits, "evaluation")
 # The weights are there by then, and the manifest is not.
 write_manifest = distrib.training.checkpoint._write_manifest
 

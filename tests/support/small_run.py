@@ -44,7 +44,7 @@ def observed(seen: Path) -> dict[int, list[int]]:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """Weights, the best ones too, optimiser, progress and metrics, bit for bit; only clocks may differ."""
+    """Weights and their average, the best, optimiser, progress and metrics, bit for bit; only clocks may differ."""
     newest = [max((folder / "checkpoints").iterdir()) for folder in (one, other)]
     assert newest[0].name == newest[1].name
     weights = [load_file(folder / "model.safetensors") for folder in newest]
@@ -60,6 +60,9 @@ def assert_same_training(one: Path, other: Path) -> None:
     for number, state in states[0].items():
         for name, value in state.items():
             assert torch.equal(value, states[1][number][name]), (number, name)
+    networks = [trainer["network"] or {} for trainer in trainers]  # beside their average
+    assert networks[0].keys() == networks[1].keys()
+    assert all(torch.equal(tensor, networks[1][name]) for name, tensor in networks[0].items())
     assert trainers[0]["progress"] == trainers[1]["progress"]
     clocks = ("images_per_second", "seconds")
     rows = [

@@ -116,6 +116,28 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str, me
     assert resumed[0].weight.is_contiguous(memory_format=memory)
 
 
+def test_the_trained_network_is_kept_beside_its_average(tmp_path: Path) -> None:
+    optimizer, network = {"state": {}, "param_groups": []}, weights(2)
+    writer = CheckpointWriter(tmp_path, "data", Config().to_yaml(), 1, None)
+    writer.save(Contents(weights(1), optimizer, None, Progress(), "{}", 1, network))
+    kept = {name: tensor.clone() for name, tensor in network.items()}
+    network["conv"].zero_()  # the training continues while the checkpoint is written
+    writer.wait()
+    checkpoint = load_checkpoint(tmp_path / "step-00000001")
+    assert all(same_bits(tensor, checkpoint.weights[name]) for name, tensor in weights(1).items())
+    assert all(same_bits(tensor, checkpoint.trainer["network"][name]) for name, tensor in kept.items())
+
+
+def test_one_of_an_earlier_version_knows_of_no_average(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    trainer = torch.load(folder / "trainer.pt", weights_only=True)
+    del trainer["network"]
+    torch.save(trainer, folder / "trainer.pt")
+    (folder / "manifest.json").unlink()
+    distrib.training.checkpoint._write_manifest(folder)
+    assert load_checkpoint(folder).trainer["network"] is None
+
+
 def test_the_scaler_is_kept(tmp_path: Path) -> None:
     scaler = {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 12}
     saved = save_checkpoint(tmp_path, Contents(weights(), {}, scaler, Progress(), "{}", 1), "data", "", 1)

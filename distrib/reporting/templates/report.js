@@ -27,9 +27,9 @@ function learnt() {
   const best = epochs.indexOf(bestEpoch);
   epochCharts({
     epochs, best,
-    linesOf: (chart) => all("output", chart).map(({ dataset }) => ({
+    linesOf: (chart) => all("output", chart).map(({ dataset, parentElement }) => ({
       values: column(dataset.column),
-      tone: dataset.column.startsWith("train_") ? "training" : "validation",
+      tone: parentElement.className || "validation",
     })),
     tell: (index) => {
       one("#epoch-now").textContent = epochs[index];
