@@ -42,14 +42,20 @@ class MovingAverage:
     def __init__(self, trained: AttributeClassifier, highest: float) -> None:
         self.net = copy.deepcopy(trained).requires_grad_(False).eval()
         self._trained, self._highest = trained, highest
-        # Pairs of the average's own tensors and those that are averaged in.
-        self._parameters = _pairs(self.net, trained, lambda net: [each.detach() for each in net.parameters()])
-        self._statistics = _pairs(self.net, trained, lambda net: _buffers(net, floating_point=True))
-        self._counters = _pairs(self.net, trained, lambda net: [each.view(1) for each in _buffers(net, False)])
 
     def begin(self) -> None:
         """Start from the weights of now."""
         self.net.net.load_state_dict(self._trained.net.state_dict())
+
+    def attach(self) -> None:
+        """Average the tensors that the networks have now: each time that accelerate prepares one it may give it others.
+
+        On several CPU ranks it does.
+        """
+        # Pairs of the average's own tensors and those that are averaged in.
+        self._parameters = _pairs(self.net, self._trained, lambda net: [each.detach() for each in net.parameters()])
+        self._statistics = _pairs(self.net, self._trained, lambda net: _buffers(net, floating_point=True))
+        self._counters = _pairs(self.net, self._trained, lambda net: [each.view(1) for each in _buffers(net, False)])
 
     @torch.no_grad()
     def update(self, step: int, moved: torch.Tensor) -> None:

@@ -95,8 +95,8 @@ class TrainState:
         self.average = None if ema is None else MovingAverage(net, ema)
         self.model, self.optimizer = run.accelerator.prepare(net, optimizer)
         if self.average is not None:
-            self.average.begin()  # only now all ranks have rank 0's weights, by DDP
             run.accelerator.prepare_model(self.average.net, evaluation_mode=True)  # autocast, and no DDP
+            self.average.begin()  # only now all ranks have rank 0's weights, by DDP
         if checkpoint is not None:
             restore(checkpoint, net, self.optimizer, run.accelerator, self.average)
 
@@ -124,6 +124,8 @@ class TrainState:
             del self.model, self._train_step  # and with the last reference to DDP its hooks
             self.model = wrap_again(self._accelerator, self.net)
         self.model.train()
+        if self.average is not None:
+            self.average.attach()
         self._train_step = TrainStep(
             self._config,
             self._accelerator,

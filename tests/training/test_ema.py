@@ -57,6 +57,7 @@ def make_step(scaler: Any = None, **train: object) -> tuple[TrainStep, Attribute
     net = AttributeClassifier(2)
     average = MovingAverage(net, 0.9998)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    average.attach()
     agreement = Agreement(StopRequests(), accelerator)
     return TrainStep(config, accelerator, model, optimizer, None, agreement, (), average), net, average
 
