@@ -14,6 +14,7 @@ import yaml
 from distrib.base.errors import UserError, first_line
 from distrib.config import SCORES
 from distrib.reporting.page import compose, curve_charts, render, score_name, write_page
+from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import read_metrics
 
 # The score that the page opens with: it depends on no threshold.
@@ -130,7 +131,8 @@ def read_run(folder: Path, label: str) -> ComparedRun:
             raise UserError(f"{folder} is not a run: it has no {name}; name a folder that `distrib train` has written")
     columns, rows = read_metrics(folder)
     config = _read_config(folder / "config.yaml")
-    best = _best(columns, rows, config.get("checkpoint.best_score", LEADING))
+    kept = [event.get("best_epoch") for event in RunFolder(folder).events("epoch")][-1:]
+    best = _best(columns, rows, config.get("checkpoint.best_score", LEADING), kept)
     means: dict[str, dict[str, float | None]] = {
         "valid": {name: rows[best][columns.index(f"val_{name}")] for name in SCORES if f"val_{name}" in columns}
     }
@@ -184,8 +186,14 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", "none" if value is None else str(value)
 
 
-def _best(columns: list[str], rows: list[list[float]], chosen: str) -> int:
-    """The row of the best epoch by a validation score; the first of equals, and the first row where none has it."""
+def _best(columns: list[str], rows: list[list[float]], chosen: str, kept: list[Any]) -> int:
+    """The row of the best epoch: the one that is kept, which with growing images need not have the highest score.
+
+    Where the run does not say which: by a validation score, the first of equals, and the first row where none has it.
+    """
+    said = [i for i, row in enumerate(rows) if row[columns.index("epoch")] in kept]
+    if said:
+        return said[0]
     if f"val_{chosen}" not in columns:
         return 0
     sign = -1 if chosen == "loss" else 1

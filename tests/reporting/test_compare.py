@@ -51,6 +51,18 @@ def minus(text: str) -> str:
     return text.replace("-", "−")  # noqa: RUF001
 
 
+def test_the_epoch_that_a_run_has_kept_is_its_best_one(runs: list[Path], tmp_path: Path) -> None:
+    """With growing images it need not have the highest score, and the run says which it is."""
+    run = Path(shutil.copytree(runs[1], tmp_path / "run"))
+    highest = read_run(run, "run").best
+    for kept in (1, 4):
+        with (run / "events.jsonl").open("a") as events:
+            events.write(json.dumps({"event": "epoch", "epoch": 5, "best_epoch": kept}) + "\n")
+        assert read_run(run, "run").best == kept - 1
+    (run / "events.jsonl").write_text(json.dumps({"event": "epoch", "epoch": 1, "best_epoch": 0}) + "\n")
+    assert read_run(run, "run").best == highest
+
+
 def test_test_scores_of_different_pictures_are_noted(runs: list[Path], tmp_path: Path) -> None:
     """As after `distrib explain RUN --data.root OTHER`, of which the configuration says nothing."""
     note = "The reports of the runs are of different test images"
