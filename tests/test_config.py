@@ -120,6 +120,7 @@ def test_a_float_may_be_written_without_a_dot(tmp_path: Path, number: str) -> No
         ("train: {positive_weight: no}", "train.positive_weight", "none"),
         ("model: {weights: off}", "model.weights", "none"),
         ("model: {freeze: no}", "model.freeze", "none"),
+        ("data: {grow: no}", "data.grow", "none"),
         ("model: {freeze: {1: backbone, 3: off}}", "model.freeze", "backbone 3:none"),
         ("run: {resume: no}", "run.resume", "never"),
         ("data: {flip: off}", "data.flip", False),
@@ -243,6 +244,35 @@ def test_layers_may_be_freed_one_after_the_other(tmp_path: Path, text: str) -> N
     assert [model.freeze_in(epoch) for epoch in range(1, 7)] == ["backbone", *["layer3"] * 3, "none", "none"]
     again, _ = load_config(["--model.freeze", "backbone 2:layer3 5:none"])
     assert again.model == model
+
+
+@pytest.mark.parametrize(
+    "text", ["112@0 144@.5 218@0.75", "{112: 0, 144: .5, 218: 0.75}", "'112@0  144@0.5\t218@0.75'"]
+)
+def test_images_may_grow(tmp_path: Path, text: str) -> None:
+    config = read_yaml(written(tmp_path, f"data: {{image_size: [218, 178], grow: {text}}}"))
+    shares, sizes = zip(*config.data.stages, strict=True)
+    assert [float(share) for share in shares] == [0, 0.5, 0.75]
+    assert sizes == ((112, 96), (144, 112), (218, 178))  # 112 x 178 / 218 is 91.4, 144 x 178 / 218 is 117.6
+    again, _ = load_config(["--data.image-size", "218", "178", "--data.grow", config.data.grow])
+    assert again.data == config.data
+
+
+@pytest.mark.parametrize(
+    ("image_size", "grow", "size"),
+    [
+        ((64, 64), "32@0 64@0.5", (32, 32)),
+        ((100, 31), "96@0 100@0.5", (96, 16)),  # 29.8 is nearer to 32, which no image is as wide as
+        ((400, 20), "16@0 400@0.5", (16, 16)),
+        ((400, 8), "16@0 400@0.5", (16, 8)),
+        ((64, 96), "48@0 64@0.5", (48, 80)),  # 72 is between 64 and 80
+    ],
+)
+def test_smaller_images_have_about_the_aspect_of_large_ones(
+    image_size: tuple[int, int], grow: str, size: tuple[int, int]
+) -> None:
+    data = Config().replace("data", image_size=image_size, grow=grow).data
+    assert [stage.size for stage in data.stages] == [size, image_size]
 
 
 def test_the_last_layer_may_be_freed_in_the_last_epoch(tmp_path: Path) -> None:
@@ -519,6 +549,19 @@ def test_a_refusal_leaves_the_terminal_width_alone(monkeypatch: pytest.MonkeyPat
         ("model: {freeze: backbone 2:layer4}", ["model.freeze has 2:layer4 after backbone", "free more layers"]),
         ("model: {freeze: layer1 2:layer3}", ["model.freeze has 2:layer3 after layer1", "free more layers"]),
         ("model: {freeze: backbone 4:none}\ntrain: {epochs: 3}", ["model.freeze has 4:none", "train.epochs 3"]),
+        ("data: {grow: ''}", ["data.grow is empty", "80@0 178@0.5"]),
+        ("data: {grow: {}}", ["data.grow is empty", "or none"]),
+        ("data: {grow: 112 178@0.5}", ["data.grow has 112: expected HEIGHT@SHARE each, such as 80@0 178@0.5"]),
+        ("data: {grow: 112@0 178@-0.5}", ["data.grow has 178@-0.5: expected HEIGHT@SHARE"]),
+        ("data: {grow: 112@0 178@1/2}", ["data.grow has 178@1/2: expected HEIGHT@SHARE"]),
+        ("data: {grow: {0: 112, 0.5: 178}}", ["data.grow has 0@112: expected HEIGHT@SHARE"]),
+        ("data: {grow: 112@0.1 178@0.5}", ["data.grow begins with 112@0.1", "how high images are at 0"]),
+        ("data: {grow: 112@0 178@1.0}", ["data.grow has 178@1.0", "less than 1"]),
+        ("data: {grow: 112@0 144@0.5 178@0.5}", ["data.grow has 178@0.5 after 144@0.5", "shares in ascending order"]),
+        ("data: {grow: 112@0 96@0.5 178@0.6}", ["data.grow has 96@0.5 after 112@0", "heights in ascending order"]),
+        ("data: {grow: 100@0 178@0.5}", ["data.grow has 100@0", "multiples of 16 pixels, such as 96"]),
+        ("data: {grow: 112@0 144@0.5}", ["data.grow ends with 144@0.5", "data.image_size is 178 178", "be 178"]),
+        ("data: {grow: 112@0 178@0.5, image_size: [224, 178]}", ["ends with 178@0.5", "let the last height be 224"]),
         ("checkpoint: {best_score: auc}", ["checkpoint.best_score", "auc", "did you mean roc_auc?"]),
     ],
 )
@@ -701,7 +744,7 @@ def configs(draw: st.DrawFn) -> Config:
     positive = st.floats(1e-12, 1e6)
     epochs = draw(st.integers(2, 100))
     size = st.integers(8, 4096)
-    accumulation = draw(st.integers(1, 4))
+    height, accumulation = draw(size), draw(st.integers(1, 4))
     return Config.model_validate(
         {
             "data": {
@@ -709,8 +752,9 @@ def configs(draw: st.DrawFn) -> Config:
                 "attributes": draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)),
                 "split": draw(st.sampled_from(["official", "identity", "image"])),
                 "subset": draw(st.none() | st.integers(1, 10**9)),
-                "image_size": (draw(size), draw(size)),
+                "image_size": (height, draw(size)),
                 "flip": draw(st.booleans()),
+                "grow": draw(st.sampled_from(["none", f"{height}@0"])),
                 "min_zoom": draw(st.floats(1e-6, 1)),
                 "dali": {"hw_decoder_load": draw(st.floats(0, 1))},
             },
@@ -784,6 +828,7 @@ def test_replace_changes_one_group_and_validates_it() -> None:
     [
         ("--data.split-fractions .6 .2 .2", "--data.split image", "data.split_fractions"),
         ("--optim.momentum .5", "--optim.name sgd", "optim.momentum"),
+        ("--data.grow 178@0", "--data.grow none", "data.grow"),
         ("--data.decoder torch --data.dali.hw-decoder-load .5", "--data.decoder dali", "data.dali"),
         (
             "--train.deterministic True --data.dali.hw-decoder-load .9",

@@ -13,6 +13,7 @@ from pydantic import Field
 from distrib.base.errors import UserError
 from distrib.base.paths import ConfigPath, ConfigPathText
 from distrib.base.words import nearest
+from distrib.config.growing import Stage, growing_epochs, stages_of
 from distrib.config.section import Section, Words, shown
 from distrib.config.yaml_files import Dumper
 
@@ -65,6 +66,11 @@ class DataConfig(Section):
     in its place, the same one on any number of ranks. Evaluation always stops."""
     image_size: tuple[Side, Side] = (178, 178)
     """Height and width of the network's input in pixels."""
+    grow: Annotated[str, Words(("none",))] = "none"
+    """none; or heights of the training images, each with the share of the run at which it begins: "112@0 144@0.5
+    178@0.75" ends with data.image_size, and each other height is a multiple of 16. Widths follow; evaluation is at
+    data.image_size throughout, and an epoch may be the best one once it ends with images of that size. More
+    train.epochs on resuming move the shares, as they do the learning rate's."""
     crop: Literal["square", "full"] = "square"
     """square: the largest centred square of each image; full: the whole image."""
     flip: bool = True
@@ -84,6 +90,11 @@ class DataConfig(Section):
     these where they take no more than half of what is free, and on a CPU never."""
     dali: DaliConfig = DaliConfig()
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """How large the images are that are trained on, from which share of the run on."""
+        return stages_of(self.grow, self.image_size)
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if abs(sum(self.split_fractions) - 1) > 1e-6:
@@ -98,7 +109,16 @@ class DataConfig(Section):
         twice = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
         if twice:
             raise UserError(f"data.attributes names {twice[0]} more than once: name each attribute once")
+        stages_of(self.grow, self.image_size)
         return self
+
+    @pydantic.field_validator("grow", mode="before")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        """A mapping from heights to shares, as YAML may have it, in the words of the option."""
+        if isinstance(value, Mapping):
+            value = " ".join(f"{shown(height)}@{shown(share)}" for height, share in value.items())
+        return " ".join(value.split()) if isinstance(value, str) else value
 
     @pydantic.field_validator("attributes", mode="before")
     @classmethod
@@ -398,6 +418,11 @@ class Config(Section):
             )
         return self
 
+    @property
+    def growing_epochs(self) -> int:
+        """Epochs, from the first one on, that end before images have their full size: none of them is the best one."""
+        return growing_epochs(self.data.grow, self.train.epochs)
+
     def _check_groups(self) -> None:
         batch, norm, accumulation = self.train.batch_size, self.train.norm_size, self.train.accumulation
         if norm == "batch" and accumulation not in ("auto", 1):
@@ -442,6 +467,7 @@ class Config(Section):
              f"optim.name is {optim.name}"),
             (data.split == "official" and data.subset is None and data.split_seed != DataConfig().split_seed,
              "data.split_seed", "data.split is official and there is no data.subset"),
+            (data.grow != "none" and len(data.stages) == 1, "data.grow", "it has one height"),
             (data.decoder == "torch" and data.dali != DaliConfig(), "data.dali", "data.decoder is torch"),
             (data.decoder != "torch" and self.train.deterministic
              and data.dali.hw_decoder_load not in (0, DaliConfig().hw_decoder_load), "data.dali.hw_decoder_load",

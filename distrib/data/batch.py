@@ -22,6 +22,7 @@ class Request:
         left: float64 [B] in [0, 1], where it lies between the left (0) and the right (1) edge.
         flip: bool [B], whether the crop is mirrored left to right.
         epoch: of the training, by which images that are broken are replaced; None: none is, as in evaluation.
+        size: height and width of the result in pixels; None: data.image_size.
     """
 
     ids: NDArray[np.int64]
@@ -30,12 +31,14 @@ class Request:
     left: NDArray[np.float64]
     flip: NDArray[np.bool_]
     epoch: int | None = None
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, part: slice) -> "Request":
-        return Request(self.ids[part], self.zoom[part], self.top[part], self.left[part], self.flip[part], self.epoch)
+        arrays = (self.ids[part], self.zoom[part], self.top[part], self.left[part], self.flip[part])
+        return Request(*arrays, self.epoch, self.size)
 
     @classmethod
     def centred(cls, ids: NDArray[np.int64]) -> "Request":

@@ -166,7 +166,8 @@ class TorchDecoder:
                 yield Batch(images_BHWC, targets_BA, ids, tuple(replaced.values()))
 
     def _begin_batch(self, request: Request) -> _Shares:
-        shape, pinned = (len(request), *self._config.image_size, 3), self._device.type == "cuda"
+        shape = (len(request), *(request.size or self._config.image_size), 3)
+        pinned = self._device.type == "cuda"
         images_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         step = max(1, -(-len(request) // self._threads))
         places = [range(first, min(first + step, len(request))) for first in range(0, len(request), step)]
@@ -196,7 +197,7 @@ class TorchDecoder:
 
     def _cut(self, row: int, request: Request, data: bytes | None = None) -> NDArray[np.uint8]:
         pixels = self.reader.decode(row, self.reader.read(row) if data is None else data)
-        return cut(pixels, request, self._config.crop, self._config.image_size)
+        return cut(pixels, request, self._config.crop, request.size or self._config.image_size)
 
 
 def use_or_replace(
@@ -349,7 +350,7 @@ class _Pipeline:
         return asked.request, images_BHWC, replaced
 
     def _empty(self, asked: _Asked) -> torch.Tensor:
-        shape = (len(asked.request), *self._config.image_size, 3)
+        shape = (len(asked.request), *(asked.request.size or self._config.image_size), 3)
         return torch.empty(shape, dtype=torch.uint8, device=self._device)
 
     def _iterator(self) -> Any:
@@ -384,7 +385,9 @@ class _Pipeline:
     def _next_request(self) -> tuple[Any, ...]:
         asked = next(self._source)
         self._asked.append(asked)
-        return asked.files, asked.start, asked.shape, asked.request.flip.astype(np.int32)
+        request = asked.request
+        size = np.tile(np.array(request.size or self._config.image_size, np.float32), (len(request), 1))
+        return asked.files, asked.start, asked.shape, size, request.flip.astype(np.int32)
 
     def _read(self, request: Request) -> _Asked:
         files, sizes, beside = [], [], {}
@@ -406,7 +409,6 @@ class _Pipeline:
         from nvidia.dali import fn, pipeline_def, types
 
         on_gpu, dali = self._device.type == "cuda", self._config.dali
-        height, width = self._config.image_size
         of_gpu: dict[str, Any] = {  # on a CPU they change nothing
             "hw_decoder_load": hardware_share(self._config),
             "preallocate_height_hint": dali.preallocate_height,
@@ -421,7 +423,7 @@ class _Pipeline:
             prefetch_queue_depth=self._config.prefetch,
         )
         def graph() -> Any:
-            jpegs, start, shape, flip = fn.external_source(source=self._next_request, num_outputs=4, batch=True)
+            jpegs, start, shape, size, flip = fn.external_source(source=self._next_request, num_outputs=5, batch=True)
             images = fn.decoders.image_slice(
                 jpegs,
                 start,
@@ -433,7 +435,7 @@ class _Pipeline:
                 **of_gpu,
             )
             # Linear with antialias is what the reference's bilinear antialias is; same sizes pass through unchanged.
-            images = fn.resize(images, resize_y=height, resize_x=width, interp_type=types.INTERP_LINEAR, antialias=True)
+            images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
             return fn.flip(images, horizontal=flip)
 
         pipeline = graph()

@@ -3,13 +3,15 @@
 Nothing here has a state, so a run resumes at any step, on any number of ranks, without replaying or saving anything.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.config.growing import Stage
 from distrib.data.batch import Request
 
 # The third word of the counter: what the random numbers are for, so that no two uses share any.
@@ -59,6 +61,8 @@ class Plan:
         batch_size: images in a step over all ranks.
         min_zoom: smallest side of a random crop as a fraction of the largest; 1: no random crop.
         flip: whether half of the images are mirrored.
+        stages: how large the images are, from which share of the run on; none: they are as the decoder has them.
+        epochs: of the run, by which its shares go.
     """
 
     rows: NDArray[np.int64]
@@ -66,10 +70,25 @@ class Plan:
     batch_size: int
     min_zoom: float = 1.0
     flip: bool = True
+    stages: tuple[Stage, ...] = ()
+    epochs: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
         return len(self.rows) // self.batch_size
+
+    @cached_property
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """The steps, counted from 0 over the run, from which on images have another height and width; ascending.
+
+        A stage begins with the step in which its share of the run lies, so that the last step is of the last stage.
+        """
+        steps = self.steps_per_epoch * self.epochs
+        return {math.floor(stage.share * steps): stage.size for stage in self.stages}
+
+    def size(self, step: int) -> tuple[int, int] | None:
+        """Height and width of the images of a step, counted from 0 over the run; None: the decoder's own."""
+        return next((size for first, size in reversed(self.sizes.items()) if first <= step), None)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The epoch's permutation of the rows, int64 [N]."""
@@ -93,6 +112,7 @@ class Plan:
             left=left,
             flip=(flip < 0.5) & self.flip,
             epoch=epoch,
+            size=self.size(epoch * self.steps_per_epoch + step),
         )
 
     def substitute(self, epoch: int, row: int, attempt: int) -> int:

@@ -262,7 +262,7 @@ class ResidentDecoder:
                     images_NHWC, targets_BA = self._to_device.copy(images_NHWC, targets_BA)
                 else:
                     (targets_BA,) = self._to_device.copy(targets_BA)
-                images_BHWC = views(images_NHWC, each.asked_B6, self._config.image_size)
+                images_BHWC = views(images_NHWC, each.asked_B6, each.size)
                 yield Batch(images_BHWC, targets_BA, each.ids_B, each.replaced)
 
     def _gather(self, request: Request) -> "_Gathered":
@@ -286,7 +286,8 @@ class ResidentDecoder:
         asked, targets = views_of(places, regions, request.flip), self._targets[ids].float()
         if on_gpu:
             asked, targets = asked.pin_memory(), targets.pin_memory()
-        return _Gathered(pixels_NHWC, asked, targets, ids, tuple(replaced.values()))
+        size = request.size or self._config.image_size
+        return _Gathered(pixels_NHWC, asked, size, targets, ids, tuple(replaced.values()))
 
 
 class _Gathered(NamedTuple):
@@ -294,6 +295,7 @@ class _Gathered(NamedTuple):
 
     images_NHWC: torch.Tensor
     asked_B6: torch.Tensor
+    size: tuple[int, int]
     targets_BA: torch.Tensor
     ids_B: torch.Tensor
     replaced: tuple[Replacement, ...]

@@ -242,6 +242,11 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
         folder = model_folder(path)
     except OSError as error:  # such as a name too long for the file system
         raise UserError(f"{path} cannot be read ({first_line(error)}): check the name") from None
+    if folder is None and (path / "checkpoints").is_dir():
+        raise UserError(
+            f"{path} has no best/ yet, which its first epoch makes, or with data.grow the first one that ends at "
+            "data.image_size: resume the run, or name one of its checkpoints"
+        )
     if folder is None:
         raise UserError(
             f"{path} holds no model: expected a run with best/, a folder with model.json and "

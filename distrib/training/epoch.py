@@ -13,13 +13,14 @@ from distrib.data.batch import Replacement
 from distrib.data.decoders import Decoder
 from distrib.model.card import model_card
 from distrib.model.trained import Description
-from distrib.ranks.printing import warn
+from distrib.ranks.printing import say, warn
 from distrib.runs.metrics import METRICS, RAW_LOSS
 from distrib.scoring.calibration import fit_temperature, sigmoid, tune_thresholds
 from distrib.scoring.evaluation import predict_logits
 from distrib.scoring.metrics import Scores, better, mean_loss, mean_of_defined, score
 from distrib.training.checkpoint import Progress
 from distrib.training.ema import SideBySide
+from distrib.training.position import Position
 from distrib.training.state import Look, TrainState
 from distrib.training.step import StepStats
 from distrib.training.training_run import TrainingRun, describe
@@ -46,8 +47,20 @@ def look_back(run: TrainingRun, progress: Progress, look: Look) -> tuple[dict[st
         "train/gradient_norm": stats.gradient_norm,
         "train/images_per_second": steps * run.plan.batch_size / (look.seconds - progress.seconds),
     }
+    if (size := run.plan.size(look.position.run_step - 1)) and run.config.data.grow != "none":
+        metrics["train/image_height"] = size[0]
     now = replace(progress, step=look.position.step, loss_sum=stats.loss_sum, seconds=look.seconds, skipped=stats.bad)
     return metrics, now
+
+
+def report_growth(run: TrainingRun, position: Position) -> None:
+    """Write down where the next step's images have another size than those of the step before."""
+    size = run.plan.sizes.get(position.run_step)
+    if size is None or position.run_step == 0 or not run.accelerator.is_main_process:
+        return
+    step, epoch = position.run_step + 1, position.epoch + 1
+    run.folder.event("grow", epoch=epoch, step=step, image_size=size)
+    say(f"images:  {size[0]} x {size[1]} pixels from step {step} on (epoch {epoch})")
 
 
 def report_non_finite(run: TrainingRun, progress: Progress, stats: StepStats) -> None:
@@ -177,12 +190,13 @@ def score_epoch(
     if raw_logits is not None:
         row[RAW_LOSS] = float(mean_of_defined(mean_loss(raw_logits, targets)))
     after = replace(progress, epoch=epoch, step=0, loss_sum=0.0, seconds=0.0)
-    if not run.folder.best.exists() or better(chosen, means[chosen], progress.best_score):
+    counts = epoch > run.config.growing_epochs  # before that it was trained on smaller images
+    if counts and (not run.folder.best.exists() or better(chosen, means[chosen], progress.best_score)):
         after.best_epoch = epoch
         after.best_score = None if np.isnan(means[chosen]) else means[chosen]
     run.tracker.epoch(row, scores.by_attribute(), epoch * plan.steps_per_epoch)
-    # Told of every epoch; a run that has come to its end is not given up any more.
-    after.pruned = run.judge(row) and epoch < run.config.train.epochs
+    # Told of every epoch that counts; a run that has come to its end is not given up any more.
+    after.pruned = counts and run.judge(row) and epoch < run.config.train.epochs
     return row, scores, after
 
 

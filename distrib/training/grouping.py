@@ -238,12 +238,15 @@ def _keeps_all_statistics(config: Config) -> bool:
 
 def _refuse_one_value(config: Config, norm_size: int, ranks: int) -> None:
     """Refuse groups of one image whose last feature map is one value: it has no variance."""
-    if norm_size > 1 or any(math.ceil(side / 2**HALVINGS) > 1 for side in config.data.image_size):
+    (_, smallest), *larger_ones = config.data.stages
+    if norm_size > 1 or any(math.ceil(side / 2**HALVINGS) > 1 for side in smallest):
         return
-    height, width = config.data.image_size
+    (height, width), grows = smallest, bool(larger_ones)
+    where = f"{height} x {width} pixels, the first of data.grow" if grows else f"data.image_size {height} {width}"
     train, larger = config.train, 2**HALVINGS + 1
     fits = [number for number in range(1, ranks + 1) if train.batch_size % number == 0 and train.batch_size > number]
-    remedy = f"set train.batch_size to {2 * ranks} or more, or data.image_size to {larger} {larger} or more"
+    remedy = "begin data.grow with 48 or more" if grows else f"data.image_size to {larger} {larger} or more"
+    remedy = f"set train.batch_size to {2 * ranks} or more, or {remedy}"
     if train.norm_size == 1:
         remedy = "set train.norm_size to 2 or more, or to auto"
     elif train.batch_size > ranks:  # it is train.accumulation that cuts it so small
@@ -251,6 +254,6 @@ def _refuse_one_value(config: Config, norm_size: int, ranks: int) -> None:
     elif fits:
         remedy = f"start {plural(fits[-1], 'rank')}, or, in a new run, {remedy}"
     raise UserError(
-        f"BatchNorm would normalise over 1 image, whose last feature map is 1 x 1 at data.image_size {height} {width}, "
+        f"BatchNorm would normalise over 1 image, whose last feature map is 1 x 1 at {where}, "
         f"and one value has no variance: {remedy}"
     )

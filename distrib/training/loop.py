@@ -15,6 +15,7 @@ from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.checkpointer import Checkpointer
 from distrib.training.epoch import (
     look_back,
+    report_growth,
     report_non_finite,
     report_replaced,
     score_epoch,
@@ -71,6 +72,7 @@ def train(
                 # What one rank alone knows goes to all in the step's own all-reduce, as does a request to stop.
                 agreement.wish(checkpointer.overdue(), checkpointer.has_failed(), replaced=bool(replaced))
                 watch.progress()  # a rank that waits for its images is behind those that wait for the rank
+                report_growth(run, state.position)
                 state.step(micro_batches)
                 watch.progress()
                 agreed, position = agreement.answer(), state.position
@@ -128,5 +130,6 @@ def train(
 def finished(config: Config, progress: Progress) -> bool:
     """Whether a run has had all its epochs, is to stop early, or was given up."""
     patience = config.train.early_stopping
-    stale = patience is not None and progress.epoch - progress.best_epoch >= patience
+    counted_from = max(progress.best_epoch, config.growing_epochs)
+    stale = patience is not None and progress.epoch - counted_from >= patience
     return progress.pruned or progress.epoch >= config.train.epochs or (stale and progress.step == 0)

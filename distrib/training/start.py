@@ -222,11 +222,15 @@ def introduce(
     if (line := waiting_line()) is not None:
         say(f"         {line}")
     say(f"images:  {residency.line}")
+    if len(run.plan.sizes) > 1:
+        parts = [f"{height} x {width} from step {first + 1} on" for first, (height, width) in run.plan.sizes.items()]
+        say(f"         they grow (height x width in pixels): {', '.join(parts)}")
     say(f"model:   {config.model.name}, {origin.summary}")
     for line in origin.lines():
         say(f"         {line}")
     for note in notes:
         warn(note)
+    begins = Progress() if checkpoint is None else checkpoint.progress
     run.folder.event(
         "start",
         **machine,
@@ -243,7 +247,8 @@ def introduce(
         attributes=table.attributes,
         weights=asdict(origin),
         checkpoint=None if checkpoint is None else str(checkpoint.folder.resolve()),
-        freeze=config.model.freeze_in(1 if checkpoint is None else checkpoint.progress.epoch + 1),
+        image_size=run.plan.size(begins.epoch * run.plan.steps_per_epoch + begins.step),
+        freeze=config.model.freeze_in(begins.epoch + 1),
         warnings=notes,
         launch=launch_id(),
         restarts=restarts(),

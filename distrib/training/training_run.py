@@ -50,7 +50,8 @@ class TrainingRun:
     @cached_property
     def plan(self) -> Plan:
         data, train = self.config.data, self.config.train
-        return Plan(self.splits.train, train.seed, train.batch_size, data.min_zoom, data.flip)
+        views = data.min_zoom, data.flip
+        return Plan(self.splits.train, train.seed, train.batch_size, *views, data.stages, train.epochs)
 
     def make_decoder(self, max_batch: int, substitute: Substitute | None = None) -> Decoder:
         """A decoder of the images to train on and to validate with; for its arguments see `decoders.make_decoder`."""

@@ -280,6 +280,25 @@ def test_the_camera_s_note_turns_a_picture_before_it_is_cropped(tmp_path: Path, 
     assert (as_held(found, orientation) == as_stored.images_BHWC[0].numpy()).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_batch_has_the_size_that_it_is_asked_for(tmp_path: Path, kind: str) -> None:
+    """Those of the reference with that size alone, while batches of two sizes are decoded ahead at once."""
+    files = {f"{i}.png": encoded(picture(100, 90, i), "PNG") for i in range(4)}
+    table = folder_of(tmp_path, {**files, **{f"{i}.jpg": encoded(picture(100, 90, i)) for i in range(4)}})
+    sizes = [(32, 16), (32, 16), (48, 40), None, (64, 64)]
+    request = views(0, 4, 1, 7, zoom=0.8, flip=True)
+    made = decoder(kind, table, 4, prefetch=4, image_size=(40, 30))
+    for _ in range(2):
+        batches = list(made.batches([dataclasses.replace(request, size=size) for size in sizes]))
+        for size, batch in zip(sizes, batches, strict=True):
+            reference = decoder("torch", table, 4, image_size=size or (40, 30))
+            (wanted,) = reference.batches([request])
+            assert batch.images_BHWC.shape == (4, *(size or (40, 30)), 3)
+            apart = np.abs(images([batch]) - images([wanted]))
+            assert (apart[[0, 2]] == 0).all()  # of no JPEG, which the reference decodes in both
+            assert apart.mean() <= (0 if kind == "torch" else 1)
+
+
 # --- one decoder is the other's reference
 
 

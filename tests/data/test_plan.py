@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distrib.config import DataConfig
+from distrib.config.growing import growing_epochs
 from distrib.data.batch import Request
 from distrib.data.plan import Plan, evaluation_batches, philox
 
@@ -200,6 +202,43 @@ def test_evaluation_covers_every_row_exactly_once(count: int, size: int, ranks: 
         for request in mine:
             assert (request.zoom == 1).all()
             assert not request.flip.any()
+
+
+def growing(grow: str, rows: int, batch: int, epochs: int) -> Plan:
+    data = DataConfig(image_size=(64, 64), grow=grow)
+    return Plan(ROWS[:rows], 3, batch, stages=data.stages, epochs=epochs)
+
+
+def test_images_grow_with_the_step_in_which_their_share_of_the_run_lies() -> None:
+    plan = growing("16@0 32@0.3 48@0.55 64@0.9", rows=41, batch=10, epochs=5)  # 20 steps
+    heights = [plan.batch(epoch, step).size[0] for epoch in range(5) for step in range(4)]  # type: ignore[index]
+    assert heights == [16] * 6 + [32] * 5 + [48] * 7 + [64] * 2
+    of_100 = growing("16@0 64@0.55", rows=100, batch=10, epochs=10)  # 0.55 x 100 is more than 55 in floating point
+    assert of_100.sizes == {0: (16, 16), 55: (64, 64)}
+
+
+def test_the_last_step_of_the_shortest_run_has_full_size() -> None:
+    assert growing("16@0 32@0.3 64@0.999", rows=20, batch=10, epochs=1).sizes == {0: (32, 32), 1: (64, 64)}
+    assert growing("16@0 64@0.999", rows=10, batch=10, epochs=1).batch(0, 0).size == (64, 64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.integers(1, 30), epochs=st.integers(1, 40), thousandths=st.integers(1, 999))
+def test_epochs_of_full_size_are_those_whose_last_step_has_it(steps: int, epochs: int, thousandths: int) -> None:
+    grow = f"16@0 64@{thousandths / 1000}"
+    plan = growing(grow, rows=steps, batch=1, epochs=epochs)
+    full = [plan.size((epoch + 1) * steps - 1) == (64, 64) for epoch in range(epochs)]
+    assert full.index(True) == growing_epochs(grow, epochs)
+    assert full[-1]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_all_groups_of_a_step_have_its_size(ranks: int) -> None:
+    plan = growing("16@0 64@0.4", rows=64, batch=8, epochs=1)
+    for rank in range(ranks):
+        sizes = [request.size for request in plan.rank_batches(0, 2, rank, ranks, 4 // ranks)]
+        assert sizes == [plan.size(step) for step in range(2, 8) for _ in range(4 // ranks)]
+    assert [request.size for request in evaluation_batches(ROWS, 500, 0, 1)] == [None] * 3
 
 
 def test_golden_values_of_the_plan() -> None:

@@ -120,16 +120,17 @@ def decoders_of(table: Table, options: DataConfig, plan: Plan | None) -> tuple[D
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"crop": "full", "image_size": SIZE}])
+@pytest.mark.parametrize("options", [{}, {"crop": "full", "image_size": SIZE}, {"grow": "16@0 32@0.4"}])
 def test_batches_are_the_same_and_broken_images_are_replaced_alike(tmp_path: Path, options: dict[str, Any]) -> None:
     table = images_of(tmp_path, text=b"text", cut=encoded(smooth(*SIZE))[:-40])
-    plan = Plan(np.arange(12), 5, 4, min_zoom=0.6)
+    data = config(**options)
+    plan = Plan(np.arange(12), 5, 4, min_zoom=0.6, stages=data.stages, epochs=2)
     requests = [plan.batch(epoch, step) for epoch in range(2) for step in range(3)]
-    reference, residents = decoders_of(table, config(**options), plan)
+    reference, residents = decoders_of(table, data, plan)
     for made in residents:
         replaced = 0
         for expected, batch in zip(reference.batches(requests), made.batches(requests), strict=True):
-            assert torch.equal(batch.images_BHWC, expected.images_BHWC)
+            assert torch.equal(batch.images_BHWC, expected.images_BHWC)  # and so of the same size
             assert torch.equal(batch.targets_BA, expected.targets_BA)
             assert torch.equal(batch.ids_B, expected.ids_B)
             assert batch.replaced == expected.replaced

@@ -302,6 +302,14 @@ def test_one_value_to_normalise_is_refused(
         group_batch(config, ranks, None)
 
 
+def test_one_value_in_the_smallest_of_growing_images_is_refused() -> None:
+    config = config_of().replace("data", image_size=(64, 64), grow="32@0 64@0.5")
+    with pytest.raises(UserError, match=r"1 x 1 at 32 x 32 pixels, the first of data.grow.*begin data.grow with 48"):
+        group_batch(config, 64, None)
+    group_batch(config.replace("data", grow="48@0 64@0.5"), 64, None)
+    group_batch(config, 32, None)
+
+
 @pytest.mark.parametrize(
     ("train", "ranks", "remedied", "fewer"),
     [
