@@ -254,6 +254,11 @@ class TrainConfig(Section):
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Autocast type; no: float32; auto: on a GPU bf16 where it computes in it (Ampere and later), fp16 on Volta and
     Turing, else no; on a CPU that computes in bf16 whichever is faster there, which a new run measures."""
+    compile: Literal["auto", "no", "default", "reduce-overhead", "max-autotune"] = "auto"
+    """Mode in which torch.compile makes one graph of the network's forward and backward pass; no: it makes none. auto:
+    what the run began with, and in a new one default on a GPU, where it compiles there, and no on a CPU, with
+    train.deterministic, and where BatchNorm is synchronised (train.norm_size batch). max-autotune chooses kernels by
+    their speed each time, so that a resumed run may differ in bits from one that never stopped."""
     channels_last: bool = True
     """Keep activations and weights in NHWC memory, which convolutions prefer."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -284,6 +289,15 @@ class TrainConfig(Section):
         if not isinstance(self.norm_size, int) or not isinstance(self.accumulation, int):
             return None
         return self.batch_size // (self.norm_size * self.accumulation)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.deterministic and self.compile == "max-autotune":
+            raise UserError(
+                "train.deterministic is true, and train.compile is max-autotune, which chooses kernels by their speed, "
+                "anew each time: set train.compile to default or no, or train.deterministic to false"
+            )
+        return self
 
 
 class CheckpointConfig(Section):

@@ -3,6 +3,7 @@
 Legend: B images, H height, W width, A attributes.
 """
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
@@ -25,6 +26,10 @@ class AttributeClassifier(nn.Module):
         attributes: A.
         channels_last: whether activations and weights are kept in NHWC memory.
         frozen_statistics: as `model.frozen_statistics` in the configuration.
+
+    Attributes:
+        compiled: what torch has compiled of `logits`, which takes its place in training mode alone, since batches of
+            evaluation may be of any size; None: nothing. It is no module, so that parameters keep their names.
     """
 
     mean: torch.Tensor
@@ -41,10 +46,17 @@ class AttributeClassifier(nn.Module):
         self.net.to(memory_format=self._format)
         self._keeps_statistics = frozen_statistics == "kept"
         self._frozen: list[nn.Module] = []
+        self.compiled: Callable[[AttributeClassifier, torch.Tensor], torch.Tensor] | None = None
         self.train()
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Logits float [B, A] of uint8 RGB images [B, H, W, 3]."""
+        if self.compiled is not None and self.training:
+            return self.compiled(self, images_BHWC)
+        return self.logits(images_BHWC)
+
+    def logits(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """The same, operation by operation."""
         logits_BA: torch.Tensor = self.net(self.normalise(images_BHWC))
         return logits_BA
 

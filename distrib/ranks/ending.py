@@ -23,6 +23,28 @@ class RankLost(Exception):  # noqa: N818 - nothing that this rank did wrong
     """Another rank has died or hangs; says which."""
 
 
+class OutOfMemory(UserError):  # noqa: N818 - as torch has it
+    """Memory that has run out; no reason not to try again, as another program may have had it.
+
+    Args:
+        said: what a library said of it.
+        remedy: what to make smaller; a run that is under way knows its numbers.
+        on_all_ranks: whether every rank raises the same.
+    """
+
+    exit_status = OUT_OF_MEMORY
+
+    def __init__(
+        self,
+        said: str,
+        remedy: str = "lower train.norm_size, the images that a rank holds at a time, set data.resident to never, or "
+        "lower, in a new run, train.batch_size or data.image_size",
+        on_all_ranks: bool = False,
+    ) -> None:
+        super().__init__(f"out of memory ({printable(said).partition('. ')[0][:200]}): {remedy}", on_all_ranks)
+        self.may_pass = True
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device, or the host, has no room for what was asked of it."""
     import torch
@@ -85,13 +107,7 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], inter
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
             who = f"rank {rank()}: " if several_ranks() else ""
-            print(
-                f"distrib: error: {who}out of memory ({printable(str(error)).partition('. ')[0][:200]}): lower "
-                "train.norm_size, the images that a rank holds at a time, set data.resident to never, or "
-                "lower, in a new run, train.batch_size or data.image_size",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"distrib: error: {who}{OutOfMemory(str(error))}", file=sys.stderr, flush=True)
             return OUT_OF_MEMORY
         if not_deterministic(error):
             who = f"rank {rank()}: " if several_ranks() else ""

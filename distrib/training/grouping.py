@@ -6,7 +6,7 @@ them, one after another, as its share of the batch holds: batch_size = norm_size
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from distrib.base.errors import UserError
@@ -153,6 +153,32 @@ def launch_bound(micro_batch: int, image_size: tuple[int, int], multiprocessors:
     )
 
 
+def halve(grouping: Grouping) -> Grouping | None:
+    """Twice as many micro-batches of half the images; None where half is no whole number, or fewer than `SMALL`."""
+    half, rest = divmod(grouping.norm_size, 2)
+    if rest or half < SMALL:
+        return None
+    return replace(grouping, norm_size=half, accumulation=2 * grouping.accumulation, micro_batch=half)
+
+
+def what_to_lower(config: Config, grouping: Grouping, ranks: int) -> str:
+    """What takes less memory than a run does, with its numbers."""
+    data, train, now = config.data, config.train, grouping.micro_batch
+    share = train.batch_size // ranks
+    ways = []
+    smaller = next((size for size in range(now // 2, 1, -1) if share % size == 0), None)
+    if smaller is not None:
+        also = "" if train.accumulation == "auto" else ", and train.accumulation to auto"
+        ways.append(
+            f"set train.norm_size to {smaller}{also}, so that a rank holds {smaller} images at a time, not {now}"
+        )
+    if data.resident != "never":
+        ways.append("set data.resident to never")
+    height, width = data.image_size
+    ways.append(f"lower, in a new run, train.batch_size ({train.batch_size}) or data.image_size ({height} {width})")
+    return "; or ".join(ways)
+
+
 def _past(checkpoint: "Checkpoint") -> _Past:
     """What the run of a checkpoint has done; from model.json where the progress does not have it yet."""
     progress = checkpoint.progress
@@ -172,11 +198,18 @@ def _past(checkpoint: "Checkpoint") -> _Past:
 
 def _whole_batch(config: Config, ranks: int) -> int:
     """The batch size, for `train.norm_size: batch`."""
-    batch = config.train.batch_size
+    batch, compile_mode = config.train.batch_size, config.train.compile
     if ranks > 1 and config.run.device == "cpu":
         raise UserError(
             f"train.norm_size is batch, which is torch's SyncBatchNorm and needs GPUs, and this run has {ranks} ranks "
             f"on the CPU: start one rank, or set train.norm_size to a number, such as {batch // ranks}"
+        )
+    if ranks > 1 and compile_mode not in ("auto", "no"):
+        # It speaks with the other ranks amid the forward pass, which is no part of a graph that a rank compiles alone.
+        raise UserError(
+            f"train.norm_size is batch, which is torch's SyncBatchNorm on {ranks} ranks, and train.compile is "
+            f"{compile_mode}, which does not compile that: set train.compile to no or auto, or train.norm_size to a "
+            f"number, such as {batch // ranks}"
         )
     return batch
 

@@ -11,7 +11,7 @@ from distrib.base.errors import UserError
 from distrib.base.streams import standard_streams
 from distrib.config import Config
 from distrib.model.network import AttributeClassifier
-from distrib.ranks.ending import RankLost, stopped_status
+from distrib.ranks.ending import OutOfMemory, RankLost, out_of_memory, stopped_status
 from distrib.ranks.meeting import from_rank_0, on_every_rank, on_rank_0
 from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
@@ -20,9 +20,10 @@ from distrib.runs.folder import RunFolder
 from distrib.runs.tracking import Tracker, open_tracker
 from distrib.training.check import read_data
 from distrib.training.checkpoint import Checkpoint
-from distrib.training.grouping import Grouping, group_batch
+from distrib.training.grouping import Grouping, group_batch, what_to_lower
 from distrib.training.loop import finished, train
 from distrib.training.precision import Precision
+from distrib.training.probe import try_step
 from distrib.training.residency import hold_images
 from distrib.training.start import first_model, introduce, open_folder, read_start, what_is_finished
 from distrib.training.training_run import Judge, Outcome, TrainingRun
@@ -74,13 +75,14 @@ def run_training(
         if outcome is None:
             with written_down(run):
                 run, residency = hold_images(run, checkpoint)
+                run, grouping, compilation = try_step(run, net, checkpoint, grouping)
             config = run.config
         # One rank alone looks for the file, so that what is written down as the reason is the file.
         with requests.deferred(folder.preempt if accelerator.is_main_process else None):
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
-                    introduce(run, origin, precision, notes, checkpoint, grouping, residency)
+                    introduce(run, origin, precision, notes, checkpoint, grouping, residency, compilation)
                 run = replace(run, judge=open_judge(folder))
             settings, stop = config.model_dump(mode="json"), partial(requests.ask, STOP_BUTTON)
             tracker = on_rank_0(accelerator, open_tracker, config.tracking, folder.path, settings, stop)
@@ -117,6 +119,7 @@ def watched(
 
     Raises:
         UserError: as `train` does.
+        OutOfMemory: in place of what torch or DALI raises for it.
         RankLost: if another rank has died or hangs.
     """
 
@@ -131,6 +134,11 @@ def watched(
             Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up, requests.asked) as watch,
         ):
             return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        lower = what_to_lower(run.config, grouping, run.accelerator.num_processes)
+        raise OutOfMemory(str(error), lower) from error
     except RankLost as lost:
         with suppress(UserError):  # the disk may be full
             give_up(str(lost))

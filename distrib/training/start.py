@@ -37,6 +37,7 @@ from distrib.training.checkpoint import (
 from distrib.training.grouping import Grouping, launch_bound
 from distrib.training.loop import finished
 from distrib.training.precision import Precision
+from distrib.training.probe import Compilation
 from distrib.training.residency import Residency
 from distrib.training.training_run import TrainingRun
 
@@ -202,16 +203,18 @@ def introduce(
     checkpoint: Checkpoint | None,
     grouping: Grouping,
     residency: Residency,
+    compilation: Compilation,
 ) -> None:
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes]
     notes += idle_gpu(config, precision, grouping)
+    notes += compilation.notes
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
     machine = describe_machine(accelerator)
     say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
-    how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}"
+    how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}, {compilation.line}"
     say(f"machine: {plural(accelerator.num_processes, 'rank')} on {machine['device']}, {how}")
     by_dali = config.data.decoder == "dali" and config.run.device == "cuda"
     jpeg_hardware = has_jpeg_hardware() if by_dali else None
@@ -238,6 +241,8 @@ def introduce(
         precision=precision.name,
         precision_seconds=precision.seconds or None,
         decoder=config.data.decoder,
+        compile=compilation.mode,
+        compile_seconds=compilation.seconds or None,
         resident=residency.mode,
         jpeg_hardware=jpeg_hardware,
         deterministic=config.train.deterministic,
