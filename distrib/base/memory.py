@@ -1,6 +1,8 @@
-"""Memory of this machine: how much of it is left."""
+"""Memory of this machine: how much of it is left, and what a process has taken."""
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import psutil
@@ -22,6 +24,18 @@ def free_memory() -> int:
     left = [_left_in_group(folder, *names) for folder, names in groups]
     available = psutil.virtual_memory().available
     return max(0, min([available, *(size for size in left if size is not None), *_of_job()]))
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had so far."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(kilobytes) * 1024
+    except (OSError, StopIteration):
+        # On Linux this begins with what the parent had, and is in kilobytes; on macOS in bytes.
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
 
 
 def _left_in_group(folder: Path, limit: str, taken: str, prefix: str) -> int | None:

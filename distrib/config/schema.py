@@ -277,6 +277,8 @@ class TrainConfig(Section):
     what is validated and kept. The decay begins low and rises with the steps, so that short runs profit. None: none."""
     log_every: int = Field(20, ge=1)
     """Steps between two looks at the loss (progress bar, W&B, check for non-finite values)."""
+    profile: int | None = Field(None, ge=1, le=100)
+    """Steps after the warm-up that torch's profiler watches on rank 0, for profile/ in the run folder; None: none."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do about a step whose loss or gradient is not finite: stop; or skip it, which leaves the model as if that
     batch had not been, and continue."""

@@ -1,18 +1,26 @@
 """The head of the report: what was trained on what, and how well, beside what a guess would score."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from distrib.base.words import duration, words
+from distrib.base.words import data_size, duration, words
 from distrib.explaining.finished_run import Finding, FinishedRun, read_finding
 from distrib.reporting.page import score_name
 from distrib.reporting.panels import PANELS, SUMMARY
-from distrib.runs.metrics import read_metrics
+from distrib.runs.metrics import read_metrics, read_speed, seconds_by_part
 
+PART_NAMES = {
+    "data": "waiting for data",
+    "steps": "steps",
+    "validation": "validation",
+    "checkpoints": "waiting for checkpoints",
+}
 # What a card shows: a score, a sentence, and what stands beside it.
 CARD = ("label", "value", "text", "baseline", "baseline_label", "interval")
 
@@ -28,6 +36,7 @@ def overview(run: FinishedRun) -> Finding:
         "facts": [list(fact) for fact in _facts(run)],
         "notes": _start(run.folder).get("warnings", []),
         "config": (run.folder / "config.yaml").read_text(encoding="utf-8"),
+        "time": _time(run.folder, results),
         "best_epoch": run.model.description.epoch,
         "cards": _cards(scores, results.get("calibration", {}).get("data") or {}),
         "jobs": [
@@ -93,6 +102,30 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         ("Date", str(description.training.get("date", "unknown"))),
     ]
     return [(label, text) for label, text in facts if text]
+
+
+def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where the time of training and report went, what the devices were worth, and what memory it took; None where the
+    run, of an earlier version, has not written it down."""
+    rows = read_speed(folder)
+    if not rows:
+        return None
+    seconds = {PART_NAMES[part]: spent for part, spent in seconds_by_part(rows).items()}
+    seconds["the parts of the report"] = sum(result["seconds"] for result in results.values())
+    total = sum(seconds.values())
+    mfus = [row["mfu"] for row in rows if math.isfinite(row["mfu"])]
+    memory = {
+        place: max(row[f"{place}_memory"] for row in rows)
+        for place in ("device", "host")
+        if math.isfinite(rows[-1][f"{place}_memory"])
+    }
+    return {
+        "parts": [{"part": part, "seconds": spent, "share": spent / total} for part, spent in seconds.items()],
+        "mfu": median(mfus) if mfus else None,
+        "peak": rows[-1]["peak_flops_per_second"] / 1e12,
+        "measured": _start(folder).get("device", "").startswith("CPU"),
+        "memory": {place: data_size(int(size)) for place, size in memory.items()},
+    }
 
 
 def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[dict[str, Any]]:

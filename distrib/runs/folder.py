@@ -3,11 +3,13 @@
     config.yaml                 as resolved; a valid --config
     metrics.csv                 an epoch a row
     metrics_by_attribute.csv    an epoch and attribute a row
+    speed.csv                   an epoch a row: where its time went, and what the devices were worth
     events.jsonl                what happened, in order: start, resume, epoch, nonfinite, error, end …
     checkpoints/                step-NNNNNNNN/
     best/                       the model of the best validation epoch, with its model card
     former-best/                the one before, until a checkpoint that knows of best/ is on the disk
     passed-over-best/           one that a run has gone back behind, with the checkpoints that it passed over
+    profile/                    what the operations of some steps took, where train.profile asks for it
     report/                     index.html, and the figures and tables it is made of
     wandb/                      W&B's own files
     wandb_run_id                the run's id in W&B
@@ -42,7 +44,7 @@ from distrib.base.files import recover_folder, remove_leftovers, replace_folder,
 from distrib.base.json import to_json
 from distrib.config import SCORES
 from distrib.ranks.environment import launch_id, restarts
-from distrib.runs.metrics import METRICS, RAW_LOSS
+from distrib.runs.metrics import METRICS, RAW_LOSS, SPEED
 from distrib.scoring.metrics import Scores
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class RunFolder:
         self.best = path / "best"
         self.former_best = path / "former-best"
         self.passed_over_best = path / "passed-over-best"
+        self.profile = path / "profile"
         self.page = path / "report/index.html"
         self.preempt = path / "preempt"
         self.trial = path / "trial.json"
@@ -216,9 +219,14 @@ class RunFolder:
         rows = [[row["epoch"], name, *values.values()] for name, values in scores.by_attribute().items()]
         _append_rows(self.path / "metrics_by_attribute.csv", BY_ATTRIBUTE, rows)
 
+    def speed(self, row: Mapping[str, float | None]) -> None:
+        """Add an epoch's row to speed.csv; None: the field is empty."""
+        assert tuple(row) == SPEED
+        _append_rows(self.path / "speed.csv", SPEED, [list(row.values())])
+
     def forget_after(self, epoch: int) -> None:
         """Drop rows of epochs later than this one, which a resumed run will train again."""
-        for name in ("metrics.csv", "metrics_by_attribute.csv"):
+        for name in ("metrics.csv", "metrics_by_attribute.csv", "speed.csv"):
             file = self.path / name
             if file.exists():
                 header, *rows = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) or [""]

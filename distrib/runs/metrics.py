@@ -1,6 +1,8 @@
-"""A run's metrics.csv: its columns, and the one reader of it."""
+"""A run's metrics.csv and speed.csv: their columns, and the one reader of each."""
 
 import csv
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from distrib.base.errors import UserError
@@ -11,6 +13,12 @@ METRICS = (
 )  # fmt: skip
 # The last column, where the weights are averaged (`train.ema`): the validation loss of the trained network itself.
 RAW_LOSS = "val_loss_raw"
+# What the time of a training goes into.
+PARTS = ("data", "steps", "validation", "checkpoints")
+SPEED = (
+    "epoch", "step", "seconds", *(f"{part}_share" for part in PARTS), "flops", "peak_flops_per_second", "mfu",
+    "device_memory", "host_memory",
+)  # fmt: skip
 
 
 def read_metrics(run: Path) -> tuple[list[str], list[list[float]]]:
@@ -31,3 +39,29 @@ def read_metrics(run: Path) -> tuple[list[str], list[list[float]]]:
     if not values:
         raise UserError(f"{file} has no epoch yet: let the run finish one first")
     return columns, values
+
+
+def read_speed(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's speed.csv, NaN where a field is empty; none where there is none, as of earlier versions.
+
+    Raises:
+        UserError: if it is not whole.
+    """
+    file = run / "speed.csv"
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        return [{name: float(row[name] or math.nan) for name in SPEED} for row in rows]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({error}): restore it, or remove it") from None
+
+
+def seconds_by_part(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Part of the training -> its seconds, of rows of speed.csv."""
+    seconds = dict.fromkeys(PARTS, 0.0)
+    for row in rows:
+        for part in PARTS:
+            seconds[part] += row["seconds"] * row[f"{part}_share"]
+    return seconds

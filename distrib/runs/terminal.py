@@ -11,6 +11,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distrib.base.words import percent
+
 # Without a terminal a line at most this often, in seconds: logs of long runs stay readable.
 LINE_EVERY = 10.0
 
@@ -136,4 +138,6 @@ def _row(row: Mapping[str, float], best: bool) -> str:
 
 def _numbers(metrics: Mapping[str, float]) -> str:
     loss, lr, speed = (metrics[f"train/{name}"] for name in ("loss", "lr", "images_per_second"))
-    return f"loss {loss:.4f}, lr {lr:.2e}, {speed:,.0f} images/s"
+    shares = {"data": metrics["train/data_share"], "MFU": metrics.get("train/mfu")}
+    known = [f"{name} {percent(share)}" for name, share in shares.items() if share is not None]
+    return ", ".join([f"loss {loss:.4f}, lr {lr:.2e}, {speed:,.0f} images/s", *known])

@@ -66,6 +66,9 @@ ONLINE_ALONE = {
     "launch": False,
 }
 
+# What is logged as an artifact, and its type there.
+ARTIFACTS = {"best": "model", "profile": "profile"}
+
 Task = Callable[["Run"], None]
 TableRows = tuple[list[str], list[list[Any]]]  # columns and rows
 
@@ -83,6 +86,15 @@ class Tracker:
 
     def epoch(self, row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str, float]], step: int) -> None:
         """Record a row of metrics.csv, and the scores of each attribute (attribute -> score -> value)."""
+
+    def speed(self, row: Mapping[str, float | None]) -> None:
+        """Record a row of speed.csv, as speed/NAME; None: nothing is known."""
+
+    def report_seconds(self, seconds: float) -> None:
+        """Note how long the report took, which is in no row of speed.csv."""
+
+    def profile(self, folder: Path) -> None:
+        """Log the folder of a profile as an artifact."""
 
     def best(self, folder: Path, summary: Mapping[str, float]) -> None:
         """Note that `folder` holds the best weights so far; `summary` (epoch, roc_auc, ...) is shown as best/..."""
@@ -185,6 +197,17 @@ class WandbTracker(Tracker):
     def epoch(self, row: Mapping[str, float], by_attribute: Mapping[str, Mapping[str, float]], step: int) -> None:
         named = {**epoch_names(row, by_attribute), "step": step}
         self._put(lambda run: self._write(run, named, step))
+
+    def speed(self, row: Mapping[str, float | None]) -> None:
+        named = {f"speed/{name}": value for name, value in row.items() if value is not None}
+        named |= {name: named.pop(f"speed/{name}") for name in ("epoch", "step")}
+        self._put(lambda run: self._write(run, named, int(named["step"])))
+
+    def report_seconds(self, seconds: float) -> None:
+        self._put(lambda run: run.summary.update({"speed/report_seconds": seconds}))
+
+    def profile(self, folder: Path) -> None:
+        self._put(lambda run: self._log_artifact(run, folder, "profile"))
 
     def best(self, folder: Path, summary: Mapping[str, float]) -> None:
         self._best = folder
@@ -295,7 +318,7 @@ class WandbTracker(Tracker):
             allow_val_change=True,  # a resumed run may have been given other settings
             settings=settings,
         )
-        for axis, names in (("step", "train/*"), ("epoch", "val/*")):
+        for axis, names in (("step", "train/*"), ("epoch", "val/*"), ("epoch", "speed/*")):
             run.define_metric(axis)
             run.define_metric(names, step_metric=axis)
         self._counter = max(self._counter, run.starting_step - 1)
@@ -323,10 +346,8 @@ class WandbTracker(Tracker):
 
     def _close(self, run: "Run", exit_code: int) -> None:
         if self._best is not None and self._config.upload_best:
-            try:
-                self._log_artifact(run, self._best)
-            except Exception as error:
-                _log.warning("W&B refuses an artifact of %s (%s)", self._best, _first_line(error))
+            # Made once, of the best folder as it is at the end.
+            self._log_artifact(run, self._best, "best")
         part, online = Path(run.sync_dir), not run.offline
         try:
             run.finish(exit_code)
@@ -360,12 +381,14 @@ class WandbTracker(Tracker):
         if not self._finishing:  # else there is nothing left to stop
             self._stop()
 
-    def _log_artifact(self, run: "Run", folder: Path) -> None:
-        # Made once, of the best folder as it is at the end. "immutable" uploads the files from where they are, without
-        # copies of them under the home folder.
-        artifact = import_wandb().Artifact(f"best-{self._identity}", type="model")
-        artifact.add_dir(str(folder), policy="immutable")
-        run.log_artifact(artifact, aliases=["best"])
+    def _log_artifact(self, run: "Run", folder: Path, name: str) -> None:
+        try:
+            # "immutable" uploads the files from where they are, without copies of them under the home folder.
+            artifact = import_wandb().Artifact(f"{name}-{self._identity}", type=ARTIFACTS[name])
+            artifact.add_dir(str(folder), policy="immutable")
+            run.log_artifact(artifact, aliases=[name])
+        except Exception as error:
+            _log.warning("W&B refuses an artifact of %s (%s)", folder, _first_line(error))
 
 
 def _teardown() -> None:

@@ -46,6 +46,7 @@ def look_back(run: TrainingRun, progress: Progress, look: Look) -> tuple[dict[st
         "train/lr": look.learning_rate,
         "train/gradient_norm": stats.gradient_norm,
         "train/images_per_second": steps * run.plan.batch_size / (look.seconds - progress.seconds),
+        **look.speed,
     }
     if (size := run.plan.size(look.position.run_step - 1)) and run.config.data.grow != "none":
         metrics["train/image_height"] = size[0]
@@ -206,6 +207,7 @@ def write_results(
     row: Mapping[str, float],
     scores: Scores,
     logits: NDArray[np.float32],
+    speed: Mapping[str, float | None],
     weights: dict[str, torch.Tensor],
 ) -> None:
     """Write an epoch down, and keep its weights, calibrated, if they are the best; beside the steps of the next epoch.
@@ -216,6 +218,7 @@ def write_results(
         row: of metrics.csv.
         scores: of each attribute.
         logits: float32 [validation images, A].
+        speed: row of speed.csv.
         weights: that are kept, as they are at the end of the epoch, by torchvision's names.
 
     Raises:
@@ -228,6 +231,7 @@ def write_results(
         chosen = run.config.checkpoint.best_score
         run.tracker.best(run.folder.best, {"epoch": epoch, chosen: row[f"val_{chosen}"]})
     run.folder.epoch(row, scores)
+    run.folder.speed(speed)
     run.folder.event("epoch", epoch=epoch, best_epoch=progress.best_epoch)
 
 

@@ -23,6 +23,8 @@ from distrib.training.epoch import (
     write_results,
 )
 from distrib.training.grouping import Grouping
+from distrib.training.profiling import StepProfile
+from distrib.training.speed import SpeedClock
 from distrib.training.state import TrainState
 from distrib.training.training_run import Outcome, TrainingRun
 
@@ -58,8 +60,10 @@ def train(
         if agreement.round().stop:
             raise Stopped(agreement.reason)
 
-    with terminal, Checkpointer(run, state, watch) as checkpointer:
+    clock, profile = SpeedClock(run), StepProfile(run, state.position)
+    with terminal, Checkpointer(run, state, watch) as checkpointer, profile:
         while not finished(config, progress):
+            clock.enter("steps")
             # The epoch says which layers are trained: a stage that frees more has DDP put around the network anew.
             if state.enter_epoch(progress) and accelerator.is_main_process:
                 run.folder.event("freeze", epoch=progress.epoch + 1, freeze=config.model.freeze_in(progress.epoch + 1))
@@ -67,7 +71,8 @@ def train(
 
             # The plan says what every step trains on, so an epoch resumes wherever it was interrupted.
             batches = train_decoder.batches(plan.rank_batches(progress.epoch, progress.step, rank, ranks, accumulation))
-            for micro_batches in zip(*[batches] * accumulation, strict=True):
+            steps = clock.steps(zip(*[batches] * accumulation, strict=True), progress.epoch)
+            for micro_batches in profile.steps(steps, state.position):
                 replaced += [each for batch in micro_batches for each in batch.replaced]
                 # What one rank alone knows goes to all in the step's own all-reduce, as does a request to stop.
                 agreement.wish(checkpointer.overdue(), checkpointer.has_failed(), replaced=bool(replaced))
@@ -83,7 +88,7 @@ def train(
                 save = not position.at_end_of_epoch and (checkpointer.due(position) or agreed.save)
                 wait = save or agreed.stop or agreed.failed or position.at_end_of_epoch
                 if wait or position.run_step % config.train.log_every == 0:
-                    state.look(time.monotonic() - began)
+                    state.look(time.monotonic() - began, clock.look())
                     # What is saved names all that was replaced.
                     if wait or to_tell:
                         progress, to_tell = report_replaced(run, progress, replaced), False
@@ -100,10 +105,12 @@ def train(
                     run.tracker.step(metrics, look.position.run_step)
                     terminal.step(progress.epoch + 1, look.position.run_step, metrics)
                 if save or agreed.stop:
+                    clock.enter("checkpoints")
                     checkpointer.save(progress)
                 if agreed.stop:
                     return checkpointer.stop(progress, agreement.reason)
 
+            clock.enter("validation")
             # Every validation image once. A stop meanwhile keeps the epoch's steps; it is validated on resuming.
             try:
                 logits, raw_logits = validate(run, state, valid_decoder, grouping.micro_batch, between_batches)
@@ -113,16 +120,21 @@ def train(
             seconds = time.monotonic() - began
 
             # The results of an epoch wait for the checkpoint under way, so that they are at most one epoch ahead.
+            clock.enter("checkpoints")
             checkpointer.wait()
+            clock.enter("validation")
             row, scores, progress = from_rank_0(
                 accelerator, score_epoch, run, state, progress, logits, raw_logits, seconds
             )
             terminal.epoch(row, best=progress.best_epoch == progress.epoch)
+            clock.enter("checkpoints")
+            speed = clock.row(progress.epoch, state.position.run_step)
+            run.tracker.speed(speed)
 
             # The next epoch begins here, and so does a run that resumes from this checkpoint, which is written once the
             # results are.
             state.position = state.position.after_epoch()
-            checkpointer.save(progress, partial(write_results, run, progress, row, scores, logits))
+            checkpointer.save(progress, partial(write_results, run, progress, row, scores, logits, speed))
             watch.started()
     return Outcome(progress)
 

@@ -1,5 +1,6 @@
 """A training from its preparation to its end: what surrounds the loop."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 
 from distrib.base.errors import UserError
 from distrib.base.streams import standard_streams
+from distrib.base.words import duration, percent
 from distrib.config import Config
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.ending import OutOfMemory, RankLost, out_of_memory, stopped_status
@@ -17,6 +19,7 @@ from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
 from distrib.ranks.watch import Watch
 from distrib.runs.folder import RunFolder
+from distrib.runs.metrics import read_speed, seconds_by_part
 from distrib.runs.tracking import Tracker, open_tracker
 from distrib.training.check import read_data
 from distrib.training.checkpoint import Checkpoint
@@ -178,11 +181,13 @@ def conclude(
 ) -> int:
     """Make the report of a run that has been trained, and say where everything is; on rank 0, the others have left."""
     config, folder, progress = run.config, run.folder, outcome.progress
-    report, status = "", 0
+    report, status, began, report_seconds = "", 0, time.monotonic(), 0.0
     try:
         if wants_report(config, outcome):
             with requests.raised(folder.preempt):
                 report = make_report(run)
+            report_seconds = time.monotonic() - began
+            run.tracker.report_seconds(report_seconds)
     except Stopped as stop:
         again = f"--config {folder.path / 'config.yaml'} --resume auto, or distrib explain {folder.path}"
         report = f"report: stopped by {stop}; the model is safe; make the report with: {again}"
@@ -196,10 +201,23 @@ def conclude(
     elif progress.epoch < config.train.epochs:
         say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
-    say(f"run folder: {folder.path} (metrics.csv, metrics_by_attribute.csv, events.jsonl, config.yaml, checkpoints/)")
+    say(where_the_time_went(folder, report_seconds))
+    kept = "metrics.csv, metrics_by_attribute.csv, speed.csv, events.jsonl, config.yaml, checkpoints/"
+    say(f"run folder: {folder.path} ({kept})")
     if report:
         say(report)
     return status
+
+
+def where_the_time_went(folder: RunFolder, report_seconds: float) -> str:
+    """The shares of a run's parts, of all its epochs and this report, in a line."""
+    try:
+        seconds = {**seconds_by_part(read_speed(folder.path)), "report": report_seconds}
+    except UserError as error:
+        return f"time: unknown ({error})"
+    total = sum(seconds.values())
+    shares = (f"{part} {percent(spent / total)}" for part, spent in seconds.items() if spent)
+    return f"time: {duration(total)}: {', '.join(shares)}"
 
 
 def wants_report(config: Config, outcome: Outcome) -> bool:

@@ -1,7 +1,7 @@
 """The state of a training: made, put back out of a checkpoint, stepped and read."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +31,14 @@ class Look:
         learning_rate: the head's, in the last step before.
         seconds: spent on the steps of the epoch until then.
         stats: what the device had computed.
+        speed: metrics of how fast that was, by their names in W&B.
     """
 
     position: Position
     learning_rate: float
     seconds: float
     stats: StepStats
+    speed: Mapping[str, float]
 
 
 class TrainState:
@@ -76,7 +78,7 @@ class TrainState:
         self._positive_weight = positive_weight(run)
         progress = Progress() if checkpoint is None else checkpoint.progress
         self.position = Position(progress.epoch, progress.step, run.plan.steps_per_epoch)
-        self._looks: deque[tuple[Position, float, StepLook]] = deque()
+        self._looks: deque[tuple[Position, float, StepLook, Mapping[str, float]]] = deque()
         if checkpoint is not None and self.position.step > self.position.steps_per_epoch:
             raise UserError(
                 f"{checkpoint.folder} is at step {self.position.step} of an epoch of {self.position.steps_per_epoch} "
@@ -146,13 +148,14 @@ class TrainState:
         self._train_step(micro_batches, number)
         self.position = self.position.after_step()
 
-    def look(self, seconds: float) -> None:
+    def look(self, seconds: float, speed: Mapping[str, float]) -> None:
         """Begin to look at what the steps of this epoch have come to, without waiting for the device.
 
         Args:
             seconds: spent on them so far.
+            speed: metrics of how fast that was, by their names in W&B.
         """
-        self._looks.append((self.position, seconds, self._train_step.look()))
+        self._looks.append((self.position, seconds, self._train_step.look(), speed))
 
     def looks(self, wait: bool) -> Iterator[Look]:
         """The looks that the device has come to, in their order; the same on every rank.
@@ -161,11 +164,11 @@ class TrainState:
             wait: for the device, so that all of them are there.
         """
         while self._looks:
-            position, seconds, look = self._looks[0]
+            position, seconds, look, speed = self._looks[0]
             if not wait and self.position.run_step - position.run_step < look.numbers.lag:
                 return
             self._looks.popleft()
-            yield Look(position, self._learning_rate_in(position.run_step - 1), seconds, look.stats())
+            yield Look(position, self._learning_rate_in(position.run_step - 1), seconds, look.stats(), speed)
 
     def _learning_rate_in(self, step: int) -> float:
         return learning_rate(self._config.optim, step, self.position.steps_per_epoch, self._config.train.epochs)
