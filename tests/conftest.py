@@ -1,6 +1,7 @@
 """Data that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -80,6 +81,8 @@ def celeba_mini() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerate() -> None:
-    """Accelerate keeps one state a process; every run started inside a test begins without it."""
+def _fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state a process; every run started inside a test, or for several, begins without it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
