@@ -532,6 +532,8 @@ def test_a_refusal_leaves_the_terminal_width_alone(monkeypatch: pytest.MonkeyPat
         ("train: {batch_size: 10, accumulation: 3}", ["train.batch_size", "train.accumulation", "10", "3"]),
         ("data: {split_fractions: [0.5, 0.2, 0.2]}", ["data.split_fractions", "0.9"]),
         ("data: {attributes: []}", ["data.attributes"]),
+        ("train: {profile: 0}", ["train.profile is 0", "greater than or equal to 1"]),
+        ("train: {profile: 101}", ["train.profile is 101", "less than or equal to 100"]),
         ("data: {attributes: [Smiling, Young, Smiling]}", ["data.attributes", "Smiling"]),
         ("model: {freeze: layer5}", ["model.freeze is layer5", "did you mean layer4?"]),
         ("model: {freeze: all}", ["model.freeze", "leaves nothing to train, not even the head"]),

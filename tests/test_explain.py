@@ -63,6 +63,14 @@ def test_training_ends_with_every_job_and_the_page(reported: tuple[Path, str, Pa
     page = folder / "report/index.html"
     assert str(page) in printed
     assert 10_000 < page.stat().st_size < 10_000_000
+    for part in (
+        "Where the time went",
+        "Waiting for data",
+        "The parts of the report",
+        "MFU, median of the epochs",
+        "FLOP/s is what",
+    ):
+        assert part in page.read_text()
     events = read_events(folder)
     assert [event["job"] for event in events if event["event"] == "explain"] == list(JOBS)
     assert [event["event"] for event in events[-2:]] == ["end", "report"] or events[-1]["event"] == "report"

@@ -1,5 +1,6 @@
 """Whole runs, on two real ranks through `accelerate launch` where it is about ranks."""
 
+import gzip
 import json
 import re
 import shlex
@@ -28,7 +29,8 @@ from distrib.config import Config, read_yaml
 from distrib.data.decoders import dali_installed
 from distrib.ranks import machine
 from distrib.ranks.machine import fallbacks, resolve
-from distrib.runs.metrics import METRICS
+from distrib.runs.metrics import METRICS, PARTS, SPEED, read_speed
+from distrib.training.speed import flops_per_image
 
 needs_dali = pytest.mark.skipif(not dali_installed(), reason="NVIDIA DALI is not installed")
 
@@ -64,6 +66,28 @@ def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, P
     assert best["validation"]["roc_auc"] == winner["val_roc_auc"]
     assert best["attributes"] == ["Smiling", "Eyeglasses", "Male"]
     assert load_file(folder / "best/model.safetensors")["fc.weight"].shape == (3, 512)
+
+
+def test_a_run_says_where_its_time_went(faces: Path, finished: tuple[Path, str, Path]) -> None:
+    folder, printed, _ = finished
+    rows, plan = read_speed(folder), the_plan(faces, folder)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for row, metrics in zip(rows, read_metrics(folder), strict=True):
+        assert tuple(row) == SPEED
+        assert sum(row[f"{part}_share"] for part in PARTS) == pytest.approx(1)
+        assert min(row[f"{part}_share"] for part in PARTS) > 0
+        assert row["step"] == metrics["step"]
+        # Half of every batch is rank 0's.
+        images = plan.steps_per_epoch * BATCH / 2
+        assert row["flops"] == flops_per_image(3, (32, 32), "none") * images
+        training = row["seconds"] * (row["data_share"] + row["steps_share"])
+        assert row["mfu"] == pytest.approx(row["flops"] / training / row["peak_flops_per_second"])
+        assert np.isnan(row["device_memory"])
+        assert 1e8 < row["host_memory"] < 1e11
+    assert re.search(r"^time: .+: data .+%, steps .+%, validation .+%, checkpoints .+%$", printed, re.MULTILINE)
+    logged = [row for row in read_history(folder) if "speed/mfu" in row]
+    assert [row["speed/data_share"] for row in logged] == pytest.approx([row["data_share"] for row in rows])
+    assert any("train/data_share" in row for row in read_history(folder))
 
 
 def test_a_run_writes_nothing_into_its_data_set(faces: Path, finished: tuple[Path, str, Path]) -> None:
@@ -114,11 +138,26 @@ def test_a_killed_run_resumes_exactly(faces: Path, finished: tuple[Path, str, Pa
     (lost,) = read_events(folder, "lost")
     assert re.fullmatch(r"rank 1 \(process \d+ on .+\) has gone", lost["reason"])
     assert [row["epoch"] for row in read_metrics(folder)] == [1]
-    resumed = launch(*settings(faces, folder, "--resume", "auto"))
+    resumed = launch(*settings(faces, folder, "--resume", "auto", "--train.profile", 2))
     assert resumed.returncode == 0, resumed.stderr
     (event,) = read_events(folder, "resume")
     assert (event["epoch"], event["step"]) == (1, EVERY)
     assert_same_training(undisturbed, folder)
+    assert_profiled(folder, steps=2)
+
+
+def assert_profiled(folder: Path, steps: int) -> None:
+    """The trace has what these steps consist of, and so has the table."""
+    with gzip.open(folder / "profile/trace.json.gz") as stream:
+        names = [event["name"] for event in json.load(stream)["traceEvents"]]
+    assert len([name for name in names if name.startswith("ProfilerStep#")]) == steps
+    table = (folder / "profile/operators.txt").read_text()
+    for once in ("waiting for data", "Optimizer.step#AdamW.step", "DistributedDataParallel.forward"):
+        assert names.count(once) == steps
+        assert once in table
+    for operator in ("aten::convolution", "aten::convolution_backward", "c10d::allreduce_"):
+        assert operator in names
+        assert operator in table
 
 
 def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
@@ -422,9 +461,12 @@ def test_more_epochs_go_on_from_a_finished_run(
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     status, said = here(
-        capsys, *settings(faces, folder, "--resume", "auto", "--train.epochs", 4, "--optim.weight-decay", 0.1)
-    )
+        capsys, *settings(faces, folder, "--resume", "auto", "--train.epochs", 4, "--optim.weight-decay", 0.1,
+                  "--train.profile", 90)
+    )  # fmt: skip
     assert status == 0, said
+    assert "train.profile 90 has no effect: after a warm-up of 10 steps no epoch has 91 steps left" in said
+    assert [row["epoch"] for row in read_speed(folder)] == [1, 2, 3, 4]
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3, 4]
     assert (folder / "metrics.csv").read_text().startswith((finished[0] / "metrics.csv").read_text())
     newest = max((folder / "checkpoints").iterdir())

@@ -113,6 +113,7 @@ def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
     seconds = {PART_NAMES[part]: spent for part, spent in seconds_by_part(rows).items()}
     seconds["the parts of the report"] = sum(result["seconds"] for result in results.values())
     total = sum(seconds.values())
+    peak = rows[-1]["peak_flops_per_second"]
     mfus = [row["mfu"] for row in rows if math.isfinite(row["mfu"])]
     memory = {
         place: max(row[f"{place}_memory"] for row in rows)
@@ -122,7 +123,7 @@ def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "parts": [{"part": part, "seconds": spent, "share": spent / total} for part, spent in seconds.items()],
         "mfu": median(mfus) if mfus else None,
-        "peak": rows[-1]["peak_flops_per_second"] / 1e12,
+        "peak": f"{peak / 1e12:,.0f} TFLOP/s" if peak >= 1e13 else f"{peak / 1e9:,.0f} GFLOP/s",
         "measured": _start(folder).get("device", "").startswith("CPU"),
         "memory": {place: data_size(int(size)) for place, size in memory.items()},
     }

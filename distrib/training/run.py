@@ -201,7 +201,8 @@ def conclude(
     elif progress.epoch < config.train.epochs:
         say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
-    say(where_the_time_went(folder, report_seconds))
+    if spent := where_the_time_went(folder, report_seconds):
+        say(spent)
     kept = "metrics.csv, metrics_by_attribute.csv, speed.csv, events.jsonl, config.yaml, checkpoints/"
     say(f"run folder: {folder.path} ({kept})")
     if report:
@@ -210,14 +211,14 @@ def conclude(
 
 
 def where_the_time_went(folder: RunFolder, report_seconds: float) -> str:
-    """The shares of a run's parts, of all its epochs and this report, in a line."""
+    """The shares of a run's parts, of all its epochs and this report, in a line; empty where none is known."""
     try:
         seconds = {**seconds_by_part(read_speed(folder.path)), "report": report_seconds}
     except UserError as error:
         return f"time: unknown ({error})"
     total = sum(seconds.values())
     shares = (f"{part} {percent(spent / total)}" for part, spent in seconds.items() if spent)
-    return f"time: {duration(total)}: {', '.join(shares)}"
+    return f"time: {duration(total)}: {', '.join(shares)}" if total else ""
 
 
 def wants_report(config: Config, outcome: Outcome) -> bool:

@@ -20,7 +20,7 @@ from distrib.base.files import write_whole
 from distrib.base.json import finite
 from distrib.config import SCORES, Config, read_yaml
 from distrib.runs.folder import BY_ATTRIBUTE, RunFolder
-from distrib.runs.metrics import METRICS
+from distrib.runs.metrics import METRICS, SPEED
 from distrib.scoring.metrics import Scores
 from distrib.training.start import choose
 
@@ -145,9 +145,12 @@ def test_numbers_come_back_to_the_bit_and_odd_names_whole(tmp_path: Path) -> Non
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3, 9])
 def test_rows_of_later_epochs_are_forgotten(tmp_path: Path, epoch: int) -> None:
     folder = filled(tmp_path, 3)
+    for number in (1, 2, 3):
+        folder.speed(dict.fromkeys(SPEED) | {"epoch": number})
     folder.forget_after(epoch)
     kept = [each for each in (1, 2, 3) if each <= epoch]
     assert [int(each["epoch"]) for each in table(tmp_path / "metrics.csv")] == kept
+    assert [int(each["epoch"]) for each in table(tmp_path / "speed.csv")] == kept
     by_attribute = [int(each["epoch"]) for each in table(tmp_path / "metrics_by_attribute.csv")]
     assert by_attribute == [each for each in kept for _ in range(2)]
     folder.epoch(row(len(kept) + 1), SCORES_OF_TWO)

@@ -139,7 +139,13 @@ def test_a_run_and_its_resumption_are_one_run_and_all_that_belongs_to_it_arrives
 
     tracker = begin(backend, folder, {"optim": {"lr": 0.1}}, upload_best=True)
     log(tracker, 0, 50)
+    (folder / "profile").mkdir()
+    (folder / "profile/operators.txt").write_text("aten::convolution")
+    tracker.profile(folder / "profile")
     tracker.finish()
+    (profile,) = backend.artifacts
+    assert (profile.kind, profile.committed) == ("profile", True)
+    assert profile.files["operators.txt"] == b"aten::convolution"
     part = the_run(backend)
     assert part.exit_code == 0
     assert part.name == (folder / "wandb_run_id").read_text().strip()
@@ -151,6 +157,8 @@ def test_a_run_and_its_resumption_are_one_run_and_all_that_belongs_to_it_arrives
     tracker.best(folder / "best", {"epoch": 1, "roc_auc": 0.75})
     tracker.media({"roc": figure}, {"scores": (["attribute", "f1"], [["Smiling", 0.5], ["Male", math.nan]])}, 80)
     tracker.page(page, 80)
+    tracker.speed({"epoch": 1, "step": 80, "data_share": 0.25, "mfu": None})
+    tracker.report_seconds(12.5)
     tracker.finish()
 
     run = the_run(backend)
@@ -162,6 +170,9 @@ def test_a_run_and_its_resumption_are_one_run_and_all_that_belongs_to_it_arrives
     assert run.config == {"optim": {"lr": 0.2}}
     assert {"val/roc_auc", "val/by_attribute/f1/Smiling", "epoch"} <= {name for row in run.history for name in row}
     assert run.summary["best/roc_auc"] == 0.75
+    (speed,) = [row for row in run.history if "speed/data_share" in row]
+    assert (speed["epoch"], speed["speed/data_share"], "speed/mfu" in speed) == (1, 0.25, False)
+    assert run.summary["speed/report_seconds"] == 12.5
 
     found = {name: row[name] for row in run.history for name in row if isinstance(row[name], dict)}
     assert run.files[found["report/roc"]["path"]] == figure.read_bytes()
