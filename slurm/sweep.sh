@@ -24,7 +24,7 @@
 #SBATCH --signal=B:USR1@180        # three minutes before the limit: enough to save and to leave
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-gpu=12          # a rank's: they read, and decode without JPEG hardware; fewer where nodes have fewer
+#SBATCH --cpus-per-gpu=12          # to read and decode, for each rank; ask for fewer where nodes have fewer
 #SBATCH --mincpus=8                # a job's without GPUs, and the least with them
 #SBATCH --mem=64G
 
@@ -64,13 +64,15 @@ trap 'ask TERM' TERM
 gpus=${SLURM_GPUS_ON_NODE:-0} device=()
 [[ $gpus -eq 0 || ${SLURM_GPUS_PER_NODE:-} == 0 ]] || device=(--run.device cuda)
 
+each=--workers # of which a GPU has several at a time by the other option alone
+[ "$gpus" -eq 0 ] || each=--workers-per-gpu
 folder=studies/$(basename "${1%.*}") previous='' at_a_time=1 arguments=("$1" "${device[@]}")
 for word in "${@:2}"; do
     # What has failed is tried again once, and not whenever the job is requeued.
     [[ $word == --retry-failed && ${SLURM_RESTART_COUNT:-0} -gt 0 ]] || arguments+=("$word")
     [ "$previous" != --folder ] || folder=$word
     [[ $word != --folder=* ]] || folder=${word#--folder=}
-    [[ ! "$previous=$word" =~ (^|=)--workers(-per-gpu)?=([1-9][0-9]{0,3})$ ]] || at_a_time=${BASH_REMATCH[3]}
+    [[ ! "$previous=$word" =~ (^|=)$each=([1-9][0-9]{0,3})$ ]] || at_a_time=${BASH_REMATCH[2]}
     previous=$word
 done
 

@@ -10,15 +10,16 @@
 # win over the lines below; what comes after the name is for distrib/train.py. RANKS_PER_NODE (a GPU each, or 1),
 # MAX_RESTARTS (3 crashes) and STAGE are taken from the environment. slurm/README.md says what happens when.
 #
-# Five lines to adapt to your cluster. Take one # away from 1 and 2 where the cluster wants them, and the # from 5 where
+# Six lines to adapt to your cluster. Take one # away from 1 and 2 where the cluster wants them, and the # from 6 where
 # the compute nodes cannot reach W&B: the runs stay in their folders then, and slurm/wandb_sync.sh uploads them from the
 # login node.
 
 ##SBATCH --account=my-account      # 1. who pays
 ##SBATCH --partition=my-partition  # 2. where
 #SBATCH --gpus-per-node=1          # 3. a rank each; some clusters want --gres=gpu:1 instead
-#SBATCH --time=24:00:00            # 4. the job is requeued until training has finished; well over ten minutes
-#export WANDB_MODE=offline         # 5. the compute nodes have no way out
+#SBATCH --cpus-per-gpu=12          # 4. to read and decode, for each rank; fewer where nodes have fewer
+#SBATCH --time=24:00:00            # 5. the job is requeued until training has finished; well over ten minutes
+#export WANDB_MODE=offline         # 6. the compute nodes have no way out
 
 #SBATCH --job-name=distrib-train
 #SBATCH --output=%x-%j.log         # in the folder where sbatch was called
@@ -27,7 +28,6 @@
 #SBATCH --signal=B:USR1@180        # three minutes before the limit: enough to save, to leave and to clean up
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1        # one launcher, which starts the ranks of its node
-#SBATCH --cpus-per-gpu=12          # a rank's: they read, and decode without JPEG hardware; fewer where nodes have fewer
 #SBATCH --mincpus=8                # a node's without GPUs, and the least with them
 #SBATCH --mem=64G                  # a node's
 

@@ -96,10 +96,20 @@ def test_sweep_hands_its_arguments_on_and_ends_as_the_program_ends(place: Path) 
         assert by_hand(SWEEP, place, *arguments, **job, STATUS=status).returncode == int(status)
 
 
-@pytest.mark.parametrize("options", [["--workers-per-gpu", "3"], ["--workers=3"], ["--workers", "3", "--folder", "a"]])
-def test_sweep_shares_the_cores_of_its_job_among_all_trials_at_a_time(place: Path, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "options"),
+    [
+        (2, ["--workers-per-gpu", "3"]),
+        (6, ["--workers", "2"]),  # which share the GPUs out, and start no more ranks than there are
+        (0, ["--workers=3"]),
+        (0, ["--workers", "3", "--folder", "a"]),
+    ],
+)
+def test_sweep_shares_the_cores_of_its_job_among_all_trials_at_a_time(
+    place: Path, gpus: int, options: list[str]
+) -> None:
     (place / "study.yaml").touch()
-    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "24", "SLURM_GPUS_ON_NODE": "2"}
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "24", "SLURM_GPUS_ON_NODE": str(gpus)}
     assert by_hand(SWEEP, place, "study.yaml", *options, **job).returncode == 0
     assert calls(place)[1] == "4"
 

@@ -290,7 +290,7 @@ def test_gpus_and_cores_are_shared_out(tmp_path: Path, monkeypatch: pytest.Monke
     refusal(lambda: share(study, 4), "--workers is 4", "3 GPUs")
     refusal(lambda: share(study, 0), "--workers is 0")
     wide = replace(study, base=study.base.replace("run", ranks=2))
-    refusal(lambda: share(wide, 2), "run.ranks is 2", "each of 2 workers has 1 of the 3 GPUs", "at most 1 workers")
+    refusal(lambda: share(wide, 2), "run.ranks is 2", "each of 2 workers has 1 of the 3 GPUs", "at most 1 worker")
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in share(wide, 1)] == ["4,5,7"]
 
 
@@ -324,7 +324,10 @@ def test_small_trials_share_a_gpu_where_they_are_told_to(tmp_path: Path, monkeyp
     refusal(lambda: share(study, None, 0), "--workers-per-gpu is 0")
     wide = replace(study, base=study.base.replace("run", ranks=2))
     refusal(
-        lambda: share(wide, None, 2), "run.ranks is 2", "each of 4 workers has 1 of the 2 GPUs", "at most 1 workers"
+        lambda: share(wide, None, 2),
+        "run.ranks is 2",
+        "each of 4 workers has 1 of the 2 GPUs",
+        "leave out --workers-per-gpu",
     )
     on_cpu = replace(study, base=study.base.replace("run", device="cpu"))
     refusal(lambda: share(on_cpu, None, 2), "--workers-per-gpu is 2", "trains on the CPU", "say --workers")

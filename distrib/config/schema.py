@@ -255,10 +255,10 @@ class TrainConfig(Section):
     """Autocast type; no: float32; auto: on a GPU bf16 where it computes in it (Ampere and later), fp16 on Volta and
     Turing, else no; on a CPU that computes in bf16 whichever is faster there, which a new run measures."""
     compile: Literal["auto", "no", "default", "reduce-overhead", "max-autotune"] = "auto"
-    """Mode in which torch.compile makes one graph of the network's forward and backward pass; no: it makes none. auto:
-    what the run began with, and in a new one default on a GPU, where it compiles there, and no on a CPU, with
-    train.deterministic, and where BatchNorm is synchronised (train.norm_size batch). max-autotune chooses kernels by
-    their speed each time, so that a resumed run may differ in bits from one that never stopped."""
+    """Mode in which torch.compile makes one graph of the network's forward and backward pass; no: it is not compiled.
+    auto: on a GPU the mode that the run began with, and in a new run default, or no if that fails to compile; no on a
+    CPU, with train.deterministic, and where BatchNorm is synchronised (train.norm_size batch). max-autotune chooses
+    kernels by their speed each time, so that a resumed run may differ in bits from one that never stopped."""
     channels_last: bool = True
     """Keep activations and weights in NHWC memory, which convolutions prefer."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -274,7 +274,7 @@ class TrainConfig(Section):
     """Stop after this many epochs without a better checkpoint.best_score; None: never."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average (EMA) of the weights over the steps, such as 0.9998: the average is
-    what is validated and kept. The decay begins low and rises with the steps, so that short runs profit. None: none."""
+    what is validated and kept. The decay begins low and rises with the steps, so that short runs profit. None: off."""
     log_every: int = Field(20, ge=1)
     """Steps between two looks at the loss (progress bar, W&B, check for non-finite values)."""
     profile: int | None = Field(None, ge=1, le=100)

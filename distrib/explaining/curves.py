@@ -8,7 +8,7 @@ from distrib.runs.metrics import RAW_LOSS, read_metrics
 
 # The panels of the figure, each with the columns of metrics.csv that it shows where they are there.
 PANELS = {
-    "Loss": {"train_loss": "training", "val_loss": "validation", RAW_LOSS: "validation, not averaged"},
+    "Loss": {"train_loss": "training", "val_loss": "validation", RAW_LOSS: "validation, unaveraged"},
     "Validation scores": {
         "val_accuracy": "accuracy",
         "val_precision": "precision",

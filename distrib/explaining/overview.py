@@ -105,7 +105,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
 
 
 def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where the time of training and report went, what the devices were worth, and what memory it took; None where the
+    """Where the time of training and report went, MFU, and peak memory; None where the
     run, of an earlier version, has not written it down."""
     rows = read_speed(folder)
     if not rows:

@@ -165,7 +165,9 @@ class Watch:
             return f"{self._listed(silent)} {_no_sign(silent)} for {self._limit:g} s"
         silent = self._silent(GONE_AFTER, now)
         if silent and self._asked() and now - self._signs[self._rank].moved > GONE_AFTER:
-            return f"{self._listed(silent)} {_no_sign(silent)} for {GONE_AFTER:g} s, and this rank is asked to stop"
+            return (
+                f"{self._listed(silent)} {_no_sign(silent)} for {GONE_AFTER:g} s, and this rank has been asked to stop"
+            )
         if all(now - sign.moved > self._limit for sign in self._signs):
             least = min(sign.progress for sign in self._signs)
             behind = [rank for rank, sign in enumerate(self._signs) if sign.progress == least]

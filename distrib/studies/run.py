@@ -288,7 +288,10 @@ def _refuse_gpus(study: Study, workers: int, gpus: int, per_gpu: int | None) -> 
         raise UserError(f"--workers is {workers}, and there are {gpus} GPUs here: ask for at most {most}{more}")
     each, ranks = max(1, gpus // workers), study.base.run.ranks or 1
     if ranks > each:
+        fit = gpus // ranks
+        remedy = f"ask for at most {plural(fit, 'worker')}" if fit else "lower run.ranks"
+        if per_gpu is not None:
+            remedy = "leave out --workers-per-gpu, or set run.ranks to 1"
         raise UserError(
-            f"run.ranks is {ranks}, and each of {workers} workers has {each} of the {gpus} GPUs here: ask for at "
-            f"most {gpus // ranks} workers"
+            f"run.ranks is {ranks}, and each of {workers} workers has {each} of the {gpus} GPUs here: {remedy}"
         )

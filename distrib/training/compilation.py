@@ -21,17 +21,18 @@ def choose_mode(config: Config, checkpoint: Checkpoint | None, grouping: Groupin
         grouping: of its batches.
 
     Raises:
-        UserError: if what the run has been compiled in so far is not what `train.deterministic` allows.
+        UserError: if the mode that the run began with is one that `train.deterministic` refuses.
     """
     if config.train.compile != "auto":
         return config
-    if grouping.synchronised:  # its forward pass speaks with the other ranks
+    # A forward pass that speaks with the other ranks is not compiled; nor is one on a CPU, where that hardly saves
+    # anything (docs/performance.md), whatever a GPU had begun with.
+    if grouping.synchronised or config.run.device == "cpu":
         mode = "no"
     elif checkpoint is not None:
         mode = mode_of(checkpoint)
-    # On a CPU it hardly saves anything (docs/performance.md). Whoever wants the same bits has torch's own kernels, of
-    # which they are known, unless they ask otherwise.
-    elif config.run.device == "cpu" or config.train.deterministic:
+    # Whoever wants the same bits has torch's own kernels, of which they are known, unless they ask otherwise.
+    elif config.train.deterministic:
         mode = "no"
     else:
         mode = "default"

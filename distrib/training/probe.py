@@ -96,7 +96,7 @@ def try_step(
     compile_network(net, mode, config.train.deterministic)
     while mode != "no" or looks_for_room:
         if mode != "no":
-            say(f"compile: the network is compiled now (train.compile {mode})")
+            say(f"compile: compiling the network (train.compile {mode}), which may take a minute")
         with Watch(accelerator, limit, limit, lambda _: None):
             mine = _try(run, net, grouping)
             findings = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
@@ -106,7 +106,7 @@ def try_step(
             reason = f"the network does not compile {where} ({why})"
             if asked != "auto":
                 raise UserError(f"train.compile is {mode}, and {reason}: choose train.compile no", on_all_ranks=True)
-            notes.append(f"train.compile auto: {reason}; it is run operation by operation")
+            notes.append(f"train.compile auto: {reason}; the run continues without compiling (train.compile no)")
             mode = "no"
             run = replace(run, config=config.replace("train", compile=mode))
             compile_network(net, mode, config.train.deterministic)
@@ -115,7 +115,7 @@ def try_step(
             smaller = halve(grouping) if may_change else None
             if smaller is None:
                 lower = what_to_lower(config, grouping, accelerator.num_processes)
-                raise OutOfMemory(f"a step has no room on rank {number}, which says: {why}", lower, on_all_ranks=True)
+                raise OutOfMemory(f"a step does not fit on rank {number}: {why}", lower, on_all_ranks=True)
             refused_by, grouping = number, smaller
             compile_network(net, mode, config.train.deterministic)
         else:
@@ -130,7 +130,8 @@ def try_step(
         grouping = replace(grouping, notes=(*grouping.notes, sentence))
     if checkpoint is not None and (before := mode_of(checkpoint)) != mode:
         notes.append(
-            f"train.compile was {before}, and is {mode} from here on: steps agree with earlier ones to rounding"
+            f"train.compile was {before}, and is {mode} from here on: results agree with the earlier mode's only to "
+            "rounding"
         )
     return run, grouping, Compilation(mode, seconds, tuple(notes))
 

@@ -92,7 +92,10 @@ class StepProfile:
             table = profiler.key_averages().table(sort_by=by, row_limit=ROWS, max_name_column_width=80)
             write_whole(folder / "operators.txt", table)
         except OSError as problem:
-            warn(f"the profile cannot be written to {folder} ({problem.strerror}): training continues without it")
+            warn(
+                f"the profile cannot be written to {folder} ({problem.strerror}): check the disk; training continues "
+                "without it"
+            )
             return
         self._run.tracker.profile(folder)
         say(f"profile: {folder} (operators.txt; trace.json.gz is for https://ui.perfetto.dev)")

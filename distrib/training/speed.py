@@ -94,7 +94,10 @@ class SpeedClock:
             self._peak = peak_flops(self._device, run.config.train.precision)
             if self._peak is None:
                 name, precision = torch.cuda.get_device_name(self._device), run.config.train.precision
-                warn(f"the peak of {name} in precision {precision} is not known here: no MFU is given")
+                warn(
+                    f"no MFU is given: the peak of {name} (train.precision {precision}) is not in "
+                    "distrib/ranks/devices.py"
+                )
         self._since_row, self._since_look = Spent(), Spent()
         self._part, self._entered = "steps", time.monotonic()
 

@@ -71,7 +71,9 @@ def test_asked_to_stop_beside_a_silent_rank_it_names_it_and_leaves(tmp_path: Pat
         assert time.monotonic() - began < 30  # when the launcher would have killed it
         said = (tmp_path / "said").read_text()
         pid = (tmp_path / "stopped").read_text()
-        sentence = rf"rank 1 \(process {pid} on .+\) gives no sign of life for 2 s, and this rank is asked to stop"
+        sentence = (
+            rf"rank 1 \(process {pid} on .+\) gives no sign of life for 2 s, and this rank has been asked to stop"
+        )
         assert re.search(rf"distrib: SIGTERM: stopping after this step\ndistrib: rank 0 leaves: {sentence}\n", said), (
             said
         )

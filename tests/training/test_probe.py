@@ -87,7 +87,7 @@ def test_where_even_few_images_have_no_room_every_rank_leaves(faces: Path, tmp_p
     assert (status, other) == (3, 3)
     (line,) = said.splitlines()
     assert line == (
-        "distrib: error: out of memory (a step has no room on rank 1, which says: CUDA out of memory): set "
+        "distrib: error: out of memory (a step does not fit on rank 1: CUDA out of memory): set "
         "train.norm_size to 8, so that a rank holds 8 images at a time, not 16; or lower, in a new run, "
         "train.batch_size (64) or data.image_size (32 32)"
     )
