@@ -256,7 +256,7 @@ class TrainConfig(Section):
     Turing, else no; on a CPU that computes in bf16 whichever is faster there, which a new run measures."""
     compile: Literal["auto", "no", "default", "reduce-overhead", "max-autotune"] = "auto"
     """Mode in which torch.compile makes one graph of the network's forward and backward pass; no: it is not compiled.
-    auto: on a GPU the mode that the run began with, and in a new run default, or no if that fails to compile; no on a
+    auto: the mode that the run began with; in a new run default on a GPU (no if that fails to compile), and no on a
     CPU, with train.deterministic, and where BatchNorm is synchronised (train.norm_size batch). max-autotune chooses
     kernels by their speed each time, so that a resumed run may differ in bits from one that never stopped."""
     channels_last: bool = True

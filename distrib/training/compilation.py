@@ -25,14 +25,13 @@ def choose_mode(config: Config, checkpoint: Checkpoint | None, grouping: Groupin
     """
     if config.train.compile != "auto":
         return config
-    # A forward pass that speaks with the other ranks is not compiled; nor is one on a CPU, where that hardly saves
-    # anything (docs/performance.md), whatever a GPU had begun with.
-    if grouping.synchronised or config.run.device == "cpu":
+    if grouping.synchronised:  # its forward pass speaks with the other ranks
         mode = "no"
     elif checkpoint is not None:
         mode = mode_of(checkpoint)
-    # Whoever wants the same bits has torch's own kernels, of which they are known, unless they ask otherwise.
-    elif config.train.deterministic:
+    # On a CPU it hardly saves anything (docs/performance.md). Whoever wants the same bits has torch's own kernels, of
+    # which they are known, unless they ask otherwise.
+    elif config.run.device == "cpu" or config.train.deterministic:
         mode = "no"
     else:
         mode = "default"

@@ -49,7 +49,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("postgres")
-    for each in (folder, *folder.parents[:2]):
+    # pytest's own folders, of its workers too, are nobody else's to enter.
+    for each in (folder, *(parent for parent in folder.parents if parent.name.startswith(("pytest-", "popen-")))):
         each.chmod(0o755)
     shutil.chown(folder, "postgres")
     as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
