@@ -105,21 +105,21 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
 
 
 def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where the time of training and report went, MFU, and peak memory; None where the
-    run, of an earlier version, has not written it down."""
+    """Where the time of training and report went, MFU, and peak memory; None where the run, of an earlier version, has
+    not written it down."""
     rows = read_speed(folder)
     if not rows:
         return None
     seconds = {PART_NAMES[part]: spent for part, spent in seconds_by_part(rows).items()}
     seconds["the parts of the report"] = sum(result["seconds"] for result in results.values())
     total = sum(seconds.values())
-    peak = rows[-1]["peak_flops_per_second"]
+    # A resumed run may have changed its device, and some have no peak that is known, or no memory of their own.
     mfus = [row["mfu"] for row in rows if math.isfinite(row["mfu"])]
-    memory = {
-        place: max(row[f"{place}_memory"] for row in rows)
-        for place in ("device", "host")
-        if math.isfinite(rows[-1][f"{place}_memory"])
-    }
+    peak = next((row["peak_flops_per_second"] for row in reversed(rows) if math.isfinite(row["mfu"])), math.nan)
+    memory = {}
+    for place in ("device", "host"):
+        if sizes := [row[f"{place}_memory"] for row in rows if math.isfinite(row[f"{place}_memory"])]:
+            memory[place] = max(sizes)
     return {
         "parts": [{"part": part, "seconds": spent, "share": spent / total} for part, spent in seconds.items()],
         "mfu": median(mfus) if mfus else None,

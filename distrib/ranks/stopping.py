@@ -270,7 +270,7 @@ class Agreement:
         self._requests = requests
         self._accelerator = accelerator
         self._save = self._failed = self._replaced = False
-        self._none = torch.zeros(len(Agreed._fields), device=accelerator.device)
+        self._known: dict[tuple[bool, ...], torch.Tensor] = {}
         self._heard: deque[HostCopy] = deque()
         self._stop = False
 
@@ -295,8 +295,9 @@ class Agreement:
         import torch
 
         wishes = (self._requests.wanted(), self._save, self._failed, self._replaced)
-        # A rank without wishes, in an ordinary step, copies nothing to the device, which the host would wait for.
-        return torch.tensor(wishes, dtype=self._none.dtype, device=self._none.device) if any(wishes) else self._none
+        if wishes not in self._known:  # each is copied to the device once, as the host waits for that
+            self._known[wishes] = torch.tensor(wishes, dtype=torch.float32, device=self._accelerator.device)
+        return self._known[wishes]
 
     def hear(self, wishes: "torch.Tensor") -> None:
         """Take the sum of all ranks' wishes, float [4] on the device, the same on all of them."""

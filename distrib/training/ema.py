@@ -66,15 +66,31 @@ class MovingAverage:
             moved: whether the step has moved the weights, bool [] on the device; else the average stays as it is.
         """
         share = moved * (1 - decay_after(step, self._highest))
-        averages, weights = self._parameters
-        # On a CPU this is one pass over memory; taking differences and scaling them would be three.
-        torch._foreach_lerp_(averages, weights, [share] * len(averages))
+        average_in(*self._parameters, share, at_once=share.is_cuda)
         # In a step that has moved no weights these may be NaN, of which no share is small enough.
         averages, statistics = self._statistics
         before = torch.cat(averages)
         _replace(averages, torch.where(moved, before.lerp(torch.cat(statistics), share), before))
         averages, counters = self._counters
         _replace(averages, torch.where(moved, torch.cat(counters), torch.cat(averages)))
+
+
+def average_in(averages: list[torch.Tensor], weights: list[torch.Tensor], share: torch.Tensor, at_once: bool) -> None:
+    """Move averages towards weights by a share of the way.
+
+    Args:
+        averages: float tensors, which are written.
+        weights: of the same shapes.
+        share: float [] on their device.
+        at_once: by three kernels for all tensors, as a lerp by a share that lies on the device is a kernel for each of
+            them. That is one pass over memory instead of three, and what a CPU does: 2.7 ms and not 15 for a ResNet18.
+    """
+    if at_once:
+        differences = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(differences, share)
+        torch._foreach_add_(averages, differences)
+    else:
+        torch._foreach_lerp_(averages, weights, [share] * len(averages))
 
 
 class SideBySide(nn.Module):

@@ -83,11 +83,13 @@ def train(
                 agreed, position = agreement.answer(), state.position
                 to_tell |= agreed.replaced
 
-                # An ordinary step ends here: the host begins the next one while the device is still at work. The end of
-                # an epoch is saved once it is validated.
+                # An ordinary step ends here: the host begins the next one while the device is still at work, for which
+                # only what needs its state waits. The end of an epoch is saved once it is validated.
                 save = not position.at_end_of_epoch and (checkpointer.due(position) or agreed.save)
                 wait = save or agreed.stop or agreed.failed or position.at_end_of_epoch
                 if wait or position.run_step % config.train.log_every == 0:
+                    if wait:
+                        state.wait()
                     state.look(time.monotonic() - began, clock.look())
                     # What is saved names all that was replaced.
                     if wait or to_tell:
@@ -97,8 +99,7 @@ def train(
                 if agreed.failed:
                     checkpointer.wait()
 
-                # Waited for is the device only by what needs its state. Steps that were not finite come first: what
-                # follows them is not kept.
+                # Steps that were not finite come first: what follows them is not kept.
                 for look in state.looks(wait):
                     report_non_finite(run, progress, look.stats)
                     metrics, progress = look_back(run, progress, look)

@@ -6,7 +6,7 @@ none waits for one that has failed.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,9 +16,11 @@ from accelerate.utils.memory import clear_device_cache
 from distrib.base.errors import UserError, first_line
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.ending import OutOfMemory, out_of_memory
+from distrib.ranks.environment import trials_on_gpu
 from distrib.ranks.meeting import from_rank_0
 from distrib.ranks.printing import say
 from distrib.ranks.watch import Watch
+from distrib.scoring.evaluation import AUTOCAST
 from distrib.training.checkpoint import Checkpoint
 from distrib.training.compilation import choose_mode, compile_network, mode_of
 from distrib.training.grouping import Grouping, halve, what_to_lower
@@ -89,7 +91,8 @@ def try_step(
     config = from_rank_0(accelerator, choose_mode, run.config, checkpoint, grouping)
     mode = config.train.compile
     may_change = checkpoint is None and config.train.norm_size == config.train.accumulation == "auto"
-    looks_for_room = may_change and accelerator.device.type in REFUSING
+    # Several trials on a GPU would find the room that their neighbours leave at that moment.
+    looks_for_room = may_change and accelerator.device.type in REFUSING and trials_on_gpu() == 1
     limit, began_with = config.run.start_timeout, grouping.norm_size
     seconds, refused_by, notes = 0.0, 0, list[str]()
     run = replace(run, config=config)
@@ -98,7 +101,7 @@ def try_step(
         if mode != "no":
             say(f"compile: compiling the network (train.compile {mode}), which may take a minute")
         with Watch(accelerator, limit, limit, lambda _: None):
-            mine = _try(run, net, grouping)
+            mine = _try(run, net, checkpoint, grouping, looks_for_room)
             findings = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
         if failing := [(number, each.fails) for number, each in enumerate(findings) if each.fails is not None]:
             number, why = failing[0]
@@ -110,9 +113,9 @@ def try_step(
             mode = "no"
             run = replace(run, config=config.replace("train", compile=mode))
             compile_network(net, mode, config.train.deterministic)
-        elif refusing := [(number, each.no_room) for number, each in enumerate(findings) if each.no_room is not None]:
-            number, why = refusing[0]
-            smaller = halve(grouping) if may_change else None
+        elif looks_for_room and (refusing := [each for each in enumerate(findings) if each[1].no_room is not None]):
+            number, why = refusing[0][0], refusing[0][1].no_room
+            smaller = halve(grouping)
             if smaller is None:
                 lower = what_to_lower(config, grouping, accelerator.num_processes)
                 raise OutOfMemory(f"a step does not fit on rank {number}: {why}", lower, on_all_ranks=True)
@@ -127,6 +130,8 @@ def try_step(
             f"{grouping.accumulation} (train.accumulation), and BatchNorm normalises over {grouping.norm_size} images "
             "(train.norm_size) in this run"
         )
+        if run.images is not None and run.images.pixels_NHWC.device.type != "cpu":
+            sentence += "; with data.resident host or never, in a new run, there would be more room"
         grouping = replace(grouping, notes=(*grouping.notes, sentence))
     if checkpoint is not None and (before := mode_of(checkpoint)) != mode:
         notes.append(
@@ -136,12 +141,18 @@ def try_step(
     return run, grouping, Compilation(mode, seconds, tuple(notes))
 
 
-def _try(run: TrainingRun, net: AttributeClassifier, grouping: Grouping) -> _Finding:
-    """What this rank finds when it makes a step of its own; the network is as before."""
+def _try(
+    run: TrainingRun,
+    net: AttributeClassifier,
+    checkpoint: Checkpoint | None,
+    grouping: Grouping,
+    looks_for_room: bool,
+) -> _Finding:
+    """What this rank finds when it makes steps of its own; the network is as before."""
     began = time.monotonic()
     try:
         with _left_as_it_is(net.to(run.accelerator.device), run.accelerator.device):
-            _make_step(run, net, grouping)
+            _make_steps(run, net, checkpoint, grouping, looks_for_room)
     except Exception as error:  # a compiler's come from anywhere
         if out_of_memory(error):
             return _Finding(no_room=first_line(error))
@@ -167,23 +178,53 @@ def _left_as_it_is(net: AttributeClassifier, device: torch.device) -> Iterator[N
             buffer.copy_(before[name])
 
 
-def _make_step(run: TrainingRun, net: AttributeClassifier, grouping: Grouping) -> None:
-    """Hold what a step of a run holds at most, on this rank, and wait for the device; no weight moves."""
+def _make_steps(
+    run: TrainingRun,
+    net: AttributeClassifier,
+    checkpoint: Checkpoint | None,
+    grouping: Grouping,
+    looks_for_room: bool,
+) -> None:
+    """Compile all that is to be compiled; hold what a step holds at most, on this rank; no weight moves."""
     config, accelerator, device = run.config, run.accelerator, run.accelerator.device
-    # Most is held when most is trained, at the end. What is trained first is compiled at the first step.
+    to_come = parts_to_come(run, checkpoint)
+    # Most is held at the end, when most is trained, on the largest images. A graph that a later step compiled would
+    # have run.timeout for it, and could fail on one rank alone.
+    parts = to_come if net.compiled is not None else to_come[-1:]
     net.freeze(config.model.freeze_in(config.train.epochs))
     held: list[object] = [make_optimizer(net, config.optim)]  # with its state
     if accelerator.num_processes > 1:  # DDP's buckets, as large as the gradients
         held += [torch.empty_like(parameter) for parameter in net.parameters() if parameter.requires_grad]
-    if device.type == "cuda":
+    if looks_for_room and device.type == "cuda":
         held.append(torch.empty(int(SPARE * torch.cuda.mem_get_info(device)[1]), dtype=torch.uint8, device=device))
-    images_BHWC = torch.zeros(grouping.micro_batch, *config.data.image_size, 3, dtype=torch.uint8, device=device)
     targets_BA = torch.zeros(grouping.micro_batch, len(run.table.attributes), device=device)
+    precision = AUTOCAST[config.train.precision]
     # The CUDA graphs of these modes are warmed up in the first step, recorded in the second, and replayed in the third.
-    for _ in range(3 if config.train.compile in ("reduce-overhead", "max-autotune") else 1):
-        for _ in range(min(2, grouping.accumulation)):  # the second has the first one's gradients beside it
-            with accelerator.autocast():
-                logits_BA = net(images_BHWC)
-            attribute_loss(logits_BA, targets_BA, 0.0, None).backward()  # type: ignore[no-untyped-call]
-        logits_BA.sum().item()
-        net.zero_grad(set_to_none=True)
+    rounds = 3 if config.train.compile in ("reduce-overhead", "max-autotune") else 1
+    for policy, size in parts:
+        net.freeze(policy)
+        images_BHWC = torch.zeros(grouping.micro_batch, *size, 3, dtype=torch.uint8, device=device)
+        for _ in range(rounds):
+            for _ in range(min(2, grouping.accumulation)):  # the second has the first one's gradients beside it
+                with torch.autocast(device.type, precision) if precision else nullcontext():
+                    logits_BA = net(images_BHWC)
+                attribute_loss(logits_BA, targets_BA, 0.0, None).backward()  # type: ignore[no-untyped-call]
+            logits_BA.sum().item()  # waits for the device
+            net.zero_grad(set_to_none=True)
+
+
+def parts_to_come(run: TrainingRun, checkpoint: Checkpoint | None) -> list[tuple[str, tuple[int, int]]]:
+    """What is trained, by the policies of `model.freeze`, on images of which height and width, in the steps that are
+    left of a run: each once, in their order."""
+    config, plan = run.config, run.plan
+    per_epoch = plan.steps_per_epoch
+    now = 0 if checkpoint is None else checkpoint.progress.epoch * per_epoch + checkpoint.progress.step
+    changes = {(epoch - 1) * per_epoch for epoch, _ in config.model.stages} | set(plan.sizes)
+    steps = sorted({now, *(step for step in changes if step > now)})
+    return list(
+        dict.fromkeys(
+            (config.model.freeze_in(step // per_epoch + 1), plan.size(step) or config.data.image_size)
+            for step in steps
+            if step < per_epoch * config.train.epochs
+        )
+    )

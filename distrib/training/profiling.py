@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from distrib.base.errors import first_line
 from distrib.base.files import write_whole
 from distrib.ranks.printing import say, warn
 from distrib.training.position import Position
@@ -48,8 +50,9 @@ class StepProfile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._profiler is not None:  # the run stops amid them, and those that it has had are written
-            self._profiler.stop()
+        if self._profiler is not None:  # the run ends amid them, and those that it has had are written
+            with nullcontext() if kind is None else suppress(RuntimeError):  # which is not the news
+                self._profiler.stop()
 
     def steps(self, batches: Iterable[Step], position: Position) -> Iterator[Step]:
         """The same batches; each step is what is done from the wait for its batch to that for the next one.
@@ -91,10 +94,10 @@ class StepProfile:
             profiler.export_chrome_trace(str(folder / "trace.json.gz"))
             table = profiler.key_averages().table(sort_by=by, row_limit=ROWS, max_name_column_width=80)
             write_whole(folder / "operators.txt", table)
-        except OSError as problem:
+        except (OSError, RuntimeError) as problem:  # the latter is the profiler's own
             warn(
-                f"the profile cannot be written to {folder} ({problem.strerror}): check the disk; training continues "
-                "without it"
+                f"the profile cannot be written to {folder} ({first_line(problem)}): check the disk; training "
+                "continues without it"
             )
             return
         self._run.tracker.profile(folder)

@@ -91,6 +91,8 @@ class SpeedClock:
         self._written_down = run.accelerator.is_main_process
         self._peak = None
         if self._written_down:
+            if self._device.type == "cuda":  # what was tried before the first step is not the training's
+                torch.cuda.reset_peak_memory_stats(self._device)
             self._peak = peak_flops(self._device, run.config.train.precision)
             if self._peak is None:
                 name, precision = torch.cuda.get_device_name(self._device), run.config.train.precision

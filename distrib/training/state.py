@@ -148,6 +148,10 @@ class TrainState:
         self._train_step(micro_batches, number)
         self.position = self.position.after_step()
 
+    def wait(self) -> None:
+        """Wait for the device."""
+        self._train_step.read()
+
     def look(self, seconds: float, speed: Mapping[str, float]) -> None:
         """Begin to look at what the steps of this epoch have come to, without waiting for the device.
 

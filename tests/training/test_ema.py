@@ -28,12 +28,26 @@ from distrib.scoring.evaluation import score_rows
 from distrib.scoring.metrics import score
 from distrib.training import epoch
 from distrib.training.check import read_data
-from distrib.training.ema import MovingAverage, decay_after
+from distrib.training.ema import MovingAverage, average_in, decay_after
 from distrib.training.optimizer import make_optimizer
 from distrib.training.step import TrainStep
 
 State = dict[str, torch.Tensor]
 EMA = 0.6
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0002, 0.9])
+def test_a_gpus_way_to_the_average_is_the_cpus(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(size, generator=generator) for size in (3, 200)]
+    weights = [torch.randn(size, generator=generator) for size in (3, 200)]
+    ends = []
+    for at_once in (True, False):
+        ends.append([tensor.clone() for tensor in start])
+        average_in(ends[-1], weights, torch.tensor(share), at_once)
+    for number in range(2):
+        torch.testing.assert_close(ends[0][number], ends[1][number])
+        assert torch.equal(ends[0][number], start[number]) == (share == 0)
 
 
 def test_the_decay_rises_with_the_steps_to_what_was_asked_for() -> None:

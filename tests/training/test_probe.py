@@ -3,6 +3,7 @@
 import io
 import os
 from contextlib import redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,16 @@ from distrib import train as program
 from distrib.config import Config
 from distrib.model.network import AttributeClassifier
 from distrib.ranks import ending
+from distrib.ranks.machine import resolve
+from distrib.ranks.meeting import start_ranks
+from distrib.runs.folder import RunFolder
+from distrib.runs.tracking import Tracker
 from distrib.training import probe
-from distrib.training.checkpoint import load_checkpoint
+from distrib.training.check import read_data
+from distrib.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from distrib.training.grouping import group_batch, halve, what_to_lower
+from distrib.training.probe import parts_to_come
+from distrib.training.training_run import TrainingRun
 
 BATCH = 64
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -131,3 +139,17 @@ def test_what_to_lower_has_the_numbers_that_would_do() -> None:
     assert what_to_lower(alone, group_batch(alone, 1, None), 1).startswith(
         "lower, in a new run, train.batch_size (2) or"
     )
+
+
+def test_every_part_of_a_run_that_is_to_come_is_tried(faces: Path, tmp_path: Path) -> None:
+    """Of 3 epochs of 7 steps, the second begins with more layers, and images grow at the second step of it."""
+    config = Config().replace("data", root=faces, image_size=(48, 48), grow="32@0 48@0.4")
+    config = config.replace("model", freeze="backbone 2:none").replace("train", epochs=3, batch_size=16)
+    config = config.replace("data", subset=112, attributes=("Smiling",))
+    run = TrainingRun(
+        config, start_ranks(resolve(config, like="no")), *read_data(config), RunFolder(tmp_path), Tracker()
+    )
+    assert run.plan.steps_per_epoch == 7
+    assert parts_to_come(run, None) == [("backbone", (32, 32)), ("none", (32, 32)), ("none", (48, 48))]
+    later = Checkpoint(tmp_path, {}, {"progress": asdict(Progress(epoch=1, step=5))})
+    assert parts_to_come(run, later) == [("none", (48, 48))]
