@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -560,6 +561,9 @@ def test_five_hundred_trials(open_study: Open) -> None:
     ]
     assert statistics.median(times) < 100
     drag(page, 0, 0.2, 0.5)
+    patience = time.monotonic() + 10  # on a busy machine the browser comes to the drag later
+    while len(left(page)) == 500 and time.monotonic() < patience:
+        page.wait_for_timeout(50)
     assert 0 < len(left(page)) < 500
 
 
