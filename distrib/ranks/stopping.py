@@ -157,9 +157,12 @@ class StopRequests:
         finally:
             self._mode = "leave"
 
-    def asked(self) -> bool:
-        """Whether this rank is known to have been asked to stop, without a look; from any thread."""
-        return self.reason is not None
+    def pressed(self) -> bool:
+        """Whether this rank is known to have been asked to stop by a launcher that kills 30 s later; from any thread.
+
+        torch's does, with the signals that it passes on; that of `distrib train` passes none on by itself, and waits.
+        """
+        return self.reason is not None and "SIGTERM" in os.environ.get(LAUNCHERS_SIGNALS, "SIGTERM")
 
     def wanted(self) -> bool:
         """Whether this rank has been asked to stop; cheap enough for every step."""

@@ -53,7 +53,8 @@ class Watch:
         timeout: seconds without progress after which a rank is lost.
         start_timeout: the same until `started` is called.
         give_up: called with a sentence before this rank leaves because another one hangs.
-        asked: whether this rank has been asked to stop, which it does together with the others.
+        asked: whether this rank has been asked to stop, which it does together with the others, and will be killed if
+            that takes long.
     """
 
     def __init__(

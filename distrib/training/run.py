@@ -134,7 +134,7 @@ def watched(
     try:
         with (
             written_down(run),
-            Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up, requests.asked) as watch,
+            Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up, requests.pressed) as watch,
         ):
             return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch)
     except (RuntimeError, MemoryError) as error:

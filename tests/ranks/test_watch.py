@@ -53,7 +53,7 @@ def hang_beside_a_stopped_rank(folder: Path) -> None:
     requests, watch.GONE_AFTER = StopRequests(), 2.0
     requests.listen()
     lost = folder / f"lost-{accelerator.process_index}"
-    with requests.deferred(None), Watch(accelerator, 600, 600, lost.write_text, requests.asked):
+    with requests.deferred(None), Watch(accelerator, 600, 600, lost.write_text, requests.pressed):
         if accelerator.process_index == 1:
             (folder / "stopped").write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
