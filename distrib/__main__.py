@@ -20,6 +20,7 @@ USAGE = """usage: distrib COMMAND …
   train CONFIG          train, on all GPUs of this machine, or on two ranks on its CPU, or as --launch FILE says
   check CONFIG          what `train` would refuse about configuration, data, weights and run folder, without a GPU;
                         with --here about this machine too
+  check --gpu           whether this machine keeps the promises that a training relies on; no data set is needed
   explain RUN           scores, figures, explanations and the report page of a run
   evaluate MODEL        exact scores on a split of a data set
   compare RUN RUN …     a page with several runs side by side
@@ -80,8 +81,12 @@ def check(arguments: Sequence[str]) -> int:
     """Say what a training with these options would be of, or why it would be refused; nothing is written.
 
     Before a job waits for hours in a queue, for example. This machine is asked for what the training needs only after
-    --here.
+    --here. With --gpu it is the machine itself that is checked (`distrib.checking`).
     """
+    if "--gpu" in arguments:
+        from distrib.checking.run import main as check_machine
+
+        return check_machine([each for each in arguments if each != "--gpu"])
     from distrib.config import load_config
     from distrib.ranks.machine import resolve
     from distrib.training.check import check_start

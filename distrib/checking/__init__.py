@@ -1,0 +1,1 @@
+"""`distrib check --gpu`: whether this machine keeps the promises that a training relies on."""

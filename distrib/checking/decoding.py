@@ -1,0 +1,187 @@
+"""Checks of what decodes: the same images as the reference, wherever in a batch, and for as long as they are used.
+
+Legend: B images, H and W their height and width in pixels.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from distrib.base.errors import UserError
+from distrib.checking.check import Bench, Failed, LeftOut, Passed, expect
+from distrib.config import DataConfig
+from distrib.data.batch import Batch, Request
+from distrib.data.decoders import Decoder, TorchDecoder, dali_installed, make_decoder
+from distrib.data.jpeg_hardware import has_jpeg_hardware
+from distrib.data.plan import Plan
+from distrib.data.store import FolderStore
+
+# Grey levels by which DALI may differ from the reference, in the mean over an image and in any pixel.
+MOST_MEAN, MOST = 1.0, 8
+# Grey levels between the copies of one image in a batch, where JPEG hardware decodes some of them.
+MOST_SPREAD = 2
+NAMED_WITHIN = 30.0  # seconds
+BATCHES = 50
+CYCLES = 20_000_000  # of a GPU's clock: some 10 ms, longer than a batch takes to decode
+
+
+def jpeg_hardware(bench: Bench) -> Passed:
+    """Whether the GPU's JPEG hardware decodes, by nvJPEG's word and by the rate with it and without it."""
+    bench.need_gpu("JPEG hardware")
+    _need_dali()
+    found = has_jpeg_hardware()
+    rates = {}
+    for load in (1.0, 0.0):
+        decoder, requests = _dali(bench, load), _requests(bench, epochs=20)
+        for turn in range(2):  # the first builds and warms
+            began = time.perf_counter()
+            count = sum(len(batch) for batch in decoder.batches(requests))
+            bench.synchronise()
+            if turn == 1:
+                rates[load] = count / (time.perf_counter() - began)
+    figures = {"found": found, "images_per_second": {"load 1": rates[1.0], "load 0": rates[0.0]}}
+    seen = f"{rates[1.0]:,.0f} images/s with all of each batch sent to it, {rates[0.0]:,.0f} with none"
+    return Passed(f"{ {True: 'found', False: 'none', None: 'unknown, as there is no nvJPEG'}[found] }; {seen}", figures)
+
+
+def parity(bench: Bench) -> Passed:
+    """DALI's images are the reference's: 4:2:0, 4:4:4, progressive, grey, of odd sizes, in odd regions, mirrored."""
+    _need_dali()
+    found: dict[str, list[float]] = {}
+    for load in (1.0, 0.0) if bench.on_gpu else (0.0,):
+        for size in ((112, 112), (218, 178)):
+            config = decoder_config("dali", load, size)
+            requests = _requests(bench, epochs=2)
+            theirs = make_decoder(config, bench.table, bench.device, len(bench.table)).batches(requests)
+            ours = TorchDecoder(config, bench.table, torch.device("cpu")).batches(requests)
+            for batch, reference in zip(theirs, ours, strict=True):
+                off_BHWC = (batch.images_BHWC.cpu().int() - reference.images_BHWC.int()).abs()
+                for row, each in zip(reference.ids_B.tolist(), off_BHWC, strict=True):
+                    mean, most = each.float().mean().item(), each.max().item()
+                    figures = {"mean": mean, "most": most, "image": bench.table.names[row], "hw_decoder_load": load}
+                    expect(
+                        mean <= MOST_MEAN and most <= MOST,
+                        f"{bench.table.names[row]} at {size[0]} x {size[1]} differs from the reference by {mean:.2f} "
+                        f"grey levels in the mean and {most} at most (data.dali.hw_decoder_load {load:g}); at most "
+                        f"{MOST_MEAN:g} and {MOST} were expected",
+                        figures,
+                    )
+                    key = f"load {load:g}"
+                    found[key] = [max(pair) for pair in zip(found.get(key, [0.0, 0]), (mean, most), strict=True)]
+    seen = ", ".join(f"{name}: mean {mean:.2f}, most {most:.0f}" for name, (mean, most) in found.items())
+    return Passed(f"grey levels from the reference: {seen}", found)
+
+
+def places(bench: Bench) -> Passed:
+    """One image is the same at all places of a batch; JPEG hardware may differ a little from the GPU's cores."""
+    _need_dali()
+    size, spreads = 64, {}
+    for load in (0.65, 0.0) if bench.on_gpu else (0.0,):
+        request = Request.centred(np.zeros(size, np.int64))
+        decoder = make_decoder(decoder_config("dali", load), bench.table, bench.device, size)
+        (batch,) = decoder.batches([request])
+        images_BHWC = batch.images_BHWC.int()
+        spread = (images_BHWC.amax(0) - images_BHWC.amin(0)).max().item()
+        most = MOST_SPREAD if load else 0
+        expect(
+            spread <= most,
+            f"the copies of one image in a batch of {size} differ by {spread} grey levels (data.dali.hw_decoder_load "
+            f"{load:g}); at most {most} were expected",
+            {"spread": spread, "hw_decoder_load": load},
+        )
+        spreads[f"load {load:g}"] = spread
+    seen = ", ".join(f"{spread} grey levels at {name}" for name, spread in spreads.items())
+    return Passed(f"between the copies of one image in a batch of {size}: {seen}", spreads)
+
+
+def lifetime(bench: Bench) -> Passed:
+    """Images are still themselves when a device that is behind comes to use them, and as long as they are held."""
+    kinds = ("dali", "torch") if dali_installed() else ("torch",)
+    for kind in kinds:
+        decoder = make_decoder(decoder_config(kind, 0.0), bench.table, bench.device, len(bench.table))
+        sums = [[(_digest(batch), batch) for batch in _used(bench, decoder, behind)] for behind in (False, True)]
+        bench.synchronise()
+        at_once, late = ([digest.item() for digest, _ in each] for each in sums)
+        held = [_digest(batch).item() for _, batch in sums[1]]
+        wrong = [number for number, each in enumerate(zip(at_once, late, held, strict=True)) if len(set(each)) > 1]
+        expect(
+            not wrong,
+            f"{len(wrong)} of {BATCHES} batches of data.decoder {kind} changed before the device had used them, the "
+            f"first one batch {(wrong or [0])[0]}",
+            {"decoder": kind, "batches": wrong},
+        )
+    return Passed(f"{BATCHES} batches of {' and '.join(kinds)} are the same late as at once")
+
+
+def damage(bench: Bench) -> Passed:
+    """A truncated JPEG ends the decoding with its name, and soon."""
+    folder = bench.folder / "damaged"
+    folder.mkdir()
+    names = [f"{number}.jpg" for number in range(8)]
+    for number, name in enumerate(names):
+        content = bench.table.store.read(number)
+        (folder / name).write_bytes(content[: len(content) // 2] if number == 5 else content)
+    table = replace(bench.table, store=FolderStore(folder, names), names=names, targets=bench.table.targets[:8])
+    kinds = ("dali", "torch") if dali_installed() else ("torch",)
+    took = {}
+    for kind in kinds:
+        began = time.perf_counter()
+        try:
+            for _ in make_decoder(decoder_config(kind, 0.65), table, bench.device, 8).batches(
+                [Request.centred(np.arange(8))]
+            ):
+                pass
+        except UserError as error:
+            took[kind] = time.perf_counter() - began
+            expect(
+                names[5] in str(error), f"data.decoder {kind} says of a truncated JPEG: {error}; its name is missing"
+            )
+        else:
+            raise Failed(f"data.decoder {kind} decodes a truncated JPEG without a word")
+        expect(
+            took[kind] <= NAMED_WITHIN,
+            f"data.decoder {kind} took {took[kind]:.0f} s to name a truncated JPEG; {NAMED_WITHIN:g} were expected",
+            took,
+        )
+    return Passed(f"a truncated JPEG is named within {max(took.values()):.1f} s", took)
+
+
+def _need_dali() -> None:
+    if not dali_installed():
+        raise LeftOut("NVIDIA DALI is not installed")
+
+
+def decoder_config(kind: str, load: float, size: tuple[int, int] = (112, 112)) -> DataConfig:
+    return DataConfig.model_validate(
+        {"decoder": kind, "image_size": size, "crop": "full", "min_zoom": 0.6, "dali": {"hw_decoder_load": load}}
+    )
+
+
+def _dali(bench: Bench, load: float) -> Decoder:
+    return make_decoder(decoder_config("dali", load), bench.table, bench.device, len(bench.table))
+
+
+def _requests(bench: Bench, epochs: int) -> list[Request]:
+    """Every image so many times, each time another region of it, half of them mirrored."""
+    count = len(bench.table)
+    plan = Plan(np.arange(count), seed=0, batch_size=count, min_zoom=0.6)
+    return [plan.batch(epoch, 0) for epoch in range(epochs)]
+
+
+def _used(bench: Bench, decoder: Decoder, behind: bool) -> Iterator[Batch]:
+    """Batches that the device uses as soon as they are there, or late; on a CPU nothing is behind."""
+    for batch in decoder.batches(_requests(bench, BATCHES)):
+        if bench.on_gpu and behind:
+            torch.cuda._sleep(CYCLES)  # type: ignore[no-untyped-call]
+        elif bench.on_gpu:
+            bench.synchronise()
+        yield batch
+
+
+def _digest(batch: Batch) -> torch.Tensor:
+    """A number of all pixels and of where they are, int64 [] on the device; adding whole numbers knows no order."""
+    flat = batch.images_BHWC.reshape(-1).long()
+    return (flat * (torch.arange(len(flat), device=flat.device) % 65521 + 1)).sum()

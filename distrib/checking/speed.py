@@ -1,0 +1,114 @@
+"""How fast this machine decodes and trains, and which of the two the other waits for."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+
+from distrib.checking.check import Bench, Passed
+from distrib.checking.decoding import decoder_config
+from distrib.checking.images import whole_rows
+from distrib.checking.stepping import Training, training
+from distrib.data.batch import Batch, Request
+from distrib.data.decoders import dali_installed, make_decoder
+from distrib.data.plan import Plan
+from distrib.data.resident import ResidentImages, decode_once, make_resident_decoder, sizes_of_some
+from distrib.ranks.machine import computes_in
+from distrib.training.compilation import compile_network
+
+SECONDS = 1.0  # that each measurement takes, after one turn to warm up
+
+
+def precisions(bench: Bench) -> Passed:
+    """Images a second of the step on a batch that lies on the device, in each precision, and compiled on a GPU."""
+    count, size = (256, (218, 178)) if bench.on_gpu else (16, (64, 64))
+    rates = {}
+    for precision in ("no", "bf16", "fp16"):
+        if not computes_in(precision, bench.device.type):
+            continue
+        for mode in ("no", "default") if bench.on_gpu else ("no",):
+            name = f"{precision}, compile {mode}"
+            rates[name] = _step_rate(bench, precision, mode, _held(bench, count, size))
+    fastest = max(rates, key=lambda name: rates[name])
+    seen = "; ".join(f"{name}: {rate:,.0f}" for name, rate in rates.items())
+    return Passed(
+        f"images/s of a step of {count} at {size[0]} x {size[1]} by precision: {seen}; fastest: {fastest}", rates
+    )
+
+
+def bottleneck(bench: Bench) -> Passed:
+    """Images a second that are decoded, cut out of memory, and trained on, at several sizes of a batch."""
+    sizes, size = ((64, 256, 1024), (218, 178)) if bench.on_gpu else ((16,), (64, 64))
+    precision = "bf16" if bench.on_gpu and computes_in("bf16", "cuda") else "no"
+    figures: dict[str, dict[str, float]] = {}
+    for count in sizes:
+        kind = "dali" if bench.on_gpu and dali_installed() else "torch"
+        config = decoder_config(kind, 0.65, size)
+        decoder = make_decoder(config, bench.table, bench.device, count)
+        cutter = make_resident_decoder(_in_memory(bench), config, bench.table, bench.device)
+        decoded, cut = decoder.batches(_endless(bench, count)), cutter.batches(_endless(bench, count))
+        rates = {
+            "decode": _rate(bench, count, partial(next, decoded)),
+            "resident": _rate(bench, count, partial(next, cut)),
+        }
+        with training(bench, precision=precision) as small:
+            rates["end to end"] = _rate(bench, count, partial(_train_on_next, small, decoded))
+        rates["step"] = _step_rate(bench, precision, "no", _held(bench, count, size))
+        figures[str(count)] = rates
+    last = figures[str(sizes[-1])]
+    slower = min(("decode", "step"), key=lambda name: last[name])
+    seen = "; ".join(
+        f"batch {count}: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+        for count, rates in figures.items()
+    )
+    return Passed(f"images/s at {size[0]} x {size[1]}: {seen}; the bottleneck is the {slower}", figures)
+
+
+def _step_rate(bench: Bench, precision: str, mode: str, held: Batch) -> float:
+    with training(bench, precision=precision) as small:
+        compile_network(small.net, mode, deterministic=False)
+        return _rate(bench, len(held), lambda: small.step([held], 0))
+
+
+def _train_on_next(small: Training, batches: Iterator[Batch]) -> None:
+    small.step([next(batches)], 0)
+
+
+def _rate(bench: Bench, count: int, turn: Callable[[], object]) -> float:
+    """Images a second of something that takes so many at each turn."""
+    turn()
+    bench.synchronise()
+    began, turns = time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS:
+        turn()
+        turns += 1
+    bench.synchronise()
+    return turns * count / (time.perf_counter() - began)
+
+
+def _held(bench: Bench, count: int, size: tuple[int, int]) -> Batch:
+    images_BHWC = torch.zeros(count, *size, 3, dtype=torch.uint8, device=bench.device)
+    targets_BA = torch.zeros(count, len(bench.table.attributes), device=bench.device)
+    return Batch(images_BHWC, targets_BA, torch.arange(count))
+
+
+def _endless(bench: Bench, count: int) -> Iterator[Request]:
+    """Batches of the bench's images, as often as it takes, each time other regions of them."""
+    rows = np.resize(whole_rows(bench.table), count)
+    plan = Plan(rows, seed=0, batch_size=count, min_zoom=0.85)
+    epoch = 0
+    while True:
+        yield plan.batch(epoch, 0)
+        epoch += 1
+
+
+def _in_memory(bench: Bench) -> ResidentImages:
+    """The bench's images of one size, decoded once, on the device."""
+    rows = whole_rows(bench.table)
+    whole, size = next(iter(sizes_of_some(bench.table, rows).items()))
+    pixels_NHWC = torch.empty(len(rows), *size, 3, dtype=torch.uint8, device=bench.device)
+    config = decoder_config("torch", 0.0, size)
+    found = decode_once(config, bench.table, bench.device, rows, whole, pixels_NHWC, lambda _: None)
+    return ResidentImages(pixels_NHWC, rows, found.broken)

@@ -1,0 +1,238 @@
+"""Checks of the step: what may not move does not, what must not wait does not, and the same is computed again."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState
+
+from distrib.checking.check import Bench, Passed, expect
+from distrib.config import Config
+from distrib.data.batch import Batch
+from distrib.model.network import AttributeClassifier
+from distrib.ranks.machine import computes_in
+from distrib.ranks.meeting import start_ranks
+from distrib.ranks.stopping import Agreement, StopRequests
+from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress, load_checkpoint
+from distrib.training.optimizer import make_optimizer
+from distrib.training.state import restore
+from distrib.training.step import TrainStep
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+# Bytes by which the memory of the host may grow in 50 steps: an allocator's own.
+SLACK = 32 * 2**20
+
+
+@dataclass
+class Training:
+    """A training in small: its step, and what the step changes."""
+
+    step: TrainStep
+    net: AttributeClassifier
+    optimizer: AcceleratedOptimizer
+    accelerator: Accelerator
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of the weights, BatchNorm's statistics and the optimiser's state, by name."""
+        found = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{name}": tensor.clone() for name, tensor in state.items()}
+        return found
+
+    def moments(self) -> torch.Tensor:
+        """The optimiser's averages of gradients, one after another, float64 [their number]."""
+        names = ("exp_avg", "momentum_buffer")
+        states = self.optimizer.state_dict()["state"].values()
+        return torch.cat([state[name].flatten().double() for state in states for name in names if name in state])
+
+
+@contextmanager
+def training(bench: Bench, optim: str = "adamw", precision: str = "no", **train: Any) -> Iterator[Training]:
+    """A training on one rank, of the network as a run has it, from the same first weights each time."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps one a process
+    config = Config().replace("run", device=bench.device.type).replace("optim", name=optim)
+    config = config.replace("train", precision=precision, **train)
+    accelerator = start_ranks(config)
+    torch.manual_seed(0)
+    net = AttributeClassifier(len(bench.table.attributes), config.train.channels_last).to(bench.device)
+    model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))
+    try:
+        yield Training(step, net, optimizer, accelerator)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def batch(bench: Bench, target: float | None = None, seed: int = 0) -> Batch:
+    """Noise to train on, the same on every device; with the same target for all where one is named."""
+    count, side = (64, 112) if bench.on_gpu else (8, 32)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.randint(0, 2, (count, len(bench.table.attributes)), generator=generator).float()
+    targets = targets if target is None else torch.full_like(targets, target)
+    return Batch(images.to(bench.device), targets.to(bench.device), torch.arange(count))
+
+
+def nonfinite(bench: Bench) -> Passed:
+    """A step whose loss is NaN leaves parameters, moments, statistics and counts of steps as they are, to the bit."""
+    for name in OPTIMIZERS:
+        with training(bench, name, on_nonfinite="skip") as small:
+            for number in range(2):
+                small.step([batch(bench)], number)
+            before = small.state()
+            small.step([batch(bench, math.nan)], 2)
+            after = small.state()
+            moved = [key for key in before if not torch.equal(before[key], after[key])]
+            expect(
+                not moved,
+                f"a step whose loss is NaN has moved {len(moved)} tensors of {name}, {moved[:1]} among them",
+                {"optimizer": name, "moved": moved},
+            )
+            small.step([batch(bench)], 3)
+            still = [key for key, tensor in small.net.named_parameters() if torch.equal(before[key], tensor)]
+            expect(not still, f"{name} does not move {len(still)} parameters any more after a step that was skipped")
+            bad = small.step.read().bad
+            expect(bad == (2,), f"step 2 was not finite, and the steps that were noted down are {bad}")
+    return Passed(f"a NaN moves nothing with {', '.join(OPTIMIZERS)}, and the next step moves everything")
+
+
+def overflow(bench: Bench) -> Passed:
+    """In fp16 a gradient that overflows halves the scale and moves nothing."""
+    bench.need_gpu("fp16")
+    with training(bench, precision="fp16") as small:
+        scaler = small.accelerator.scaler
+        small.step([batch(bench)], 0)
+        scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**60})
+        before = small.state()
+        small.step([batch(bench)], 1)
+        scale, after = scaler.get_scale(), small.state()
+        moved = [key for key, _ in small.net.named_parameters() if not torch.equal(before[key], after[key])]
+        moved += [key for key in before if key.startswith("optimizer.") and not torch.equal(before[key], after[key])]
+        expect(not moved, f"a gradient that overflows in fp16 has moved {len(moved)} tensors", {"moved": moved})
+        expect(scale == 2.0**59, f"the scale is {scale:g} after an overflow at {2.0**60:g}; half of it was expected")
+    return Passed("an overflow in fp16 halves the scale and moves nothing")
+
+
+def memory_format(bench: Bench) -> Passed:
+    """A resume with another memory layout pairs each moment with its own weight."""
+    found = {}
+    for name in OPTIMIZERS:
+        with training(bench, name, channels_last=True) as small:
+            for number in range(3):
+                small.step([batch(bench, seed=number)], number)
+            trainer = {"optimizer": deepcopy(small.optimizer.state_dict()), "scaler": None}
+            saved = Checkpoint(Path("memory"), deepcopy(small.net.net.state_dict()), trainer)
+            small.step([batch(bench, seed=3)], 3)
+            expected = small.moments()
+        with training(bench, name, channels_last=False) as small:
+            restore(saved, small.net, small.optimizer, small.accelerator)
+            small.step([batch(bench, seed=3)], 3)
+            off = small.moments() - expected
+        # Other kernels round otherwise; moments of other weights would be off by about their own size.
+        found[name] = (off.norm() / expected.norm()).item()
+        expect(
+            found[name] <= 0.05,
+            f"after a resume with another train.channels_last the moments of {name} are off by {found[name]:.0%} of "
+            "their size; at most 5 % was expected",
+            found,
+        )
+    return Passed(f"a resume with another train.channels_last continues the same with {', '.join(OPTIMIZERS)}", found)
+
+
+def synchronisation(bench: Bench) -> Passed:
+    """An ordinary step, and a look at the loss, ask nothing of the device that the host would wait for."""
+    bench.need_gpu("a wait for the device")
+    for precision in ("no", "bf16", "fp16"):
+        if not computes_in(precision, "cuda"):
+            continue
+        with training(bench, precision=precision, on_nonfinite="skip") as small:
+            ready = batch(bench)
+            small.step([ready], 0)
+            bench.synchronise()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                for number in range(1, 4):
+                    small.step([ready], number)
+                small.step.look()
+            except RuntimeError as error:
+                expect(False, f"a step in {precision} waits for the device: {error}")
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    return Passed("a step and a look at the loss wait for nothing")
+
+
+def memory(bench: Bench) -> Passed:
+    """The memory of device and host does not grow from step 50 on."""
+    with training(bench) as small:
+        ready, sizes = batch(bench), []
+        for number in range(100):
+            small.step([ready], number)
+            if number in (49, 99):
+                small.step.read()
+                device = torch.cuda.memory_allocated(bench.device) if bench.on_gpu else 0
+                sizes.append((device, psutil.Process().memory_info().rss))
+    grown = sizes[1][0] - sizes[0][0], sizes[1][1] - sizes[0][1]
+    figures = {"device": grown[0], "host": grown[1]}
+    expect(grown[0] <= 0, f"the device's memory grew by {grown[0]:,} bytes from step 50 to 100", figures)
+    expect(grown[1] <= SLACK, f"the host's memory grew by {grown[1]:,} bytes from step 50 to 100", figures)
+    return Passed(
+        f"from step 50 to 100 memory grew by {grown[0]:,} bytes on the device, {grown[1]:,} on the host", figures
+    )
+
+
+def checkpoint(bench: Bench) -> Passed:
+    """A checkpoint that is written while training continues holds the state of its own moment."""
+    with training(bench) as small:
+        for number in range(2):
+            small.step([batch(bench, seed=number)], number)
+        expected = deepcopy((small.net.net.state_dict(), small.optimizer.state_dict()["state"]))
+        bench.synchronise()
+        writer = CheckpointWriter(bench.folder / "checkpoints", "data", "{}\n", keep=1, failed=None)
+        contents = Contents(small.net.net.state_dict(), small.optimizer.state_dict(), None, Progress(), "{}\n", 2)
+        writer.save(contents)
+        for number in range(2, 12):
+            small.step([batch(bench, seed=number)], number)
+        writer.wait()
+    found = load_checkpoint(bench.folder / "checkpoints" / "step-00000002")
+    wrong = [name for name, tensor in expected[0].items() if not torch.equal(tensor.cpu(), found.weights[name])]
+    for number, state in expected[1].items():
+        read = found.trainer["optimizer"]["state"][number]
+        wrong += [f"{number}.{name}" for name, tensor in state.items() if not torch.equal(tensor.cpu(), read[name])]
+    expect(
+        not wrong,
+        f"{len(wrong)} tensors of a checkpoint are of a later step than its own, {wrong[:1]} among them",
+        {"wrong": wrong},
+    )
+    return Passed("a checkpoint written beside ten more steps holds the state of its own step, to the bit")
+
+
+def repetition(bench: Bench) -> Passed:
+    """With train.deterministic the same 50 steps give the same bits again.
+
+    In a process of its own: what it is told about determinism stays.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        wrong = alone.submit(differences, bench, deterministic=True).result()
+    expect(not wrong, f"two runs of the same 50 steps differ in {len(wrong)} tensors, {wrong[:1]} among them")
+    return Passed("two runs of 50 steps end with the same bits (train.deterministic)")
+
+
+def differences(bench: Bench, deterministic: bool) -> list[str]:
+    """The tensors in which two runs of the same 50 steps differ at their end."""
+    ends = []
+    for _ in range(2):
+        with training(bench, deterministic=deterministic) as small:
+            for number in range(50):
+                small.step([batch(bench, seed=number % 4)], number)
+            ends.append(small.state())
+    return [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
