@@ -84,9 +84,9 @@ def check(arguments: Sequence[str]) -> int:
     --here. With --gpu it is the machine itself that is checked (`distrib.checking`).
     """
     if "--gpu" in arguments:
-        from distrib.checking.run import main as check_machine
+        from distrib.cli.check_gpu import main as check_gpu
 
-        return check_machine([each for each in arguments if each != "--gpu"])
+        return check_gpu([each for each in arguments if each != "--gpu"])
     from distrib.config import load_config
     from distrib.ranks.machine import resolve
     from distrib.training.check import check_start

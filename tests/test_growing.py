@@ -1,6 +1,5 @@
 """Runs whose images grow; whole, and taken up again."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 from launching import launch, read_events
 from sentences import refusal
-from small_run import EVERY, assert_same_training, settings, the_plan
+from small_run import EVERY, assert_same_training, go_back, settings, the_plan
 
 from distrib import train as program
 from distrib.config import Config
@@ -94,16 +93,6 @@ def test_patience_begins_at_full_size() -> None:
     # The shares move with the number of epochs, and what was the best one then does not count as patience now.
     longer = config.replace("train", epochs=20)
     assert [is_finished(longer, Progress(epoch=epoch, best_epoch=6)) for epoch in (8, 11, 12)] == [False, False, True]
-
-
-def go_back(run: Path, folder: Path, steps: int) -> Path:
-    """A copy of a run, as it was when it had made so many steps."""
-    shutil.copytree(run, folder)
-    for checkpoint in (folder / "checkpoints").iterdir():
-        if checkpoint.name > f"step-{steps:08d}":
-            shutil.rmtree(checkpoint)
-    assert (folder / f"checkpoints/step-{steps:08d}").exists()
-    return folder
 
 
 def test_it_resumes_before_and_after_images_have_grown_as_if_it_had_not_stopped(

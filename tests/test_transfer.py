@@ -1,7 +1,6 @@
 """Runs that begin with another's weights and free their layers one after the other; whole, and taken up again."""
 
 import json
-import shutil
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from launching import launch, read_events
 from safetensors.torch import load_file
-from small_run import EVERY, assert_same_training, settings, the_plan
+from small_run import EVERY, assert_same_training, go_back, settings, the_plan
 
 from distrib import train as program
 from distrib.config import OptimConfig
@@ -42,16 +41,6 @@ def changed(earlier: Path, later: Path) -> set[str]:
     """The tensors in which two checkpoints differ."""
     one, other = (load_file(each / "model.safetensors") for each in (earlier, later))
     return {name for name in one if not torch.equal(one[name], other[name])}
-
-
-def go_back(run: Path, folder: Path, steps: int) -> Path:
-    """A copy of a run, as it was when it had made so many steps."""
-    shutil.copytree(run, folder)
-    for checkpoint in (folder / "checkpoints").iterdir():
-        if checkpoint.name > f"step-{steps:08d}":
-            shutil.rmtree(checkpoint)
-    assert (folder / f"checkpoints/step-{steps:08d}").exists()
-    return folder
 
 
 def moments(faces: Path, run: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -44,7 +45,7 @@ def share_steps(bench: Bench, rank: int, ranks: int, port: int) -> tuple[str, fl
     """What a rank, in a process of its own, ends with: a digest of its state, and the seconds of an all-reduce."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # which accelerate would set, and say
+    warnings.filterwarnings("ignore", message="OMP_NUM_THREADS", category=UserWarning)  # the cores are shared out
     with training(bench) as small:
         for number in range(STEPS):
             small.step([batch(bench, seed=number * ranks + rank)], number)

@@ -1,23 +1,22 @@
 """The checks one after another, said on the terminal and written as JSON."""
 
-import argparse
 import platform
-import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distrib.base.files import write_whole
+from distrib.base.files import check_output, written_whole
 from distrib.base.json import to_json
 from distrib.checking import decoding, ranks, speed, stepping
 from distrib.checking.check import Bench, Check, Failed, LeftOut
 from distrib.checking.devices import devices
+from distrib.ranks.printing import warn
 
 # By what they are called on the terminal, from what everything else needs on.
 CHECKS: Mapping[str, Check] = {
@@ -60,19 +59,27 @@ def check_machine(device: torch.device, checks: Mapping[str, Check] = CHECKS) ->
     return {"machine": describe(device), "checks": results}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`distrib check --gpu`; returns its exit status: 0, or 1 where a check has failed."""
-    parser = argparse.ArgumentParser(
-        prog="distrib check --gpu", description="Check that this machine keeps the promises that a training relies on."
-    )
-    parser.add_argument("--json", type=Path, help="file to write all findings to, for a bug report")
-    options = parser.parse_args(arguments)
+def run_checks(json: Path | None) -> int:
+    """The body of `distrib check --gpu`.
+
+    Args:
+        json: file to write all findings to, for a bug report.
+
+    Returns:
+        The exit status: 0, or 1 where a check has failed.
+
+    Raises:
+        UserError: if the file cannot be written, before anything is checked if that can be known.
+    """
+    if json is not None:
+        check_output(json, "--json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
-        print("distrib: warning: torch finds no GPU: what has a meaning on the CPU is checked there", file=sys.stderr)
+        warn("torch finds no GPU: what has a meaning on the CPU is checked there")
     found = check_machine(device)
-    if options.json is not None:
-        write_whole(options.json, to_json(found) + "\n")
+    if json is not None:
+        with written_whole(json, "--json") as staged:
+            staged.write_text(to_json(found) + "\n", encoding="utf-8")
     outcomes = [each["outcome"] for each in found["checks"].values()]
     failed = outcomes.count("failed")
     print(f"{outcomes.count('passed')} passed, {failed} failed, {outcomes.count('left out')} left out")

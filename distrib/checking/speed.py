@@ -29,13 +29,11 @@ def precisions(bench: Bench) -> Passed:
         if not computes_in(precision, bench.device.type):
             continue
         for mode in ("no", "default") if bench.on_gpu else ("no",):
-            name = f"{precision}, compile {mode}"
+            name = ("float32" if precision == "no" else precision) + ("" if mode == "no" else ", compiled")
             rates[name] = _step_rate(bench, precision, mode, _held(bench, count, size))
     fastest = max(rates, key=lambda name: rates[name])
     seen = "; ".join(f"{name}: {rate:,.0f}" for name, rate in rates.items())
-    return Passed(
-        f"images/s of a step of {count} at {size[0]} x {size[1]} by precision: {seen}; fastest: {fastest}", rates
-    )
+    return Passed(f"images/s of a step of {count} at {size[0]} x {size[1]}: {seen}; the fastest is {fastest}", rates)
 
 
 def bottleneck(bench: Bench) -> Passed:

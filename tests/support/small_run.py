@@ -1,6 +1,7 @@
 """A training that takes seconds, and how two of them are compared."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -41,6 +42,16 @@ def observed(seen: Path) -> dict[int, list[int]]:
         for step, ids in map(json.loads, file.read_text().splitlines()):
             steps.setdefault(step, []).extend(ids)
     return {step: sorted(ids) for step, ids in steps.items()}
+
+
+def go_back(run: Path, folder: Path, steps: int) -> Path:
+    """A copy of a run, as it was when it had made so many steps."""
+    shutil.copytree(run, folder)
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if checkpoint.name > f"step-{steps:08d}":
+            shutil.rmtree(checkpoint)
+    assert (folder / f"checkpoints/step-{steps:08d}").exists()
+    return folder
 
 
 def assert_same_training(one: Path, other: Path) -> None:
