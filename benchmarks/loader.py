@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from measure import alternate, in_memory, machine, spread, write
+from measure import alternate, in_memory, lay_out, machine, spread, write
 from peers import PEERS, Again, Forms, Job
 from plot_loader import plot
 
@@ -115,12 +115,7 @@ def other_forms(root: Path, scratch: Path, count: int) -> dict[str, Path]:
     if len(rows) < count:
         sys.exit(f"{root} has {len(rows)} training images, and {count} are asked for: take fewer or smaller batches")
     folder = scratch / "folder"
-    (folder / "images").mkdir(parents=True)
-    lines = [",".join(["image", *table.attributes, "split"])]
-    for row in rows:
-        (folder / "images" / table.names[row]).write_bytes(table.store.read(row))
-        lines.append(",".join([table.names[row], *map(str, table.targets[row]), "train"]))
-    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    lay_out(table, {"train": rows}, folder)
     archived = scratch / "zip"
     archived.mkdir()
     copy(folder / "table.csv", archived)

@@ -36,6 +36,24 @@ def in_memory(config: Any, table: Any, rows: Any, where: Any) -> Any:
     return ResidentImages(pixels_NHWC, rows, found.broken)
 
 
+def lay_out(table: Any, parts: dict[str, Any], folder: Path) -> None:
+    """Write rows of a table into a folder of its own: `images/`, and `table.csv` with their splits.
+
+    Args:
+        table: to take them from, whatever its form.
+        parts: split -> rows.
+        folder: is made.
+    """
+    images = folder / "images"
+    images.mkdir(parents=True)
+    lines = [",".join(["image", *table.attributes, "split"])]
+    for split, rows in parts.items():
+        for row in rows:
+            (images / table.names[row]).write_bytes(table.store.read(row))
+            lines.append(",".join([table.names[row], *map(str, table.targets[row]), split]))
+    (folder / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Median and range."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}

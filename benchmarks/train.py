@@ -1,0 +1,300 @@
+r"""Whole trainings against what else people train with, on the same images, in one run.
+
+    python benchmarks/train.py --root data/celeba --json benchmarks/results/train.json \
+        --plot benchmarks/results/train.png
+
+Two questions, kept apart:
+
+- *The engine*: images a second where all train the same network by the same recipe, from the JPEGs to the validated
+  epoch with its checkpoint. The peers are in `trainers.py`, each as it comes and with its best switches by hand.
+- *The recipe*: how soon `configs/celeba_mini.yaml` has the mean ROC AUC on the validation split with which the best
+  peer ends. The peers' recipes are their own, in the fastest of their loops; of each training the last epoch counts.
+
+Each training is a process of its own; in each round all take turns, in another order. The clock of a training begins
+with its first step and ends when its last epoch is validated: programs that start, and reports, are not in it.
+
+`pip install -e '.[benchmarks]'`, in an environment of its own, brings the peers; those that are not there are left out,
+and said.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from measure import lay_out, machine, spread, write
+from plot_train import plot
+from trainers import PACKAGES, RECIPES, TRAINERS, Job
+
+from distrib.config import Config
+from distrib.data.splits import make_splits
+from distrib.data.table import read_table
+from distrib.ranks.machine import resolve
+from distrib.runs.metrics import read_metrics, read_speed
+from distrib.scoring.metrics import score
+from distrib.training.precision import choose_precision
+
+PROJECT = Path(__file__).resolve().parents[1]
+OURS = "distrib"
+# The recipe of the engines' comparison, as this project's options have it.
+SAME_RECIPE = [
+    "--optim.name", "adamw", "--optim.lr", "1e-3", "--optim.weight-decay", "0.05", "--optim.schedule", "one-cycle",
+    "--data.min-zoom", "0.85",
+]  # fmt: skip
+
+
+class Training(NamedTuple):
+    """What came of a training: for each epoch the seconds from the beginning until it was validated, and its score."""
+
+    seconds: list[float]
+    roc_auc: list[float]
+
+
+class Setting(NamedTuple):
+    """What all trainings of a comparison share."""
+
+    folder: Path  # with the images
+    scratch: Path
+    size: tuple[int, int]
+    batch_size: int
+    epochs: int
+    threads: int
+    precision: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="CelebA, or a part of it, with its splits")
+    parser.add_argument("--part", choices=("engine", "recipe"), nargs="+", default=("engine", "recipe"))
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=(112, 178), help="height and width of the engines' images"
+    )
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=640, help="images that the engines train on")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of the engines")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of the engines")
+    parser.add_argument("--budget", type=int, default=8, help="epochs of the peers' recipes, at 112x112")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of the recipes")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    options = parser.parse_args()
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    there = {name: find_spec(package) is not None for name, package in PACKAGES.items()}
+    left_out = [name for name in TRAINERS if not there[name]]
+    packages = [PACKAGES[name] for name in TRAINERS if there[name]]
+    result: dict[str, Any] = {"machine": machine("torch", "pillow", *packages), "left_out": left_out}
+    for name in left_out:
+        print(f"left out: {name} (pip install {PACKAGES[name]})", file=sys.stderr)
+    peers = [name for name in TRAINERS if there[name]]
+    with tempfile.TemporaryDirectory() as scratch:
+        if "engine" in options.part:
+            result["engine"] = compare_engines(options, peers, Path(scratch))
+        if "recipe" in options.part:
+            result["recipe"] = compare_recipes(options, fastest(result, peers), Path(scratch))
+    if options.json is not None:
+        write(result, options.json)
+    if options.plot is not None:
+        plot(result, options.plot)
+
+
+def compare_engines(options: argparse.Namespace, peers: list[str], scratch: Path) -> dict[str, Any]:
+    """Images a second of all at each size."""
+    found: dict[str, Any] = {}
+    folder = part_of(options.root, scratch / "engine", options.images)
+    for side in options.sizes:
+        setting = set_up(options, folder, scratch, (side, side), options.epochs)
+        runs: dict[str, Callable[[], Training]] = {OURS: lambda s=setting: ours(s, 0, SAME_RECIPE)}
+        for peer in peers:
+            for form in ("as it comes", "by hand"):
+                runs[f"{peer}, {form}"] = lambda p=peer, f=form, s=setting: theirs(s, p, f == "by hand", "one-cycle", 0)
+        trained = setting.epochs * (options.images // setting.batch_size) * setting.batch_size
+        rates: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(options.rounds):
+            for name in rotated(list(runs), turn):
+                rates[name].append(trained / runs[name]().seconds[-1])
+                print(f"{side}x{side}, round {turn + 1}: {name}: {rates[name][-1]:.1f} images/s", flush=True)
+        name = f"{side}x{side}"
+        found[name] = {
+            "precision": setting.precision,
+            "images_per_second": {name: spread(values) for name, values in rates.items()},
+            "of_best": {
+                form: of_best(rates, [f"{peer}, {form}" for peer in peers]) for form in ("by hand", "as it comes")
+            },
+        }
+        print(engines_in_markdown(name, found[name]), flush=True)
+    found["setting"] = {
+        "images": options.images, "epochs": options.epochs, "batch_size": options.batch_size, "rounds": options.rounds,
+    }  # fmt: skip
+    return found
+
+
+def of_best(rates: dict[str, list[float]], peers: list[str]) -> dict[str, Any]:
+    """This project's rate by that of the peer with the best median, round by round."""
+    best = max(peers, key=lambda name: median(rates[name]))
+    return {"peer": best, **spread([a / b for a, b in zip(rates[OURS], rates[best], strict=True)])}
+
+
+def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path) -> dict[str, Any]:
+    """Each peer's recipe once, the best of them and this project's with all seeds."""
+    folder = part_of(options.root, scratch / "recipe", None)
+    setting = set_up(options, folder, scratch, (112, 112), options.budget)
+    first, *others = options.seeds
+
+    def run(recipe: str, seed: int) -> dict[str, Any]:
+        if recipe == OURS:
+            found = ours(setting._replace(epochs=0), seed, ["--config", str(PROJECT / "configs/celeba_mini.yaml")])
+        else:
+            found = theirs(setting, peer, True, recipe, seed)
+        print(f"{recipe}, seed {seed}: ROC AUC {found.roc_auc[-1]:.4f} after {found.seconds[-1]:.0f} s", flush=True)
+        return {"seed": seed, **found._asdict()}
+
+    trainings = {recipe: [run(recipe, first)] for recipe in RECIPES}
+    best = max(RECIPES, key=lambda recipe: trainings[recipe][0]["roc_auc"][-1])
+    trainings[OURS] = [run(OURS, first)]
+    for seed in others:
+        for recipe in (best, OURS):
+            trainings[recipe].append(run(recipe, seed))
+    ends = {
+        recipe: {
+            "roc_auc": spread([each["roc_auc"][-1] for each in found]),
+            "seconds": spread([each["seconds"][-1] for each in found]),
+        }
+        for recipe, found in trainings.items()
+    }
+    theirs_at_end = fmean(each["roc_auc"][-1] for each in trainings[best])
+    found = {
+        "peer": f"{peer}, by hand", "precision": setting.precision, "epochs": options.budget, "size": [112, 112],
+        "batch_size": options.batch_size, "best_recipe": best, "ends": ends, "trainings": trainings,
+        "gain": fmean(each["roc_auc"][-1] for each in trainings[OURS]) - theirs_at_end,
+        "share_of_time": spread([
+            mine["seconds"][-1] / theirs["seconds"][-1]
+            for mine, theirs in zip(trainings[OURS], trainings[best], strict=True)
+        ]),
+    }  # fmt: skip
+    print(recipes_in_markdown(found), flush=True)
+    return found
+
+
+def part_of(root: Path, folder: Path, images: int | None) -> Path:
+    """So many training images of a data set, a quarter as many for validation, in a folder; None: all of both."""
+    table = read_table(root)
+    splits = make_splits(table, Config().data.model_copy(update={"root": root}))
+    few = None if images is None else images // 4
+    parts = {"train": splits.train[:images], "valid": splits.valid[:few], "test": splits.test[:few]}
+    if images is not None and len(parts["train"]) < images:
+        sys.exit(f"{root} has {len(parts['train'])} training images, and --images is {images}: ask for fewer")
+    lay_out(table, parts, folder)
+    for split, rows in parts.items():
+        names = np.array([table.names[row] for row in rows])
+        np.savez(folder / f"{split}.npz", names=names, targets=table.targets[rows])
+    return folder
+
+
+def set_up(options: argparse.Namespace, folder: Path, scratch: Path, size: tuple[int, int], epochs: int) -> Setting:
+    """The setting, with the precision that a new run of this project chooses for it; all who may choose have it."""
+    config = Config().replace("data", root=folder, image_size=size).replace("train", batch_size=options.batch_size)
+    config = resolve(config.replace("run", folder=scratch / "none"))
+    precision = config.train.precision
+    if precision == "auto":
+        precision = choose_precision(config, ranks=1).name
+    return Setting(folder, scratch, size, options.batch_size, epochs, torch.get_num_threads(), precision)
+
+
+def ours(setting: Setting, seed: int, recipe: list[str]) -> Training:
+    """Train with `distrib/train.py`; the epochs are the recipe's own where the setting has none."""
+    with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
+        run = Path(folder) / "run"
+        side = list(map(str, setting.size))
+        command = [
+            sys.executable, str(PROJECT / "distrib/train.py"), *recipe, "--data.root", str(setting.folder),
+            "--data.attributes", "all", "--data.image-size", *side, "--data.crop", "square", "--data.flip", "true",
+            "--train.batch-size", str(setting.batch_size), "--train.precision", setting.precision,
+            "--train.seed", str(seed), "--run.folder", str(run), "--tracking.mode", "disabled",
+            "--explain.after-training", "false",
+        ]  # fmt: skip
+        if setting.epochs:
+            command += ["--train.epochs", str(setting.epochs)]
+        start(command, OURS)
+        columns, rows = read_metrics(run)
+        scores = [row[columns.index("val_roc_auc")] for row in rows]
+        return Training(list(accumulate(row["seconds"] for row in read_speed(run))), scores)
+
+
+def theirs(setting: Setting, trainer: str, by_hand: bool, recipe: str, seed: int) -> Training:
+    """Train with a peer."""
+    with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
+        job = Job(
+            trainer, by_hand, setting.precision, recipe, str(setting.folder), setting.size, setting.batch_size,
+            setting.epochs, setting.threads, seed, f"{folder}/result.npz",
+        )  # fmt: skip
+        asked = Path(folder) / "job.json"
+        asked.write_text(json.dumps(job._asdict()), encoding="utf-8")
+        start([sys.executable, str(PROJECT / "benchmarks/trainers.py"), str(asked)], trainer)
+        with np.load(job.out) as found, np.load(setting.folder / "valid.npz") as valid:
+            names = tuple(map(str, range(valid["targets"].shape[1])))
+            scores = [score(names, logits, valid["targets"]).mean()["roc_auc"] for logits in found["logits"]]
+            return Training(found["seconds"].tolist(), scores)
+
+
+def start(command: list[str], name: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{name} ended with status {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+
+
+def rotated(names: list[str], turn: int) -> Iterator[str]:
+    """All names, each round beginning with another one."""
+    begin = turn * len(names) // 3 % len(names)
+    yield from names[begin:] + names[:begin]
+
+
+def fastest(result: dict[str, Any], peers: list[str]) -> str:
+    """The peer whose loop by hand was the fastest at the smallest size; the first one where none was measured."""
+    sizes = [found for name, found in result.get("engine", {}).items() if name != "setting"]
+    return sizes[0]["of_best"]["by hand"]["peer"].partition(", ")[0] if sizes else peers[0]
+
+
+def engines_in_markdown(size: str, found: dict[str, Any]) -> str:
+    rates = found["images_per_second"]
+    lines = [
+        f"| {size}: images/s ({found['precision']} where chosen) | median | range | distrib's by it |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, rate in rates.items():
+        ratio = rates[OURS]["median"] / rate["median"]
+        lines.append(f"| {name} | {rate['median']:.1f} | {rate['min']:.1f}-{rate['max']:.1f} | {ratio:.2f} |")
+    for form, best in found["of_best"].items():
+        seen = f"{best['median']:.2f} ({best['min']:.2f}-{best['max']:.2f})"
+        lines.append(f"\nof the best peer {form}, {best['peer']}, round by round: {seen}")
+    return "\n".join([*lines, ""])
+
+
+def recipes_in_markdown(found: dict[str, Any]) -> str:
+    lines = ["| recipe | seeds | mean ROC AUC at its end | seconds |", "|---|--:|--:|--:|"]
+    for recipe, ends in found["ends"].items():
+        each, seconds = ends["roc_auc"], ends["seconds"]
+        lines.append(
+            f"| {recipe} | {each['n']} | {each['median']:.4f} ({each['min']:.4f}-{each['max']:.4f}) "
+            f"| {seconds['median']:.0f} |"
+        )
+    share = found["share_of_time"]
+    lines.append(
+        f"\ndistrib's mean ROC AUC is {found['gain']:+.4f} of that of {found['best_recipe']}, in {share['median']:.2f} "
+        f"({share['min']:.2f}-{share['max']:.2f}) of its time"
+    )
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
