@@ -1,6 +1,7 @@
 """What follows a training, on real runs: the report after it, `distrib explain`, and jobs that fail."""
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from distrib.explaining import maps
 from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.model.trained import load
 from distrib.reporting.panels import PANELS, SUMMARY
+from distrib.runs.metrics import read_speed
 
 JOBS = tuple(PANELS)
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Blond_Hair")
@@ -71,6 +73,10 @@ def test_training_ends_with_every_job_and_the_page(reported: tuple[Path, str, Pa
         "FLOP/s is what",
     ):
         assert part in page.read_text()
+    last, (event,) = read_speed(folder)[-1], read_events(folder, "report")
+    assert last["epoch"] == 2
+    assert event["seconds"] - 0.001 < last["report_share"] * last["seconds"] < event["seconds"] + 20
+    assert re.search("^time: .+, report .+%$", printed, re.MULTILINE)
     events = read_events(folder)
     assert [event["job"] for event in events if event["event"] == "explain"] == list(JOBS)
     assert [event["event"] for event in events[-2:]] == ["end", "report"] or events[-1]["event"] == "report"

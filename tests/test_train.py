@@ -70,12 +70,13 @@ def test_a_run_leaves_what_it_promises(faces: Path, finished: tuple[Path, str, P
 
 def test_a_run_says_where_its_time_went(faces: Path, finished: tuple[Path, str, Path]) -> None:
     folder, printed, _ = finished
-    rows, plan = read_speed(folder), the_plan(faces, folder)
+    (*rows, last), plan = read_speed(folder), the_plan(faces, folder)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for row, metrics in zip(rows, read_metrics(folder), strict=True):
         assert tuple(row) == SPEED
         assert sum(row[f"{part}_share"] for part in PARTS) == pytest.approx(1)
-        assert min(row[f"{part}_share"] for part in PARTS) > 0
+        of_epoch = {part for part in PARTS if row[f"{part}_share"] > 0}
+        assert of_epoch == set(PARTS) - {"report"} - (set() if row is rows[0] else {"preparation"})
         assert row["step"] == metrics["step"]
         # Half of every batch is rank 0's.
         images = plan.steps_per_epoch * BATCH / 2
@@ -84,7 +85,10 @@ def test_a_run_says_where_its_time_went(faces: Path, finished: tuple[Path, str, 
         assert row["mfu"] == pytest.approx(row["flops"] / training / row["peak_flops_per_second"])
         assert np.isnan(row["device_memory"])
         assert 1e8 < row["host_memory"] < 1e11
-    assert re.search(r"^time: .+: data .+%, steps .+%, validation .+%, checkpoints .+%$", printed, re.MULTILINE)
+    # What comes after the last epoch: its checkpoint, and no report here.
+    assert (last["epoch"], last["step"], last["checkpoints_share"], last["flops"]) == (3, rows[-1]["step"], 1, 0)
+    shares = ", ".join(rf"{part} .+%" for part in PARTS[:-1])
+    assert re.search(rf"^time: .+: {shares}$", printed, re.MULTILINE)
     logged = [row for row in read_history(folder) if "speed/mfu" in row]
     assert [row["speed/data_share"] for row in logged] == pytest.approx([row["data_share"] for row in rows])
     assert any("train/data_share" in row for row in read_history(folder))
@@ -466,7 +470,7 @@ def test_more_epochs_go_on_from_a_finished_run(
     )  # fmt: skip
     assert status == 0, said
     assert "train.profile 90 has no effect: after a warm-up of 10 steps no epoch has 91 steps left" in said
-    assert [row["epoch"] for row in read_speed(folder)] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in read_speed(folder)] == [1, 2, 3, 3, 4, 4]
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3, 4]
     assert (folder / "metrics.csv").read_text().startswith((finished[0] / "metrics.csv").read_text())
     newest = max((folder / "checkpoints").iterdir())

@@ -16,6 +16,7 @@ from distrib.reporting.panels import PANELS, SUMMARY
 from distrib.runs.metrics import read_metrics, read_speed, seconds_by_part
 
 PART_NAMES = {
+    "preparation": "preparation",
     "data": "waiting for data",
     "steps": "steps",
     "validation": "validation",
@@ -110,7 +111,9 @@ def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = read_speed(folder)
     if not rows:
         return None
-    seconds = {PART_NAMES[part]: spent for part, spent in seconds_by_part(rows).items()}
+    by_part = seconds_by_part(rows)
+    # The report is known by its parts, those that have been made again too.
+    seconds = {name: by_part[part] for part, name in PART_NAMES.items()}
     seconds["the parts of the report"] = sum(result["seconds"] for result in results.values())
     total = sum(seconds.values())
     # A resumed run may have changed its device, and some have no peak that is known, or no memory of their own.

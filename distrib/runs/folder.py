@@ -3,7 +3,7 @@
     config.yaml                 as resolved; a valid --config
     metrics.csv                 an epoch a row
     metrics_by_attribute.csv    an epoch and attribute a row
-    speed.csv                   an epoch a row: where its time went, MFU, and peak memory
+    speed.csv                   an epoch a row, and what came after the last: where the time went, MFU, peak memory
     events.jsonl                what happened, in order: start, resume, epoch, nonfinite, error, end …
     checkpoints/                step-NNNNNNNN/
     best/                       the model of the best validation epoch, with its model card
@@ -44,7 +44,7 @@ from distrib.base.files import recover_folder, remove_leftovers, replace_folder,
 from distrib.base.json import to_json
 from distrib.config import SCORES
 from distrib.ranks.environment import launch_id, restarts
-from distrib.runs.metrics import METRICS, RAW_LOSS, SPEED
+from distrib.runs.metrics import ADDED, METRICS, RAW_LOSS, SPEED
 from distrib.scoring.metrics import Scores
 
 if TYPE_CHECKING:
@@ -220,12 +220,13 @@ class RunFolder:
         _append_rows(self.path / "metrics_by_attribute.csv", BY_ATTRIBUTE, rows)
 
     def speed(self, row: Mapping[str, float | None]) -> None:
-        """Add an epoch's row to speed.csv; None: the field is empty."""
+        """Add a row to speed.csv; None: the field is empty."""
         assert tuple(row) == SPEED
         _append_rows(self.path / "speed.csv", SPEED, [list(row.values())])
 
     def forget_after(self, epoch: int) -> None:
-        """Drop rows of epochs later than this one, which a resumed run will train again."""
+        """Drop rows of epochs later than this one, which a resumed run will train again; and let speed.csv, if it is an
+        earlier version's, have today's columns."""
         for name in ("metrics.csv", "metrics_by_attribute.csv", "speed.csv"):
             file = self.path / name
             if file.exists():
@@ -239,6 +240,9 @@ class RunFolder:
                     for row, number in zip(rows, epochs, strict=True)
                     if row.endswith("\n") and number.isdecimal() and int(number) <= epoch
                 ]
+                if name == "speed.csv" and ADDED[0] not in header:
+                    header = header.replace("\n", f",{','.join(ADDED)}\n")
+                    kept = [row.replace("\n", ",0.0" * len(ADDED) + "\n") for row in kept]
                 _write(file, "".join([header, *kept]))
 
     def recall_best(self, epoch: int, passed_over: bool) -> bool:

@@ -14,10 +14,12 @@ METRICS = (
 # The last column, where the weights are averaged (`train.ema`): the validation loss of the trained network itself.
 RAW_LOSS = "val_loss_raw"
 # What the time of a training goes into.
-PARTS = ("data", "steps", "validation", "checkpoints")
+PARTS = ("preparation", "data", "steps", "validation", "checkpoints", "report")
+# The columns that files of earlier versions lack, whose seconds had nothing of it.
+ADDED = ("preparation_share", "report_share")
 SPEED = (
-    "epoch", "step", "seconds", *(f"{part}_share" for part in PARTS), "flops", "peak_flops_per_second", "mfu",
-    "device_memory", "host_memory",
+    "epoch", "step", "seconds", "data_share", "steps_share", "validation_share", "checkpoints_share", "flops",
+    "peak_flops_per_second", "mfu", "device_memory", "host_memory", *ADDED,
 )  # fmt: skip
 
 
@@ -50,7 +52,7 @@ def read_speed(run: Path) -> list[dict[str, float]]:
     file = run / "speed.csv"
     try:
         with file.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+            rows = [dict.fromkeys(ADDED, "0") | row for row in csv.DictReader(stream)]
         return [{name: float(row[name] or math.nan) for name in SPEED} for row in rows]
     except FileNotFoundError:
         return []

@@ -91,7 +91,7 @@ class Tracker:
         """Record a row of speed.csv, as speed/NAME; None: nothing is known."""
 
     def report_seconds(self, seconds: float) -> None:
-        """Note how long the report took, which is in no row of speed.csv."""
+        """Note how long the report took, which is in the last row of speed.csv."""
 
     def profile(self, folder: Path) -> None:
         """Log the folder of a profile as an artifact."""

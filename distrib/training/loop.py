@@ -36,6 +36,7 @@ def train(
     grouping: Grouping,
     agreement: Agreement,
     watch: Watch,
+    clock: SpeedClock,
 ) -> Outcome:
     """Train to the end of the run, or until the ranks agree to stop, from its beginning or from a checkpoint.
 
@@ -60,18 +61,20 @@ def train(
         if agreement.round().stop:
             raise Stopped(agreement.reason)
 
-    clock, profile = SpeedClock(run), StepProfile(run, state.position)
+    profile = StepProfile(run, state.position)
     with terminal, Checkpointer(run, state, watch) as checkpointer, profile:
+        clock.begin_steps(config.train.precision)
         while not finished(config, progress):
             clock.enter("steps")
             # The epoch says which layers are trained: a stage that frees more has DDP put around the network anew.
+            freeze = config.model.freeze_in(progress.epoch + 1)
             if state.enter_epoch(progress) and accelerator.is_main_process:
-                run.folder.event("freeze", epoch=progress.epoch + 1, freeze=config.model.freeze_in(progress.epoch + 1))
+                run.folder.event("freeze", epoch=progress.epoch + 1, freeze=freeze)
             began = time.monotonic() - progress.seconds
 
             # The plan says what every step trains on, so an epoch resumes wherever it was interrupted.
             batches = train_decoder.batches(plan.rank_batches(progress.epoch, progress.step, rank, ranks, accumulation))
-            steps = clock.steps(zip(*[batches] * accumulation, strict=True), progress.epoch)
+            steps = clock.steps(zip(*[batches] * accumulation, strict=True), freeze)
             for micro_batches in profile.steps(steps, state.position):
                 replaced += [each for batch in micro_batches for each in batch.replaced]
                 # What one rank alone knows goes to all in the step's own all-reduce, as does a request to stop.

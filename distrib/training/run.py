@@ -28,6 +28,7 @@ from distrib.training.loop import finished, train
 from distrib.training.precision import Precision
 from distrib.training.probe import try_step
 from distrib.training.residency import hold_images
+from distrib.training.speed import SpeedClock
 from distrib.training.start import first_model, introduce, open_folder, read_start, what_is_finished
 from distrib.training.training_run import Judge, Outcome, TrainingRun
 
@@ -60,6 +61,7 @@ def run_training(
         UserError: for all that the user can mend.
         RankLost: if another rank has died or hangs.
     """
+    clock = SpeedClock(accelerator)
     table, splits = on_every_rank(accelerator, read_data, config)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)
@@ -91,7 +93,7 @@ def run_training(
             tracker = on_rank_0(accelerator, open_tracker, config.tracking, folder.path, settings, stop)
             run = replace(run, tracker=tracker or run.tracker)
             _ = run.colours  # read now, and not while all ranks wait for the first checkpoint
-            outcome = outcome or watched(run, net, checkpoint, grouping, requests)
+            outcome = outcome or watched(run, net, checkpoint, grouping, requests, clock)
             if outcome.stopped_by is not None:
                 return leave_stopped(run, outcome)
             if accelerator.is_main_process:
@@ -103,7 +105,7 @@ def run_training(
             del net
             accelerator.free_memory()
             accelerator.end_training()  # the other ranks end now, and hold no GPU while rank 0 draws
-        return conclude(run, outcome, requests, make_report) if accelerator.is_main_process else 0
+        return conclude(run, outcome, clock, requests, make_report) if accelerator.is_main_process else 0
     except BaseException:
         run.tracker.finish(exit_code=1)
         raise
@@ -117,6 +119,7 @@ def watched(
     checkpoint: Checkpoint | None,
     grouping: Grouping,
     requests: StopRequests,
+    clock: SpeedClock,
 ) -> Outcome:
     """Train, with the ranks watching each other.
 
@@ -136,7 +139,7 @@ def watched(
             written_down(run),
             Watch(run.accelerator, limits.timeout, limits.start_timeout, give_up, requests.pressed) as watch,
         ):
-            return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch)
+            return train(run, net, checkpoint, grouping, Agreement(requests, run.accelerator), watch, clock)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -177,23 +180,28 @@ def leave_stopped(run: TrainingRun, outcome: Outcome) -> int:
 
 
 def conclude(
-    run: TrainingRun, outcome: Outcome, requests: StopRequests, make_report: Callable[[TrainingRun], str]
+    run: TrainingRun,
+    outcome: Outcome,
+    clock: SpeedClock,
+    requests: StopRequests,
+    make_report: Callable[[TrainingRun], str],
 ) -> int:
     """Make the report of a run that has been trained, and say where everything is; on rank 0, the others have left."""
     config, folder, progress = run.config, run.folder, outcome.progress
-    report, status, began, report_seconds = "", 0, time.monotonic(), 0.0
+    report, status, began = "", 0, time.monotonic()
     try:
         if wants_report(config, outcome):
+            clock.enter("report")
             with requests.raised(folder.preempt):
                 report = make_report(run)
-            report_seconds = time.monotonic() - began
-            run.tracker.report_seconds(report_seconds)
+            run.tracker.report_seconds(time.monotonic() - began)
     except Stopped as stop:
         again = f"--config {folder.path / 'config.yaml'} --resume auto, or distrib explain {folder.path}"
         report = f"report: stopped by {stop}; the model is safe; make the report with: {again}"
         folder.event("stop", reason=str(stop), epoch=progress.epoch, step=progress.step)
         folder.preempt.unlink(missing_ok=True)
         status = stopped_status()
+    folder.speed(clock.row(progress.epoch, progress.epoch * run.plan.steps_per_epoch))
     run.tracker.finish(status)
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
     if progress.pruned:
@@ -201,7 +209,7 @@ def conclude(
     elif progress.epoch < config.train.epochs:
         say(f"\nstopped after {progress.epoch} epochs, {config.train.early_stopping} of them without a better score")
     say(f"\nbest epoch: {progress.best_epoch} ({config.checkpoint.best_score} {best}), its weights in {folder.best}")
-    if spent := where_the_time_went(folder, report_seconds):
+    if spent := where_the_time_went(folder):
         say(spent)
     kept = "metrics.csv, metrics_by_attribute.csv, speed.csv, events.jsonl, config.yaml, checkpoints/"
     say(f"run folder: {folder.path} ({kept})")
@@ -210,10 +218,10 @@ def conclude(
     return status
 
 
-def where_the_time_went(folder: RunFolder, report_seconds: float) -> str:
-    """The shares of a run's parts, of all its epochs and this report, in a line; empty where none is known."""
+def where_the_time_went(folder: RunFolder) -> str:
+    """The shares of a run's parts in a line; empty where none is known."""
     try:
-        seconds = {**seconds_by_part(read_speed(folder.path)), "report": report_seconds}
+        seconds = seconds_by_part(read_speed(folder.path))
     except UserError as error:
         return f"time: unknown ({error})"
     total = sum(seconds.values())

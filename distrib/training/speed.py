@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import torch
+from accelerate import Accelerator
 from torch.autograd.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,8 +24,7 @@ from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.devices import peak_flops
 from distrib.ranks.printing import warn
-from distrib.runs.metrics import PARTS
-from distrib.training.training_run import TrainingRun
+from distrib.runs.metrics import PARTS, SPEED
 
 WAITING = "waiting for data"  # its name in a profile
 
@@ -76,32 +76,39 @@ class Spent:
 
 
 class SpeedClock:
-    """Tells what this rank is at: `enter` says what follows, until the next time.
+    """Tells what this rank is at: `enter` says what follows, until the next time; first it is the preparation.
 
     Rank 0's clock is written down: shares and MFU are those of rank 0 and its device. They begin with this process, so
     that the first row after a resume has what came after it alone.
 
     Args:
-        run: to be trained.
+        accelerator: of this rank.
     """
 
-    def __init__(self, run: TrainingRun) -> None:
-        self._config, self._attributes = run.config, len(run.table.attributes)
-        self._device = run.accelerator.device
-        self._written_down = run.accelerator.is_main_process
-        self._peak = None
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._device, self._written_down = accelerator.device, accelerator.is_main_process
+        self._peak: float | None = None
+        self._since_row, self._since_look = Spent(), Spent()
+        self._part, self._entered = "preparation", time.monotonic()
+
+    def begin_steps(self, precision: str) -> None:
+        """The preparation ends, with a look for the device's peak.
+
+        Args:
+            precision: as `train.precision`, resolved.
+        """
         if self._written_down:
             if self._device.type == "cuda":  # what was tried before the first step is not the training's
                 torch.cuda.reset_peak_memory_stats(self._device)
-            self._peak = peak_flops(self._device, run.config.train.precision)
+            self._peak = peak_flops(self._device, precision)
             if self._peak is None:
-                name, precision = torch.cuda.get_device_name(self._device), run.config.train.precision
+                name = torch.cuda.get_device_name(self._device)
                 warn(
                     f"no MFU is given: the peak of {name} (train.precision {precision}) is not in "
                     "distrib/ranks/devices.py"
                 )
-        self._since_row, self._since_look = Spent(), Spent()
-        self._part, self._entered = "steps", time.monotonic()
+        self.enter("steps")
+        self._since_look = Spent()
 
     def enter(self, part: str) -> None:
         """Count what follows as this part of the training, one of `PARTS`."""
@@ -110,14 +117,14 @@ class SpeedClock:
             spent.seconds[self._part] += now - self._entered
         self._part, self._entered = part, now
 
-    def steps(self, batches: Iterable[Sequence[Batch]], epoch: int) -> Iterator[Sequence[Batch]]:
+    def steps(self, batches: Iterable[Sequence[Batch]], freeze: str) -> Iterator[Sequence[Batch]]:
         """The same micro-batches, of each step; until they are there the time is data's, and then that of steps.
 
         Args:
             batches: of an epoch.
-            epoch: its number, from 0.
+            freeze: policy of `model.freeze` in it.
         """
-        freeze, iterator = self._config.model.freeze_in(epoch + 1), iter(batches)
+        iterator = iter(batches)
         while True:
             self.enter("data")
             with record_function(WAITING):
@@ -140,13 +147,13 @@ class SpeedClock:
         """A row of speed.csv, of what came after the last one, or after this process began.
 
         Args:
-            epoch: that has ended, counted from 1.
+            epoch: that has ended, counted from 1; the last one also for what has come after it.
             step: of the run at its end.
         """
         self.enter(self._part)
         spent, self._since_row = self._since_row, Spent()
         on_gpu = self._device.type == "cuda"
-        return {
+        values = {
             "epoch": epoch,
             "step": step,
             "seconds": sum(spent.seconds.values()),
@@ -157,9 +164,11 @@ class SpeedClock:
             "device_memory": torch.cuda.max_memory_allocated(self._device) if on_gpu else None,
             "host_memory": peak_memory(),
         }
+        return {name: values[name] for name in SPEED}
 
     def _count(self, micro_batches: Sequence[Batch], freeze: str) -> None:
         height, width = micro_batches[0].images_BHWC.shape[1:3]
-        flops = flops_per_image(self._attributes, (height, width), freeze) * sum(map(len, micro_batches))
+        attributes = micro_batches[0].targets_BA.shape[1]
+        flops = flops_per_image(attributes, (height, width), freeze) * sum(map(len, micro_batches))
         for spent in (self._since_row, self._since_look):
             spent.flops += flops

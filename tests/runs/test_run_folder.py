@@ -20,7 +20,7 @@ from distrib.base.files import write_whole
 from distrib.base.json import finite
 from distrib.config import SCORES, Config, read_yaml
 from distrib.runs.folder import BY_ATTRIBUTE, RunFolder
-from distrib.runs.metrics import METRICS, SPEED
+from distrib.runs.metrics import ADDED, METRICS, SPEED, read_speed
 from distrib.scoring.metrics import Scores
 from distrib.training.start import choose
 
@@ -158,6 +158,21 @@ def test_rows_of_later_epochs_are_forgotten(tmp_path: Path, epoch: int) -> None:
     assert lines[0].startswith("epoch,step,")
     assert len(lines) == len(kept) + 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_an_earlier_versions_speed_csv_is_read_and_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    folder, before = filled(tmp_path, 2), SPEED[: -len(ADDED)]
+    rows = [[str(number), *["0.5"] * (len(before) - 1)] for number in (1, 2)]
+    (tmp_path / "speed.csv").write_text("".join(f"{','.join(row)}\n" for row in (before, *rows)))
+    earlier = read_speed(tmp_path)
+    assert [(row["epoch"], row["report_share"]) for row in earlier] == [(1, 0), (2, 0)]
+    folder.forget_after(2)
+    assert read_speed(tmp_path) == earlier
+    folder.speed(dict.fromkeys(SPEED, 0.25) | {"epoch": 3})
+    header, *lines = (tmp_path / "speed.csv").read_text().splitlines()
+    assert header == ",".join(SPEED)
+    assert {line.count(",") for line in lines} == {len(SPEED) - 1}
+    assert [row["report_share"] for row in read_speed(tmp_path)] == [0, 0, 0.25]
 
 
 def test_epochs_are_compared_as_numbers(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distrib.ranks.devices import look_up, measure_cpu
-from distrib.runs.metrics import seconds_by_part
+from distrib.runs.metrics import ADDED, seconds_by_part
 from distrib.training.position import Position
 from distrib.training.profiling import steps_to_profile
 from distrib.training.speed import Spent, flops_per_image
@@ -92,6 +92,9 @@ def test_steps_after_the_warm_up_and_of_one_epoch_are_profiled(
 
 def test_the_seconds_of_a_run_are_those_of_its_rows() -> None:
     row = {"seconds": 10.0, "data_share": 0.1, "steps_share": 0.7, "validation_share": 0.2, "checkpoints_share": 0.0}
-    seconds = seconds_by_part([row, row | {"seconds": 20.0}])
-    assert seconds == pytest.approx({"data": 3.0, "steps": 21.0, "validation": 6.0, "checkpoints": 0.0})
-    assert math.fsum(seconds.values()) == pytest.approx(30)
+    row |= dict.fromkeys(ADDED, 0.0)
+    report = dict.fromkeys(row, 0.0) | {"seconds": 4.0, "checkpoints_share": 0.25, "report_share": 0.75}
+    seconds = seconds_by_part([row, row | {"seconds": 20.0}, report])
+    expected = {"preparation": 0.0, "data": 3.0, "steps": 21.0, "validation": 6.0, "checkpoints": 1.0, "report": 3.0}
+    assert seconds == pytest.approx(expected)
+    assert math.fsum(seconds.values()) == pytest.approx(34)
