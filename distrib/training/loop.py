@@ -115,6 +115,8 @@ def train(
                     return checkpointer.stop(progress, agreement.reason)
 
             clock.enter("validation")
+            # What was wished in the last step is done, or follows: the rounds of validation ask for a stop alone.
+            agreement.wish(save=False, failed=False, replaced=False)
             # Every validation image once. A stop meanwhile keeps the epoch's steps; it is validated on resuming.
             try:
                 logits, raw_logits = validate(run, state, valid_decoder, grouping.micro_batch, between_batches)

@@ -9,6 +9,8 @@ from small_run import assert_same_training, settings
 from distrib.ranks.host_copy import LAG, HostCopy
 from distrib.runs.tracking import Tracker
 from distrib.train import main
+from distrib.training.checkpoint import Progress, WriteFirst, nothing
+from distrib.training.checkpointer import Checkpointer
 
 Rows = list[tuple[int, dict[str, float]]]
 CLOCKS = {"train/images_per_second", "train/data_share", "train/mfu"}
@@ -38,3 +40,22 @@ def test_a_look_that_the_device_answers_later_shows_the_same(
     assert at_once == later
     assert [step for step, _ in later[1]] == list(range(1, 8))
     assert_same_training(tmp_path / "at-once", tmp_path / "later")
+
+
+def test_what_the_last_step_of_an_epoch_wished_is_not_wished_again_while_it_is_validated(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint was due by the clock in the fourth step of four; the epoch's own follows, and no other."""
+    saved: list[int] = []
+    save = Checkpointer.save
+
+    def record(self: Checkpointer, progress: Progress, first: WriteFirst = nothing) -> None:
+        saved.append(self._state.position.run_step)
+        save(self, progress, first)
+
+    monkeypatch.setattr(HostCopy, "lag", LAG)
+    monkeypatch.setattr(Checkpointer, "overdue", lambda self: self._state.position.run_step == 3)
+    monkeypatch.setattr(Checkpointer, "save", record)
+    more = ("--data.subset", 64, "--train.epochs", 2, "--checkpoint.every-steps", 100)
+    assert train(monkeypatch, faces, tmp_path / "run", *more)[0] == 0
+    assert saved == [4, 8]
