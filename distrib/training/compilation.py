@@ -44,6 +44,12 @@ def mode_of(checkpoint: Checkpoint) -> str:
     return "no" if mode == "auto" else mode
 
 
+def of_the_compiler(error: Exception) -> bool:
+    """Whether an error is torch's compiler's own, or Triton's, rather than one of what it has compiled."""
+    # They have no type in common: some are RuntimeErrors, others are not.
+    return type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.", "triton."))
+
+
 def compile_network(net: AttributeClassifier, mode: str, deterministic: bool) -> None:
     """Have a network compiled at its next forward pass in training mode, and for each other size of images and each
     other part that is trained anew. What was compiled of it before is forgotten.

@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
+from distrib.ranks.ending import out_of_memory
 from distrib.ranks.stopping import Agreement
 from distrib.training.checkpoint import Checkpoint, Progress
+from distrib.training.compilation import of_the_compiler
 from distrib.training.ema import MovingAverage
 from distrib.training.grouping import Grouping
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
@@ -142,10 +144,25 @@ class TrainState:
         return changed
 
     def step(self, micro_batches: Sequence[Batch]) -> None:
-        """Train on this rank's share of the next global batch, without waiting for the device."""
+        """Train on this rank's share of the next global batch, without waiting for the device.
+
+        Raises:
+            UserError: if the network has to be compiled anew, which the probe should have seen, and cannot be.
+        """
         number = self.position.run_step
         set_learning_rate(self.optimizer, self._learning_rate_in(number))
-        self._train_step(micro_batches, number)
+        try:
+            self._train_step(micro_batches, number)
+        except Exception as error:
+            if out_of_memory(error) or not of_the_compiler(error):
+                raise
+            train, run = self._config.train, self._config.run
+            assert run.folder is not None
+            raise UserError(
+                f"train.compile is {train.compile}, and the network does not compile in step {number + 1} (epoch "
+                f"{self.position.epoch + 1}): {first_line(error)}; resume without it: --config "
+                f"{run.folder / 'config.yaml'} --resume auto --train.compile no"
+            ) from error
         self.position = self.position.after_step()
 
     def wait(self) -> None:

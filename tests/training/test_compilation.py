@@ -1,5 +1,6 @@
 """`train.compile`: one graph of the network, on real ranks, and the run that it is without."""
 
+import inspect
 import os
 import shutil
 import sysconfig
@@ -14,6 +15,7 @@ from launching import read_events, read_metrics
 from safetensors.torch import load_file
 from small_run import assert_same_training, settings
 from torch import fx, nn
+from torch._inductor.exc import InductorError
 
 from distrib import train as program
 from distrib.base.errors import UserError
@@ -113,6 +115,35 @@ def test_there_is_one_graph_of_each_size_and_part_and_none_of_evaluation() -> No
     last = len(list(AttributeClassifier(2).net.layer4.parameters())) + 2
     for found in on_ranks(2, graphs):
         assert found == [(count, count, False) for count in (last, all_of_it, all_of_it)]
+
+
+def test_a_graph_that_fails_in_the_middle_of_a_run_is_a_sentence(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probe has found nothing; the compiler's place is taken by one that fails in the sixth forward pass."""
+    passes = 0
+
+    def compiled(net: AttributeClassifier, images_BHWC: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        if passes == 6:
+            raise InductorError(RuntimeError("no space left for a kernel"), inspect.currentframe())
+        return AttributeClassifier.logits(net, images_BHWC)
+
+    folder = tmp_path / "run"
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
+    few = ("--data.subset", 64, "--train.epochs", 2, "--tracking.mode", "off", "--train.compile", "default")
+    assert program.main([str(each) for each in settings(faces, folder, *few)]) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert said.startswith(
+        "distrib: error: train.compile is default, and the network does not compile in step 5 (epoch 2): "
+        "RuntimeError: no space left for a kernel; resume without it: "
+    )
+    assert said.endswith(read_events(folder, "error")[0]["reason"])
+    remedy = said.partition("resume without it: ")[2]
+    assert remedy == f"--config {folder / 'config.yaml'} --resume auto --train.compile no"
+    assert program.main(remedy.split()) == 0
+    assert [row["epoch"] for row in read_metrics(folder)] == [1, 2]
 
 
 @pytest.fixture(scope="module")
