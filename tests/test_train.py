@@ -478,6 +478,21 @@ def test_more_epochs_go_on_from_a_finished_run(
     assert decays == {0.1, 0.0}  # today's settings, not the checkpoint's
 
 
+def test_what_a_finished_run_chose_stays_in_its_configuration(
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was killed between its last checkpoint and its end, and nothing is left to train."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+    (folder / "events.jsonl").write_text("".join(line for line in lines if '"event": "end"' not in line))
+    status, said = here(capsys, *settings(faces, folder, "--resume", "auto"))
+    assert status == 0, said
+    before, after = read_yaml(finished[0] / "config.yaml"), read_yaml(folder / "config.yaml")
+    assert (after.train, after.data) == (before.train, before.data)
+    assert (after.train.compile, after.data.resident) == ("no", "never")
+
+
 def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,7 +111,7 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
         RankLost: if another rank has died or hangs meanwhile.
     """
     asked, on_cpu = run.config.data.resident, run.config.run.device == "cpu"
-    then = from_rank_0(run.accelerator, _before, checkpoint)
+    then = None if checkpoint is None else from_rank_0(run.accelerator, data_of, checkpoint)
     before = None if then is None else then.resident
     wanted = before or asked if asked == "auto" else asked
     if wanted == "auto" and on_cpu:
@@ -142,10 +142,8 @@ def hold_images(run: TrainingRun, checkpoint: Checkpoint | None) -> tuple[Traini
     return replace(run, config=config, images=images), residency
 
 
-def _before(checkpoint: Checkpoint | None) -> DataConfig | None:
-    """How the run of a checkpoint had its images; None where there is none."""
-    if checkpoint is None:
-        return None
+def data_of(checkpoint: Checkpoint) -> DataConfig:
+    """How the run of a checkpoint had its images."""
     data = read_yaml(checkpoint.folder / "config.yaml").data
     # A version that kept no images wrote down nothing.
     return data.model_copy(update={"resident": "never"}) if data.resident == "auto" else data

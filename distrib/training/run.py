@@ -29,7 +29,7 @@ from distrib.training.precision import Precision
 from distrib.training.probe import try_step
 from distrib.training.residency import hold_images
 from distrib.training.speed import SpeedClock
-from distrib.training.start import first_model, introduce, open_folder, read_start, what_is_finished
+from distrib.training.start import as_trained, first_model, introduce, open_folder, read_start, what_is_finished
 from distrib.training.training_run import Judge, Outcome, TrainingRun
 
 
@@ -75,13 +75,14 @@ def run_training(
             if from_rank_0(accelerator, is_done, run, outcome):
                 accelerator.end_training()
                 return 0
+            run = replace(run, config=from_rank_0(accelerator, as_trained, config, checkpoint))
         grouping = from_rank_0(accelerator, group_batch, config, accelerator.num_processes, checkpoint)
         net, origin = on_every_rank(accelerator, first_model, config, table.attributes, checkpoint)
         if outcome is None:
             with written_down(run):
                 run, residency = hold_images(run, checkpoint)
                 run, grouping, compilation = try_step(run, net, checkpoint, grouping)
-            config = run.config
+        config = run.config
         # One rank alone looks for the file, so that what is written down as the reason is the file.
         with requests.deferred(folder.preempt if accelerator.is_main_process else None):
             from_rank_0(accelerator, open_folder, config, folder, checkpoint)

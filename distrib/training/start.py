@@ -34,11 +34,12 @@ from distrib.training.checkpoint import (
     refuse_changes,
     set_aside,
 )
+from distrib.training.compilation import mode_of
 from distrib.training.grouping import Grouping, launch_bound
 from distrib.training.loop import finished
 from distrib.training.precision import Precision
 from distrib.training.probe import Compilation
-from distrib.training.residency import Residency
+from distrib.training.residency import Residency, data_of
 from distrib.training.training_run import TrainingRun
 
 
@@ -115,6 +116,20 @@ def what_is_finished(config: Config, checkpoint: Checkpoint) -> str:
         return f"{checkpoint.folder} is finished: its study gave it up after {checkpoint.progress.epoch} epochs"
     more = "train.epochs" if checkpoint.progress.epoch >= config.train.epochs else "train.early_stopping"
     return f"{checkpoint.folder} is finished: {checkpoint.progress.epoch} epochs; raise {more} to continue"
+
+
+def as_trained(config: Config, checkpoint: Checkpoint) -> Config:
+    """The configuration of a run that has been trained, with what it chose by itself in place of `auto`.
+
+    Args:
+        config: as it is asked for now.
+        checkpoint: the run's last.
+    """
+    if config.train.compile == "auto":
+        config = config.replace("train", compile=mode_of(checkpoint))
+    if config.data.resident == "auto":
+        config = config.replace("data", resident=data_of(checkpoint).resident)
+    return config
 
 
 def verify_start(run: TrainingRun, path: Path, checkpoint: Checkpoint | None) -> Checkpoint:
