@@ -33,8 +33,10 @@ class Peak:
 
 
 # By the name that the driver gives, without its maker's. The sources are NVIDIA's: for data centres each product's
-# datasheet, whose figures "with sparsity" are halved here; for GeForce the appendices of the whitepapers "NVIDIA Ampere
-# GA102 GPU Architecture", "NVIDIA Ada GPU Architecture" and "NVIDIA RTX Blackwell GPU Architecture".
+# datasheet, whose figures "with sparsity" are halved here; for GeForce, which adds up in float32 at half the headline's
+# rate, the appendices of the whitepapers "NVIDIA Ampere GA102 GPU Architecture", "NVIDIA Ada GPU Architecture" and
+# "NVIDIA RTX Blackwell GPU Architecture". Where the tables of torchtitan (`get_peak_flops`) and Composer
+# (`GPU_AVAILABLE_FLOPS`) have the same GPU, they agree to rounding.
 PEAKS = {
     r"V100-SXM[23]-.*": Peak(125, None, None, 15.7),
     r"V100-PCIE-.*": Peak(112, None, None, 14),
@@ -46,11 +48,11 @@ PEAKS = {
     r"L4": Peak(121, 121, 60, 30.3),
     r"L40": Peak(181, 181, 90.5, 90.5),
     r"L40S": Peak(362, 362, 183, 91.6),
-    r"H100 80GB HBM3": Peak(989, 989, 494, 67),
-    r"H100 PCIe": Peak(756, 756, 378, 51),
-    r"H100 NVL": Peak(835, 835, 417, 60),
-    r"H200": Peak(989, 989, 494, 67),
-    r"H200 NVL": Peak(835, 835, 417, 60),
+    r"H100 80GB HBM3": Peak(989.5, 989.5, 494.5, 67),
+    r"H100 PCIe": Peak(756.5, 756.5, 378, 51),
+    r"H100 NVL": Peak(835.5, 835.5, 417.5, 60),
+    r"H200": Peak(989.5, 989.5, 494.5, 67),
+    r"H200 NVL": Peak(835.5, 835.5, 417.5, 60),
     r"B200": Peak(2250, 2250, 1125, 75),
     r"RTX 3090": Peak(71, 71, 35.6, 35.6),
     r"RTX 4090": Peak(165.2, 165.2, 82.6, 82.6),

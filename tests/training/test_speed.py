@@ -49,9 +49,9 @@ def test_mfu_is_what_the_model_needs_by_what_the_device_can_do() -> None:
 @pytest.mark.parametrize(
     ("name", "precision", "tf32", "tera"),
     [
-        ("NVIDIA H100 80GB HBM3", "bf16", True, 989),
-        ("NVIDIA H100 PCIe", "bf16", True, 756),
-        ("NVIDIA H200", "no", True, 494),
+        ("NVIDIA H100 80GB HBM3", "bf16", True, 989.5),
+        ("NVIDIA H100 PCIe", "bf16", True, 756.5),
+        ("NVIDIA H200", "no", True, 494.5),
         ("NVIDIA A100-SXM4-80GB", "no", False, 19.5),
         ("NVIDIA A100 80GB PCIe", "fp16", True, 312),
         ("Tesla V100-SXM2-16GB", "fp16", True, 125),
