@@ -12,7 +12,7 @@ Of CPUs, over gloo on the loopback interface; of GPUs `distrib check --gpu` meas
     all_reduce  the gradients of ResNet18 in DDP's buckets, and a validation's logits, with nothing else to do; on 1, 2
                 and 4 ranks
     decode      the loader on one thread
-The model's figures for two ranks and for four stand beside what was measured.
+What the model (benchmarks/scaling_model.py) says of two ranks and of four stands beside what was measured.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from measure import alternate, machine, report, spread
-from scaling_model import GRADIENTS, VALID, ring_seconds
+from scaling_model import GRADIENTS, VALID, Link, Machine, ring_seconds, step_seconds
 from torchvision.models import resnet18
 
 from distrib.config import Config
@@ -97,8 +97,10 @@ class Ranks:
             pipe.recv()
 
     def close(self) -> None:
+        """Let them end; one that has failed already has."""
         for pipe in self._pipes:
-            pipe.send(None)
+            with suppress(BrokenPipeError):
+                pipe.send(None)
 
 
 def _serve(pipe: Connection, threads: int, make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
@@ -232,14 +234,14 @@ def main() -> None:
         )
         shared = {name: [seconds / REPEATS for seconds in values] for name, values in rounds.items()}
 
-        decoding = alternate({"decode": tell([start(1, 1, loader, config(1, batch))], DECODED)}, options.rounds)[
-            "decode"
-        ]
+        one_core = start(1, 1, loader, config(1, batch))
+        decoding = alternate({"decode": tell([one_core], DECODED)}, options.rounds)["decode"]
 
     ratios = {
         f"two_of_one / {other}": spread([b / a for a, b in zip(step["two_of_one"], step[other], strict=True)])
         for other in ("one_of_two", "apart")
     }
+    decoded = spread([DECODED * batch / seconds for seconds in decoding])
     medians = {name: spread(values)["median"] for name, values in (step | shared).items()}
     report(
         {
@@ -257,26 +259,35 @@ def main() -> None:
             "speed_ratios": ratios,
             "step_seconds": {name: spread(values) for name, values in step.items()},
             "all_reduce_seconds": {name: spread(values) for name, values in shared.items()},
-            "decoded_per_second": spread([DECODED * batch / seconds for seconds in decoding]),
-            "model": model_against_measured(medians),
+            "decoded_per_second": decoded,
+            "model": model_against_measured(batch // 2, medians, decoded["median"]),
         },
         options.json,
     )
 
 
-def model_against_measured(seconds: dict[str, float]) -> dict[str, dict[str, float]]:
-    """What docs/scaling.md's model says of two ranks that train, and of four that only communicate; and what was seen.
+def model_against_measured(share: int, seconds: dict[str, float], decoded: float) -> dict[str, dict[str, float]]:
+    """What the model says of two ranks that train, and of four that only communicate; and what was seen.
 
-    gloo computes on the cores that train, so that on a CPU nothing of an all-reduce is hidden. Ranks on one machine
-    share its memory: what all of them move together, R times the ring's bytes of one, goes through the same place.
+    Two ranks compute as one of two threads does on twice as many images, or as two trainings apart. Ranks on one
+    machine share its memory, through which R times the bytes of one rank's link go.
+
+    Args:
+        share: images of each of two ranks.
+        seconds: medians, by their names in the report.
+        decoded: images/s of one core.
     """
-    alone = seconds["gradients, 2"]
-    of_a_ring = ring_seconds(4, 1.0, 0.0) / ring_seconds(2, 1.0, 0.0)
+    link = Link("loopback", GRADIENTS / seconds["gradients, 2"], 0.0)
+    steps = {}
+    for name in ("one_of_two", "apart"):
+        machine = Machine(share / seconds[name], launch=0.0, decoded_per_second=decoded, hidden=0.0)
+        steps[f"predicted from {name}"] = step_seconds(2, share, machine, link)
+    ring = ring_seconds(4, link)
     return {
-        "step of 2 ranks": {"predicted": seconds["apart"] + alone, "measured": seconds["two_of_one"]},
+        "step of 2 ranks": steps | {"measured": seconds["two_of_one"]},
         "all-reduce of 4 ranks": {
-            "predicted, a link each": of_a_ring * alone,
-            "predicted, memory shared": 2 * of_a_ring * alone,
+            "predicted, a link each": ring,
+            "predicted, memory shared": 4 / 2 * ring,
             "measured": seconds["gradients, 4"],
         },
     }
