@@ -226,9 +226,11 @@ def ours(setting: Setting, seed: int, recipe: list[str]) -> Training:
         if setting.epochs:
             command += ["--train.epochs", str(setting.epochs)]
         start(command, OURS)
-        columns, rows = read_metrics(run)
-        scores = [row[columns.index("val_roc_auc")] for row in rows]
-        return Training(list(accumulate(row["seconds"] for row in read_speed(run))), scores)
+        columns, epochs = read_metrics(run)
+        scores = [epoch[columns.index("val_roc_auc")] for epoch in epochs]
+        # After the epochs' rows comes one of what follows them; what precedes the first step is preparation.
+        rows = read_speed(run)[: len(scores)]
+        return Training(list(accumulate(row["seconds"] * (1 - row["preparation_share"]) for row in rows)), scores)
 
 
 def theirs(setting: Setting, trainer: str, by_hand: bool, recipe: str, seed: int) -> Training:
