@@ -1,11 +1,9 @@
 """The checks one after another, said on the terminal and written as JSON."""
 
-import platform
 import tempfile
 import time
 import traceback
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from distrib.base.json import to_json
 from distrib.checking import decoding, ranks, speed, stepping
 from distrib.checking.check import Bench, Check, Failed, LeftOut
 from distrib.checking.devices import devices
+from distrib.checking.machine import describe
 from distrib.ranks.printing import warn
 
 # By what they are called on the terminal, from what everything else needs on.
@@ -34,12 +33,10 @@ CHECKS: Mapping[str, Check] = {
     "checkpoint beside steps": stepping.checkpoint,
     "the same bits again": stepping.repetition,
     "several ranks": ranks.agreement,
+    "a rank that stands still": ranks.lost_rank,
     "speed by precision": speed.precisions,
     "speed by part": speed.bottleneck,
 }
-PACKAGES = (
-    "torch", "torchvision", "accelerate", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "wandb",
-)  # fmt: skip
 
 
 def check_machine(device: torch.device, checks: Mapping[str, Check] = CHECKS) -> dict[str, Any]:
@@ -84,24 +81,6 @@ def run_checks(json: Path | None) -> int:
     failed = outcomes.count("failed")
     print(f"{outcomes.count('passed')} passed, {failed} failed, {outcomes.count('left out')} left out")
     return 1 if failed else 0
-
-
-def describe(device: torch.device) -> dict[str, Any]:
-    """The machine, for a bug report."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": device.type,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpus": torch.get_num_threads(),
-        "versions": versions,
-    }
 
 
 def _outcome(check: Check, bench: Bench) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""What a bug report says of the machine: hardware, system, versions, and the variables that change what is computed."""
+
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from distrib.base.cores import cores
+from distrib.base.memory import free_memory
+from distrib.ranks.machine import driver_of_gpus
+
+_PACKAGES = re.compile(r"torch|torchvision|accelerate|numpy|triton|pillow|simplejpeg|safetensors|wandb|nvidia-.+", re.I)
+# Of CUDA, its libraries and those on them, of OpenMP and MKL, of torch and DALI; and what is loaded in their place.
+_VARIABLES = re.compile(
+    r"(CUDA|CUBLAS|CUDNN|NVIDIA|NVJPEG|NVIMGCODEC|NCCL|GLOO|OMP|GOMP|KMP|MKL|DNNL|ONEDNN|PYTORCH|TORCH|TORCHINDUCTOR|"
+    r"TORCHDYNAMO|TORCHELASTIC|TRITON|DALI|ACCELERATE)_.+|LD_PRELOAD|LD_LIBRARY_PATH"
+)
+_SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.I)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The machine, for a bug report.
+
+    Args:
+        device: that is checked.
+    """
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "distrib": version("distrib"),
+        "commit": _commit(Path(__file__).parents[2]),
+        "device": device.type,
+        "gpus": [torch.cuda.get_device_name(number) for number in gpus],
+        "cpu": _cpu(),
+        "cores": {"to use": cores(), "of the machine": os.cpu_count(), "threads of torch": torch.get_num_threads()},
+        "bytes of memory": {"free": free_memory(), "of the machine": psutil.virtual_memory().total},
+        "system": platform.platform(),
+        "distribution": _distribution(),
+        "python": platform.python_version(),
+        "versions": {**_packages(), **_libraries()},
+        "environment": variables(os.environ),
+    }
+
+
+def variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those that change what is computed or how fast; none whose name says that it is a secret."""
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if _VARIABLES.fullmatch(name) and not _SECRETS.search(name)
+    }
+
+
+def _cpu() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _distribution() -> str | None:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return None
+
+
+def _libraries() -> dict[str, Any]:
+    """torch with its build, what it is built with, and the driver; None: it is not there."""
+    nccl = None
+    if torch.distributed.is_nccl_available():
+        nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    return {
+        "torch": str(torch.__version__),
+        "driver": driver_of_gpus(),
+        "CUDA of torch": torch.version.cuda,
+        "cuDNN of torch": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "NCCL of torch": None if nccl is None else ".".join(map(str, nccl)),
+    }
+
+
+def _packages() -> dict[str, str]:
+    """Versions of the installed packages that decode, compute and communicate, by name."""
+    names = {each.metadata["Name"]: each.version for each in distributions()}
+    return {name: names[name] for name in sorted(names, key=str.lower) if name and _PACKAGES.fullmatch(name)}
+
+
+def _commit(folder: Path) -> str | None:
+    """Of the repository that the program lies in, with `-dirty` behind it where files differ; None: it is in none."""
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
