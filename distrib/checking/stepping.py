@@ -1,6 +1,7 @@
 """Checks of the step: what may not move does not, what must not wait does not, and the same is computed again."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -159,7 +160,9 @@ def synchronisation(bench: Bench) -> Passed:
             ready = batch(bench)
             small.step([ready], 0)
             bench.synchronise()
-            torch.cuda.set_sync_debug_mode("error")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+                torch.cuda.set_sync_debug_mode("error")
             try:
                 for number in range(1, 4):
                     small.step([ready], number)
