@@ -1,23 +1,30 @@
 """`distrib check --gpu` on this CPU: it passes, and finds what is planted."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from distrib.checking import decoding, stepping
+from distrib.checking import decoding, ranks, speed, stepping
 from distrib.checking.check import Bench, Check, Failed
+from distrib.checking.devices import devices
+from distrib.checking.machine import variables
 from distrib.data.batch import Batch
 from distrib.data.decoders import DaliDecoder, TorchDecoder, dali_installed
 from distrib.data.reader import ImageReader
+from distrib.ranks.watch import Watch
 from distrib.training import checkpoint, state
 from distrib.training.step import TrainStep
 
@@ -127,10 +134,172 @@ def test_steps_that_differ_from_run_to_run_are_found(bench: Bench, monkeypatch: 
     assert "net.conv1.weight" in stepping.differences(bench, deterministic=False)
 
 
+@pytest.mark.parametrize(
+    ("built", "runs"),
+    [
+        (["sm_75", "sm_80", "sm_120", "compute_120"], False),
+        (["sm_72", "sm_70a"], True),
+        (["sm_60", "sm_72"], False),
+        (["sm_60", "compute_60"], True),
+    ],
+)
+def test_a_gpu_that_torch_was_not_built_for_is_found(
+    built: list[str], runs: bool, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volta = SimpleNamespace(name="Tesla V100", major=7, minor=0, total_memory=2**34, multi_processor_count=80)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: built)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: volta)
+    on_gpu = replace(bench, device=torch.device("cuda"))
+    if runs:
+        assert "Tesla V100 (sm_70, 16 GiB)" in devices(on_gpu).sentence
+    else:
+        said = found(devices, on_gpu, tmp_path)
+        assert said.startswith("GPU 0 (Tesla V100) is sm_70, and torch")
+        assert f"was built for {', '.join(built)}: install" in said
+
+
+def test_a_step_that_waits_for_the_device_is_found(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, modes = stepping.batch(bench), ["default"]
+
+    def waiting(self: TrainStep, micro_batches: Any, step: int) -> None:
+        if modes[-1] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(TrainStep, "__call__", waiting)
+    monkeypatch.setattr(Bench, "on_gpu", True)
+    monkeypatch.setattr(Bench, "synchronise", lambda _: None)
+    monkeypatch.setattr(stepping, "batch", lambda _: ready)
+    said = found(stepping.synchronisation, bench, tmp_path)
+    assert said == "a step in no waits for the device: called a synchronizing CUDA operation"
+    assert modes == ["default", "error", "default"]
+
+
+def test_an_overflow_that_moves_the_weights_is_found(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate has no fp16 on a CPU; in float32, with the same scaler, nothing overflows at this scale."""
+    start = stepping.start_ranks
+
+    def with_scaler(config: Any) -> Any:
+        accelerator = start(config.replace("train", precision="no"))
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        accelerator.unscale_gradients = lambda each: accelerator.scaler.unscale_(each.optimizer)
+        return accelerator
+
+    monkeypatch.setattr(Bench, "need_gpu", lambda *_: None)
+    monkeypatch.setattr(stepping, "start_ranks", with_scaler)
+    assert "a gradient that overflows in fp16 has moved" in found(stepping.overflow, bench, tmp_path)
+
+
+@pytest.mark.parametrize("slow", ["decode", "step"])
+def test_the_part_that_is_slow_is_named(slow: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "SECONDS", 0.05)
+    monkeypatch.setattr(TrainStep, "__call__", lambda *_: time.sleep(0.3 if slow == "step" else 0))
+    assert speed.bottleneck(bench).sentence.endswith(f"; the bottleneck is the {slow}")
+
+
+@pytest.mark.parametrize(("slow", "fast"), [("no", "bf16"), ("bf16", "float32")])
+def test_the_fast_precision_is_named(slow: str, fast: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: TrainStep, *_: Any) -> None:
+        time.sleep(0.1 if self._train.precision == slow else 0.01)
+
+    monkeypatch.setattr(speed, "SECONDS", 0.05)
+    monkeypatch.setattr(speed, "computes_in", lambda precision, _: precision != "fp16")
+    monkeypatch.setattr(TrainStep, "__call__", step)
+    assert speed.precisions(bench).sentence.endswith(f"; the fastest is {fast}")
+
+
+def test_a_network_that_cannot_be_compiled_is_found(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rate(bench: Bench, precision: str, mode: str, held: Batch) -> float:
+        if mode == "default":
+            raise RuntimeError("no\nTriton")
+        return 1.0
+
+    monkeypatch.setattr(Bench, "on_gpu", True)
+    monkeypatch.setattr(speed, "_step_rate", rate)
+    said = found(speed.precisions, bench, tmp_path)
+    assert said == "the network cannot be compiled (RuntimeError: no Triton): train with train.compile no"
+
+
+# --- faults of a rank, in a process of its own
+
+
+def keep_own_statistics(bench: Bench, answer: ranks.Answer) -> None:
+    TrainStep._agree = lambda self, loss, statistics: loss  # type: ignore[method-assign]
+    ranks.STEPS = 2
+    ranks.share_steps(bench, answer)
+
+
+def wait_for_ever(bench: Bench, answer: ranks.Answer) -> None:
+    Watch._verdict = lambda self, now: None  # type: ignore[method-assign]
+    ranks.stand_still(bench, answer)
+
+
+def leave_without_a_word(bench: Bench, answer: ranks.Answer) -> None:
+    answer(None)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def fail_on_one_rank(bench: Bench, answer: ranks.Answer) -> None:
+    if os.environ["RANK"] == "0":
+        time.sleep(60)  # as in a collective operation
+    raise RuntimeError("no memory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("check", "work", "planted", "sentence"),
+    [
+        (ranks.agreement, "share_steps", keep_own_statistics, "2 ranks have different weights after 20 steps"),
+        (ranks.agreement, "share_steps", fail_on_one_rank, "rank 1 of 2: RuntimeError: no memory"),
+        (ranks.lost_rank, "stand_still", wait_for_ever, "1 of 1 ranks still wait for one that has stood still"),
+        (ranks.lost_rank, "stand_still", leave_without_a_word, "rank 1 stood still, and none of those that have left"),
+    ],
+    ids=["other statistics", "one fails", "never left", "not named"],
+)
+def test_a_fault_of_one_of_two_ranks_is_found(
+    check: Check,
+    work: str,
+    planted: Callable[..., None],
+    sentence: str,
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranks, work, planted)
+    monkeypatch.setattr(ranks, "TIMEOUT", 1.0)  # here alone: a rank's own is longer, so that it cannot help itself
+    monkeypatch.setattr(ranks, "SLACK", 1.0)
+    assert sentence in found(check, bench, tmp_path)
+
+
+# --- the whole
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no GPUs")
+def test_what_is_held_on_a_gpu_stays_there(bench: Bench) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):  # it refuses operations between tensors of the CPU and of a GPU
+        held = speed._held(replace(bench, device=torch.device("cuda")), 64, (218, 178))
+        assert held.images_BHWC.device.type == held.targets_BA.device.type == "cuda"
+        assert decoding._digest(held).device.type == "cuda"
+
+
+def test_no_secret_is_written_down() -> None:
+    told = {"CUDA_VISIBLE_DEVICES": "0", "NCCL_DEBUG": "INFO", "PYTORCH_CUDA_ALLOC_CONF": "x", "OMP_NUM_THREADS": "8"}
+    assert variables({**told, "WANDB_API_KEY": "a", "NVIDIA_API_KEY": "b", "NCCL_PASSWORD": "c", "HOME": "d"}) == told
+
+
 @pytest.mark.slow
 def test_this_machine_passes_and_writes_down_what_it_has_seen(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "distrib", "check", "--gpu", "--json", str(tmp_path / "found.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"WANDB_API_KEY": "secret", "NCCL_DEBUG": "WARN"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "found.json").read_text())
     outcomes = {name: each["outcome"] for name, each in written["checks"].items()}
@@ -140,3 +309,8 @@ def test_this_machine_passes_and_writes_down_what_it_has_seen(tmp_path: Path) ->
     } | (set() if dali_installed() else {"decoded images", "places in a batch"})  # fmt: skip
     assert "the bottleneck is the" in written["checks"]["speed by part"]["sentence"]
     assert len(done.stdout.splitlines()) == len(outcomes) + 1
+    machine = written["machine"]
+    assert machine["versions"]["torch"] == torch.__version__
+    assert machine["environment"]["NCCL_DEBUG"] == "WARN"
+    assert {"date", "commit", "cpu", "cores", "bytes of memory", "system", "python", "gpus"} <= set(machine)
+    assert "secret" not in (tmp_path / "found.json").read_text()
