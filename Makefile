@@ -9,7 +9,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 # What the other targets make first; alone, it is the environment and nothing else.
 env: .venv/.installed
 
-.PHONY: env demo test test-slow lint types format lock
+.PHONY: env demo test test-slow test-gpu lint types format lock
 
 # Newer than the lock file exactly when the environment holds what the lock file names.
 .venv/.installed: requirements.lock pyproject.toml
@@ -40,11 +40,16 @@ demo: .venv/.installed $(FACES)/boxes.csv
 	@echo "or        $(BIN)/wandb leet runs/demo/wandb   the curves, in the terminal"
 
 test: .venv/.installed
-	@$(PYTEST) -m "not slow"
-	@echo "left out: the tests marked slow, which take minutes (make test-slow)"
+	@$(PYTEST) -m "not slow and not gpu"
+	@echo "left out: the tests marked slow, which take minutes (make test-slow), and gpu (make test-gpu, on a GPU)"
 
 test-slow: .venv/.installed
 	@$(PYTEST) -m slow
+
+# One test at a time: some measure the memory of the GPU, and its speed.
+test-gpu: .venv/.installed
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs a GPU, and torch finds none")'
+	@$(BIN)/python -m pytest -m gpu
 
 lint: .venv/.installed
 	@$(BIN)/ruff check .

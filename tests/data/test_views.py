@@ -15,7 +15,6 @@ from distrib.data.images import decode
 from distrib.data.table import read_table
 from distrib.data.views import views, views_of
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 CELEBA_MINI = Path(__file__).resolve().parents[3] / "shared/celeba-mini"
 
 
@@ -70,7 +69,7 @@ def test_of_much_larger_images_few_pixels_differ_and_by_one(size: tuple[int, int
     [((218, 178), "full", (0.85, 1)), ((112, 112), "square", (0.6, 0.9)), ((218, 178), "full", (0.3, 0.5)),
      ((178, 178), "square", (1, 1))],
 )  # fmt: skip
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_of_real_images_every_bit_is_the_same(
     size: tuple[int, int], crop: str, zooms: tuple[float, float], device: str
 ) -> None:
@@ -80,7 +79,7 @@ def test_of_real_images_every_bit_is_the_same(
     assert np.array_equal(at_once, reference)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_images_beyond_two_gigabytes_are_found() -> None:
     images = torch.zeros(20_000, 218, 178, 3, dtype=torch.uint8, device="cuda")
     images[-1] = 7

@@ -162,7 +162,7 @@ def test_the_layout_in_memory_is_no_matter(net: AttributeClassifier) -> None:
         assert torch.equal(filters_of(net, name), filters_of(plain, name))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_maps_and_filters_come_from_a_gpu_too(net: AttributeClassifier) -> None:
     remote = AttributeClassifier(len(ATTRIBUTES)).eval()
     remote.load_state_dict(net.state_dict())

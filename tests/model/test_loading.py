@@ -139,7 +139,7 @@ def test_the_normalisation_is_that_of_the_description(run: Path, tmp_path: Path)
     np.testing.assert_array_equal(as_before.logits(pictures()), load(run).logits(pictures()))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_model_works_on_a_gpu(run: Path) -> None:
     model = load(run, "cuda")
     assert model.device.type == "cuda"
