@@ -1,0 +1,75 @@
+"""benchmarks/gpu.sh: every part in one page, whatever becomes of the others."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from launching import ROOT, clean_environment
+
+PROGRAMS = {
+    "distrib/__main__.py": """
+found = {"outcome": "failed", "sentence": "GPU 0 is slow", "figures": {}, "seconds": 1.0}
+machine = {"date": "today", "gpus": ["H200"], "cpu": "EPYC", "cores": {"to use": 16}, "versions": {"torch": "2.15"}}
+result, status = {"machine": machine, "checks": {"speed": found}}, 1
+if "faces" in sys.argv:
+    sys.exit(0)
+""",
+    "benchmarks/step.py": """
+if "32" in sys.argv:
+    sys.exit("CUDA error: an illegal memory access")
+result, status = {"images_per_second": {"plain": {"median": 12345.0, "min": 11, "max": 13000, "n": 3}}}, 0
+""",
+    "benchmarks/checkpoint.py": "result, status = {}, 0",
+    "benchmarks/loader.py": "result, status = {}, 0",
+}
+
+
+def measured(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    command = [str(folder / "benchmarks/gpu.sh"), *options]
+    changed = clean_environment(PATH=path, **environment)
+    return subprocess.run(command, cwd=folder, env=changed, capture_output=True, text=True, timeout=100)
+
+
+def test_without_a_gpu_it_says_so_and_stops(tmp_path: Path) -> None:
+    done = measured(ROOT, "--out", str(tmp_path), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("distrib: error: torch finds no GPU, and benchmarks/gpu.sh measures one")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_that_fails_is_told_and_ends_no_other(tmp_path: Path) -> None:
+    (tmp_path / "distrib").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "distrib/__init__.py").touch()
+    for name in ("gpu.sh", "gpu_page.py", "measure.py"):
+        shutil.copy(ROOT / "benchmarks" / name, tmp_path / "benchmarks")
+    for name, text in PROGRAMS.items():
+        writing = 'open(sys.argv[sys.argv.index("--json") + 1], "w").write(json.dumps(result))\nsys.exit(status)\n'
+        (tmp_path / name).write_text(f"import json, sys\n{text}\n{writing}")
+    done = measured(tmp_path, "--device", "cpu", "--out", "found")
+    assert done.returncode == 1, done.stderr
+    found = json.loads((tmp_path / "found/gpu.json").read_text())
+    assert {name: part["status"] for name, part in found["parts"].items()} == {
+        "check": 1, "faces": 0, "step": 0, "step-small": 1, "checkpoint": 0, "loader": 0
+    }  # fmt: skip
+    assert found["machine"]["gpus"] == ["H200"]
+    page = (tmp_path / "found/gpu.md").read_text()
+    assert "| failed | speed | GPU 0 is slow | 1.0 |" in page
+    assert "| images_per_second: plain | 12,345 | 11 | 13,000 |" in page
+    assert "CUDA error: an illegal memory access" in page
+    assert "these figures say that the programs run, and nothing else" in page
+
+
+def test_a_part_that_came_to_its_limit_is_told(tmp_path: Path) -> None:
+    lines = ["check\t124\t300\t300\tpython -m distrib check --gpu", "loader\t124\t0\t0\tpython benchmarks/loader.py"]
+    (tmp_path / "parts.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "check.log").write_text("passed    decoded images\n")
+    command = [sys.executable, str(ROOT / "benchmarks/gpu_page.py"), tmp_path, "--out", tmp_path, "--device", "cuda"]
+    assert subprocess.run(command, env=clean_environment(), timeout=60).returncode == 1
+    page = (tmp_path / "gpu.md").read_text()
+    assert "| check | 300 | **ended after 300 s, its limit** |" in page
+    assert "passed    decoded images" in page
+    assert "| loader | 0 | **not begun: no time was left** |" in page
