@@ -8,7 +8,10 @@ writes it, in two forms:
 - by hand: channels_last, the faster of bf16 and float32, fused AdamW, workers that are kept from epoch to epoch, and
   nothing logged that waits for the device.
 
-A recipe is what it trains by: optimiser, schedule and augmentation.
+A recipe is what it trains by: optimiser, schedule and augmentation. Two are those of the peers' own scripts, with their
+schedules in shares of the run: torchvision's, and timm's without its warm-up of 5
+epochs, which would be most of a short run. One is that of the guides of Lightning and Accelerate. And one is a good
+plain recipe for this data, AdamW with a one-cycle schedule, on which this project's own builds.
 """
 
 import json
@@ -35,9 +38,9 @@ class Recipe(NamedTuple):
     """What is trained by.
 
     Attributes:
-        optimizer: adam, adamw or sgd (with a momentum of 0.9).
+        optimizer: adam, adamw or sgd, with a momentum of 0.9; timm's is Nesterov's.
         lr: the highest of the schedule.
-        weight_decay: of all parameters.
+        weight_decay: of all parameters; timm leaves out biases and norms, as this project does.
         schedule: constant; one-cycle; cosine; or thirds: a tenth after each third of the run.
         scale: the least share of the image's area that is cut out, and how far its sides' ratio may change.
         ratio: of the sides of what is cut out, at least and at most.
@@ -58,7 +61,7 @@ WIDE = (3 / 4, 4 / 3)
 RECIPES = {
     # What this project's own run has too, so that engines are compared and nothing else.
     "one-cycle": Recipe("adamw", 1e-3, 0.05, "one-cycle", 0.85**2),
-    # Of the guides of Lightning and Accelerate.
+    # Of the guides of Lightning and of Accelerate.
     "adam": Recipe("adam", 1e-3, 0.0, "constant", 1.0),
     # references/classification/train.py: lr 0.1, momentum 0.9, decay 1e-4, a tenth every 30 of 90 epochs.
     "torchvision": Recipe("sgd", 0.1, 1e-4, "thirds", 0.08, WIDE),
@@ -127,8 +130,8 @@ class Record:
         self._began = time.monotonic()
 
     def epoch(self, logits_NA: torch.Tensor) -> None:
+        self.logits.append(logits_NA.float().cpu().numpy())  # which waits for the device
         self.seconds.append(time.monotonic() - self._began)
-        self.logits.append(logits_NA.float().cpu().numpy())
 
 
 def datasets(job: Job) -> tuple[Faces, Faces]:
@@ -217,13 +220,9 @@ def torchvision_reference(job: Job, record: Record) -> None:
         torch.save(state, f"{job.out}.checkpoint.pth")
 
 
-def timm_train(job: Job, record: Record) -> None:
-    """The parts of timm's train.py: its model, transforms, loader, optimiser, loss, meters and checkpoints."""
-    import timm
+def timm_loaders(job: Job) -> tuple[Any, Any]:
+    """The batches of `loaders`, by timm's transforms, normalised as they are collected."""
     from timm.data import create_loader
-    from timm.loss import BinaryCrossEntropy
-    from timm.optim import create_optimizer_v2
-    from timm.utils import AverageMeter, CheckpointSaver
 
     recipe = RECIPES[job.recipe]
     train, valid = Faces(Path(job.folder), "train"), Faces(Path(job.folder), "valid")
@@ -239,8 +238,19 @@ def timm_train(job: Job, record: Record) -> None:
         color_jitter=recipe.jitter or None,
         **shared,
     )
-    held_out = create_loader(valid, crop_pct=1.0, **shared)
-    net = timm.create_model("resnet18", num_classes=train.targets.shape[1]).to(DEVICE)
+    return batches, create_loader(valid, crop_pct=1.0, **shared)
+
+
+def timm_train(job: Job, record: Record) -> None:
+    """The parts of timm's train.py: its model, transforms, loader, optimiser, loss, meters and checkpoints."""
+    import timm
+    from timm.loss import BinaryCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.utils import AverageMeter, CheckpointSaver
+
+    batches, valid = timm_loaders(job)
+    recipe, attributes = RECIPES[job.recipe], valid.dataset.targets.shape[1]
+    net = timm.create_model("resnet18", num_classes=attributes).to(DEVICE)
     if job.by_hand:
         net = net.to(memory_format=torch.channels_last)
     fused = {"fused": True} if job.by_hand else {}
@@ -260,7 +270,7 @@ def timm_train(job: Job, record: Record) -> None:
             rates.step()
             if step % 50 == 0:
                 losses.update(loss.item(), len(images))
-        record.epoch(validate(job, net, held_out))
+        record.epoch(validate(job, net, valid))
         saver.save_checkpoint(epoch, metric=-losses.avg)
 
 
@@ -280,9 +290,6 @@ def lightning_trainer(job: Job, record: Record) -> None:
         def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
             images, targets = batch
             return (images.to(memory_format=torch.channels_last) if job.by_hand else images), targets
-
-        def on_train_start(self) -> None:
-            record.begin()
 
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
             images, targets = batch
@@ -308,14 +315,23 @@ def lightning_trainer(job: Job, record: Record) -> None:
             rates = schedule(job, opt, job.epochs * len(batches))
             return {"optimizer": opt, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False} if job.by_hand else {}
+    quiet: dict[str, Any] = {}
+    if job.by_hand:
+        quiet = {
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+        }
     precision = "bf16-mixed" if job.by_hand and job.precision == "bf16" else "32-true"
     accelerator = "gpu" if DEVICE.type == "cuda" else "cpu"
     trainer = pl.Trainer(
         max_epochs=job.epochs, accelerator=accelerator, devices=1, precision=precision,
         default_root_dir=f"{job.out}.lightning", **quiet,
     )  # fmt: skip
-    trainer.fit(Classifier(), batches, valid)
+    classifier = Classifier()
+    record.begin()  # the workers start within
+    trainer.fit(classifier, batches, valid)
 
 
 def accelerate_loop(job: Job, record: Record) -> None:
@@ -333,7 +349,7 @@ def accelerate_loop(job: Job, record: Record) -> None:
     record.begin()
     for _ in range(job.epochs):
         net.train()
-        seen = 0.0
+        seen = torch.zeros((), device=DEVICE)
         for images, targets in batches:
             if job.by_hand:
                 images = images.to(memory_format=torch.channels_last)
@@ -343,7 +359,7 @@ def accelerate_loop(job: Job, record: Record) -> None:
             opt.step()
             rates.step()
             if not job.by_hand:
-                seen += loss.item()
+                seen += loss.detach()
         net.eval()
         said, accuracy = [], 0.0
         for images, targets in valid:
@@ -396,6 +412,7 @@ def main() -> None:
     job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     job = job._replace(size=tuple(job.size))
     torch.manual_seed(job.seed)
+    torch.backends.cudnn.benchmark = True  # as torchvision's and timm's scripts have it
     record = Record()
     TRAINERS[job.trainer](job, record)
     np.savez(job.out, seconds=np.array(record.seconds), logits=np.stack(record.logits))

@@ -13,7 +13,7 @@ from launching import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from train import part_of
-from trainers import MEAN, STD, Job, datasets
+from trainers import MEAN, STD, Job, loaders, timm_loaders
 
 from distrib.config import Config
 from distrib.data.batch import Request
@@ -23,24 +23,44 @@ from distrib.data.table import read_table
 SIZE = (48, 48)
 
 
-@pytest.mark.parametrize("recipe", ["one-cycle", "adam", "torchvision", "timm"])
-def test_peers_validate_on_the_pixels_and_targets_that_this_project_validates_on(
-    faces: Path, tmp_path: Path, recipe: str
-) -> None:
+@pytest.fixture
+def job(faces: Path, tmp_path: Path) -> Job:
     folder = part_of(faces, tmp_path / "part", 64)
-    job = Job("Accelerate", False, "no", recipe, str(folder), SIZE, 16, 1, 0, 0, "none")
-    train, valid = datasets(job)
-    table = read_table(folder)
-    config = Config().data.model_copy(update={"root": folder, "image_size": SIZE, "crop": "square"})
-    rows = np.flatnonzero(table.split == 1)
-    (ours,) = TorchDecoder(config, table, torch.device("cpu")).batches([Request.centred(rows)])
-    theirs = torch.stack([valid[number][0] for number in range(len(valid))])
-    theirs = theirs * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
-    off = (theirs * 255 - ours.images_BHWC.permute(0, 3, 1, 2)).abs()
-    assert off.max() <= 2
-    assert torch.equal(valid.targets, ours.targets_BA)
-    assert len(train) == 64
-    assert train[0][0].shape == (3, *SIZE)
+    return Job("Accelerate", False, "no", "one-cycle", str(folder), SIZE, 16, 1, 0, 0, "none")
+
+
+def validated_on(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images float32 [N, 3, H, W] and the targets that this project validates on."""
+    root = Path(job.folder)
+    table = read_table(root)
+    config = Config().data.model_copy(update={"root": root, "image_size": SIZE, "crop": "square"})
+    (batch,) = TorchDecoder(config, table, torch.device("cpu")).batches(
+        [Request.centred(np.flatnonzero(table.split == 1))]
+    )
+    return batch.images_BHWC.permute(0, 3, 1, 2).float(), batch.targets_BA.float()
+
+
+def assert_seen(job: Job, images: torch.Tensor, targets: torch.Tensor) -> None:
+    ours = validated_on(job)
+    pixels = (images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255
+    assert (pixels - ours[0]).abs().max() <= 2
+    assert torch.equal(targets.float(), ours[1])
+
+
+@pytest.mark.parametrize("recipe", ["one-cycle", "adam", "torchvision", "timm"])
+def test_peers_validate_on_the_pixels_and_targets_that_this_project_validates_on(job: Job, recipe: str) -> None:
+    train, valid = loaders(job._replace(recipe=recipe))
+    images, targets = (torch.cat(each) for each in zip(*valid, strict=True))
+    assert_seen(job, images, targets)
+    assert [tuple(images.shape) for images, _ in train] == [(16, 3, *SIZE)] * 4
+
+
+def test_timm_does_too(job: Job) -> None:
+    pytest.importorskip("timm")
+    train, valid = timm_loaders(job._replace(trainer="timm", workers=1))
+    images, targets = (torch.cat(each) for each in zip(*valid, strict=True))
+    assert_seen(job, images, targets)
+    assert [tuple(images.shape) for images, _ in train] == [(16, 3, *SIZE)] * 4
 
 
 @pytest.mark.slow
