@@ -1,5 +1,6 @@
 """What a check is, and what it may find."""
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,15 +37,21 @@ class Bench:
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def need_gpu(self, what: str) -> None:
-        """Raises LeftOut where there is none, and says what needs it."""
+    def need_gpu(self, reason: str) -> None:
+        """Raises LeftOut with a reason where there is none."""
         if not self.on_gpu:
-            raise LeftOut(f"{what} needs a GPU")
+            raise LeftOut(reason)
 
     def synchronise(self) -> None:
         """Wait for the device."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
+
+    def collect(self) -> None:
+        """Free the memory of what has ended; accelerate and DALI leave it in cycles."""
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,12 @@ class LeftOut(Exception):  # noqa: N818 - nor is this one
 
 
 Check = Callable[[Bench], Passed]
+
+
+def leave_out_if_exclusive(error: str) -> None:
+    """Raises LeftOut if a process of a check's own could not have the GPU, which this one holds, beside it."""
+    if "busy or unavailable" in error:  # cudaErrorDevicesUnavailable
+        raise LeftOut("the GPU is in exclusive mode (nvidia-smi --compute-mode), and this needs a second process on it")
 
 
 def expect(kept: bool, sentence: str, figures: Mapping[str, Any] | None = None) -> None:

@@ -4,13 +4,15 @@ import re
 
 import torch
 
-from distrib.checking.check import Bench, Passed, expect
-from distrib.ranks.machine import driver_of_gpus
+from distrib.checking.check import Bench, Failed, Passed, expect
+from distrib.ranks.machine import driver_of_gpus, unusable_gpu
 
 
 def devices(bench: Bench) -> Passed:
     """Every visible GPU: its name, memory and architecture, that torch's kernels are for it, and the driver."""
-    bench.need_gpu("a driver")
+    if (unusable := unusable_gpu()) is not None:
+        raise Failed(unusable)
+    bench.need_gpu("there is no GPU")
     built = torch.cuda.get_arch_list()
     found, names = [], []
     for number in range(torch.cuda.device_count()):

@@ -1,5 +1,6 @@
 """Images to check decoders with: drawn faces, encoded in every way in which a data set may hold JPEGs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ from distrib.data.table import Table
 from distrib.faces.attributes import sample_face
 from distrib.faces.drawing import draw_face
 
-# As Pillow names them: 0 is 4:4:4, 2 is 4:2:0.
-KINDS: tuple[dict[str, Any], ...] = (
-    {"subsampling": 2},
-    {"subsampling": 0},
-    {"subsampling": 2, "progressive": True},
-    {"mode": "L"},
-    {"subsampling": 2, "cut": True},
-)
+# Options as Pillow names them: subsampling 0 is 4:4:4, 2 is 4:2:0.
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "4:2:0": {"subsampling": 2},
+    "4:4:4": {"subsampling": 0},
+    "progressive": {"subsampling": 2, "progressive": True},
+    "grey": {"mode": "L"},
+    "of odd sizes": {"subsampling": 2, "cut": True},
+}
 ATTRIBUTES = ("Smiling", "Male")
 
 
@@ -35,7 +36,7 @@ def make_images(folder: Path, count: int) -> Table:
     names, targets = [], np.zeros((count, len(ATTRIBUTES)), np.uint8)
     for number in range(count):
         face = sample_face(0, number)
-        options = dict(KINDS[number % len(KINDS)])
+        options = dict(KINDS[kind_of(number)])
         image = draw_face(face).image.convert(str(options.pop("mode", "RGB")))
         if options.pop("cut", False):
             image = image.crop((0, 0, image.width - 1 - number % 7, image.height - 1 - number % 11))
@@ -47,4 +48,9 @@ def make_images(folder: Path, count: int) -> Table:
 
 def whole_rows(table: Table) -> NDArray[np.int64]:
     """The rows of a table made by `make_images` whose images are of its largest size."""
-    return np.flatnonzero([not KINDS[row % len(KINDS)].get("cut", False) for row in range(len(table))])
+    return np.flatnonzero([not KINDS[kind_of(row)].get("cut", False) for row in range(len(table))])
+
+
+def kind_of(row: int) -> str:
+    """Which of `KINDS` a row of such a table is."""
+    return list(KINDS)[row % len(KINDS)]

@@ -5,11 +5,11 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -17,6 +17,8 @@ import torch
 from distrib.base.cores import cores
 from distrib.base.memory import free_memory
 from distrib.ranks.machine import driver_of_gpus
+
+T = TypeVar("T")
 
 _PACKAGES = re.compile(r"torch|torchvision|accelerate|numpy|triton|pillow|simplejpeg|safetensors|wandb|nvidia-.+", re.I)
 # Of CUDA, its libraries and those on them, of OpenMP and MKL, of torch and DALI; and what is loaded in their place.
@@ -28,7 +30,7 @@ _SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.I)
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The machine, for a bug report.
+    """The machine, for a bug report; None stands for what cannot be asked.
 
     Args:
         device: that is checked.
@@ -36,13 +38,15 @@ def describe(device: torch.device) -> dict[str, Any]:
     gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "distrib": version("distrib"),
-        "commit": _commit(Path(__file__).parents[2]),
+        "distrib": _asked(lambda: version("distrib")),
+        "commit": _asked(lambda: _commit(Path(__file__).parents[2])),
         "device": device.type,
-        "gpus": [torch.cuda.get_device_name(number) for number in gpus],
+        "gpus": [_gpu(number) for number in gpus],
+        "modes of GPUs": _asked(_modes) if gpus else None,
         "cpu": _cpu(),
         "cores": {"to use": cores(), "of the machine": os.cpu_count(), "threads of torch": torch.get_num_threads()},
         "bytes of memory": {"free": free_memory(), "of the machine": psutil.virtual_memory().total},
+        "bytes of /dev/shm": _asked(_shared_memory),
         "system": platform.platform(),
         "distribution": _distribution(),
         "python": platform.python_version(),
@@ -58,6 +62,37 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in sorted(environment.items())
         if _VARIABLES.fullmatch(name) and not _SECRETS.search(name)
     }
+
+
+def _asked(ask: Callable[[], T]) -> T | None:
+    """What a system or a library answers, whatever it may raise: a report of trouble is not to end in it."""
+    try:
+        return ask()
+    except Exception:
+        return None
+
+
+def _gpu(number: int) -> dict[str, Any]:
+    found = _asked(lambda: torch.cuda.get_device_properties(number))
+    memory = _asked(lambda: torch.cuda.mem_get_info(number))
+    return {
+        "name": getattr(found, "name", None),
+        "uuid": str(getattr(found, "uuid", None)),
+        "bytes": getattr(found, "total_memory", None),
+        "free bytes": memory and memory[0],
+    }
+
+
+def _modes() -> list[str]:
+    """Whether each GPU of the machine lets several processes share it, and is partitioned, as nvidia-smi says."""
+    command = ["nvidia-smi", "--query-gpu=uuid,compute_mode,mig.mode.current", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+
+
+def _shared_memory() -> dict[str, int]:
+    """What the processes of a DataLoader hand their batches over in."""
+    found = psutil.disk_usage("/dev/shm")
+    return {"free": found.free, "in all": found.total}
 
 
 def _cpu() -> str:
@@ -77,14 +112,12 @@ def _distribution() -> str | None:
 
 def _libraries() -> dict[str, Any]:
     """torch with its build, what it is built with, and the driver; None: it is not there."""
-    nccl = None
-    if torch.distributed.is_nccl_available():
-        nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    nccl = _asked(torch.cuda.nccl.version) if torch.distributed.is_nccl_available() else None
     return {
         "torch": str(torch.__version__),
         "driver": driver_of_gpus(),
         "CUDA of torch": torch.version.cuda,
-        "cuDNN of torch": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cuDNN of torch": _asked(torch.backends.cudnn.version),  # raises where an older one is loaded in its place
         "NCCL of torch": None if nccl is None else ".".join(map(str, nccl)),
     }
 

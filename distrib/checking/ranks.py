@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from distrib.checking.check import Bench, Failed, LeftOut, Passed, expect
+from distrib.base.errors import first_line
+from distrib.base.words import listed
+from distrib.checking.check import Bench, Failed, LeftOut, Passed, expect, leave_out_if_exclusive
 from distrib.checking.stepping import batch, training
 from distrib.config import Config
 from distrib.ranks.meeting import start_ranks
@@ -40,7 +42,7 @@ class Rank(NamedTuple):
     """A rank in a process of its own.
 
     Attributes:
-        answer: gives a pair of what it has answered and of the traceback of its failure; one of them is None.
+        answer: gives a pair of what it has answered, and of how it has failed: a line and a traceback; one is None.
         log: what it writes to its standard error.
     """
 
@@ -81,11 +83,11 @@ def lost_rank(bench: Bench) -> Passed:
             "seconds": seconds,
             "logs": logs,
         }
-        waiting = [number for number, rank in enumerate(others) if rank.process.is_alive()]
+        waiting = [f"rank {number}" for number, rank in enumerate(others) if rank.process.is_alive()]
     expect(
         not waiting,
-        f"{len(waiting)} of {len(others)} ranks still wait for one that has stood still for {seconds:.0f} s; they were "
-        f"to leave after {TIMEOUT:g} (run.timeout)",
+        f"rank {len(others)} stood still, and after {seconds:.0f} s {listed(waiting)} still had not left; they were to "
+        f"leave after {TIMEOUT:g} (run.timeout)",
         figures,
     )
     # The first that leaves has a launcher end the others, or NCCL.
@@ -168,7 +170,7 @@ def _count(bench: Bench) -> int:
     """One rank a GPU, and two where there is none."""
     ranks = torch.cuda.device_count() if bench.on_gpu else 2
     if ranks < 2:
-        raise LeftOut("there is one GPU")
+        raise LeftOut("several ranks need two GPUs, and there is one")
     return ranks
 
 
@@ -183,8 +185,9 @@ def _run(
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY), 2)
     try:
         work(bench, lambda found: answer.send((found, None)))
-    except Exception:
-        answer.send((None, traceback.format_exc()))
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        answer.send((None, (said, traceback.format_exc())))
 
 
 def _answers(ranks: Sequence[Rank]) -> list[Any]:
@@ -208,10 +211,11 @@ def _answers(ranks: Sequence[Rank]) -> list[Any]:
             try:
                 answers[number], failure = ranks[number].answer.recv()
             except EOFError:
-                failure = "it has ended without an answer"
+                failure = "it has ended without an answer", None
             if failure is not None:
-                figures = {"traceback": failure, "log": _log(ranks[number])}
-                raise Failed(f"rank {number} of {len(ranks)}: {failure.strip().splitlines()[-1]}", figures)
+                said, where = failure
+                leave_out_if_exclusive(said)
+                raise Failed(f"rank {number} of {len(ranks)}: {said}", {"traceback": where, "log": _log(ranks[number])})
     return [answers[number] for number in range(len(ranks))]
 
 

@@ -1,9 +1,11 @@
 """The checks one after another, said on the terminal and written as JSON."""
 
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import torch
 from distrib.base.files import check_output, written_whole
 from distrib.base.json import to_json
 from distrib.checking import decoding, ranks, speed, stepping
-from distrib.checking.check import Bench, Check, Failed, LeftOut
+from distrib.checking.check import Bench, Check, Failed, LeftOut, Passed
 from distrib.checking.devices import devices
 from distrib.checking.machine import describe
 from distrib.ranks.printing import warn
 
+# Within which checks are begun: benchmarks/gpu.sh ends them after 300.
+SECONDS = 270.0
 # By what they are called on the terminal, from what everything else needs on.
 CHECKS: Mapping[str, Check] = {
     "driver and architecture": devices,
@@ -39,21 +43,40 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-def check_machine(device: torch.device, checks: Mapping[str, Check] = CHECKS) -> dict[str, Any]:
+def check_machine(
+    device: torch.device, keep: Callable[[dict[str, Any]], None], checks: Mapping[str, Check] = CHECKS
+) -> dict[str, Any]:
     """Run checks on a device, and print a line for each.
 
+    Args:
+        device: to check.
+        keep: is given what has been found so far before each check, and at the end: a check may hang, and be killed.
+        checks: by their names.
+
     Returns:
-        The machine, and for each check its `outcome` (passed, failed, left out), `sentence`, `figures` and `seconds`;
-        of one that failed in another way than it looks for, the `traceback`.
+        The machine, and for each check its `outcome` (passed, failed, left out; running), `sentence`, `figures` and
+        `seconds`; of one that failed in another way than it looks for, the `traceback`.
     """
-    results: dict[str, dict[str, Any]] = {}
+    deadline = time.monotonic() + SECONDS
+    found: dict[str, Any] = {"machine": describe(device), "checks": {}}
+    lost = None  # the check after which the device computes nothing any more
     with tempfile.TemporaryDirectory(prefix="distrib-check-") as scratch:
         bench = Bench.make(device, Path(scratch))
         for name, check in checks.items():
-            results[name] = _outcome(check, bench)
-            found = results[name]
-            print(f"{found['outcome']:9} {name}: {found['sentence']} ({found['seconds']:.1f} s)", flush=True)
-    return {"machine": describe(device), "checks": results}
+            found["checks"][name] = {"outcome": "running", "sentence": "", "figures": {}, "seconds": 0.0}
+            keep(found)
+            if sys.stdout.isatty():
+                print(f"running   {name}", end="\r", flush=True)
+            if lost is not None:
+                check = partial(leave_out, f'the GPU was lost in "{lost}"')
+            elif time.monotonic() > deadline:
+                check = partial(leave_out, f"no time was left after {SECONDS:g} s")
+            found["checks"][name] = result = _outcome(check, bench)
+            print(f"{result['outcome']:9} {name}: {result['sentence']} ({result['seconds']:.1f} s)", flush=True)
+            if lost is None and not _cleared(bench):
+                lost = name
+    keep(found)
+    return found
 
 
 def run_checks(json: Path | None) -> int:
@@ -68,19 +91,37 @@ def run_checks(json: Path | None) -> int:
     Raises:
         UserError: if the file cannot be written, before anything is checked if that can be known.
     """
+
+    def keep(found: dict[str, Any]) -> None:
+        if json is not None:
+            with written_whole(json, "--json") as staged:
+                staged.write_text(to_json(found) + "\n", encoding="utf-8")
+
     if json is not None:
         check_output(json, "--json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         warn("torch finds no GPU: what has a meaning on the CPU is checked there")
-    found = check_machine(device)
-    if json is not None:
-        with written_whole(json, "--json") as staged:
-            staged.write_text(to_json(found) + "\n", encoding="utf-8")
+    found = check_machine(device, keep)
     outcomes = [each["outcome"] for each in found["checks"].values()]
     failed = outcomes.count("failed")
     print(f"{outcomes.count('passed')} passed, {failed} failed, {outcomes.count('left out')} left out")
     return 1 if failed else 0
+
+
+def leave_out(reason: str, _: Bench) -> Passed:
+    """A check that is not made."""
+    raise LeftOut(reason)
+
+
+def _cleared(bench: Bench) -> bool:
+    """Free what a check has left; False: the device is lost, as every call of a process is after an illegal access."""
+    try:
+        bench.synchronise()
+        bench.collect()
+    except torch.AcceleratorError:
+        return False
+    return True
 
 
 def _outcome(check: Check, bench: Bench) -> dict[str, Any]:

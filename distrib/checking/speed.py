@@ -11,7 +11,7 @@ import torch
 from distrib.checking.check import Bench, Failed, Passed
 from distrib.checking.decoding import decoder_config
 from distrib.checking.images import whole_rows
-from distrib.checking.stepping import Training, training
+from distrib.checking.stepping import Training, precision_name, training
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import dali_installed, make_decoder
 from distrib.data.plan import Plan
@@ -27,11 +27,11 @@ def precisions(bench: Bench) -> Passed:
     count, size = (256, (218, 178)) if bench.on_gpu else (16, (64, 64))
     precisions = [each for each in ("no", "bf16", "fp16") if computes_in(each, bench.device.type)]
     held = _held(bench, count, size)
-    rates = {_named(each): _step_rate(bench, each, "no", held) for each in precisions}
+    rates = {precision_name(each): _step_rate(bench, each, "no", held) for each in precisions}
     if bench.on_gpu:  # in one alone, as compiling takes up to a minute
-        precision = max(precisions, key=lambda each: rates[_named(each)])
+        precision = max(precisions, key=lambda each: rates[precision_name(each)])
         try:
-            rates[f"{_named(precision)}, compiled"] = _step_rate(bench, precision, "default", held)
+            rates[f"{precision_name(precision)}, compiled"] = _step_rate(bench, precision, "default", held)
         except Exception as error:  # whatever the compiler raises
             line = " ".join(str(error).split())[:200]
             raise Failed(
@@ -79,10 +79,6 @@ def _rates_of_parts(bench: Bench, images: ResidentImages, count: int, size: tupl
         rates["end to end"] = _rate(bench, count, partial(_train_on_next, small, decoded))
     rates["step"] = _step_rate(bench, precision, "no", _held(bench, count, size))
     return rates
-
-
-def _named(precision: str) -> str:
-    return "float32" if precision == "no" else precision
 
 
 def _step_rate(bench: Bench, precision: str, mode: str, held: Batch) -> float:

@@ -10,6 +10,7 @@ import tyro
 from distrib.base.collection import no_collection
 from distrib.base.paths import OptionPath
 from distrib.base.program import program
+from distrib.ranks.waiting import choose_waiting
 
 
 def check_gpu(json: OptionPath | None = None) -> int:
@@ -18,8 +19,10 @@ def check_gpu(json: OptionPath | None = None) -> int:
     It needs no data set and no network. Each check passes, fails with a sentence, or says why it was left out.
 
     Args:
-        json: File to write all findings to, for a bug report.
+        json: File to write all findings to, for a bug report; it is there from the first check on, and written anew
+            after each.
     """
+    choose_waiting()  # torch, which is imported below, reads it then
     with no_collection():  # takes seconds, for which no --help waits
         from distrib.checking.run import run_checks
 

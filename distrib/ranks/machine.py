@@ -41,13 +41,8 @@ def resolve(config: Config, like: str | None = None) -> Config:
 
     device: str = config.run.device
     if device != "cpu" and not torch.cuda.is_available():
-        if (driver := driver_of_gpus()) is not None:
-            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
-            raise UserError(
-                f"this machine has an NVIDIA GPU (driver {driver}), and torch {torch.__version__}, built for {built}, "
-                'cannot use it: update the driver, install torch for an older CUDA (README, "On a GPU"), or set '
-                "run.device to cpu"
-            )
+        if (unusable := unusable_gpu()) is not None:
+            raise UserError(f"{unusable}, or set run.device to cpu")
         if device == "cuda":
             raise UserError("run.device is cuda, but torch finds no GPU: check the driver, or choose run.device cpu")
     if device == "auto":
@@ -83,6 +78,19 @@ def driver_of_gpus() -> str | None:
     except OSError:
         found = None
     return "unknown" if found is None else found[1]
+
+
+def unusable_gpu() -> str | None:
+    """What to do about a GPU that torch cannot use, in a sentence; None: there is none, or torch can."""
+    import torch
+
+    if torch.cuda.is_available() or (driver := driver_of_gpus()) is None:
+        return None
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
+    return (
+        f"this machine has an NVIDIA GPU (driver {driver}), and torch {torch.__version__}, built for {built}, cannot "
+        'use it: update the driver or install torch for an older CUDA (README, "On a GPU")'
+    )
 
 
 def _may_be_used(device: Path) -> bool:

@@ -1,13 +1,16 @@
 """`distrib check --gpu` on this CPU: it passes, and finds what is planted."""
 
-import json
+import gc
+import math
 import os
 import signal
-import subprocess
-import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +21,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distrib.checking import decoding, ranks, speed, stepping
-from distrib.checking.check import Bench, Check, Failed
+from distrib.checking.check import Bench, Check, Failed, LeftOut, Passed
 from distrib.checking.devices import devices
-from distrib.checking.machine import variables
+from distrib.checking.images import kind_of
+from distrib.checking.machine import describe, variables
+from distrib.checking.run import check_machine
 from distrib.data.batch import Batch
 from distrib.data.decoders import DaliDecoder, TorchDecoder, dali_installed
+from distrib.data.images import is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
+from distrib.ranks import machine
 from distrib.ranks.watch import Watch
 from distrib.training import checkpoint, state
 from distrib.training.step import TrainStep
@@ -48,10 +55,16 @@ def test_other_pixels_than_the_references_are_found(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut: Callable[..., Any] = TorchDecoder._cut
-    monkeypatch.setattr(TorchDecoder, "_cut", lambda *arguments: np.roll(cut(*arguments), 1, axis=1))
-    said = found(decoding.parity, bench, tmp_path)
-    assert "differs from the reference by" in said
-    assert "at most 1 and 8 were expected" in said
+
+    def shifted(self: TorchDecoder, row: int, *others: Any) -> Any:
+        return np.roll(cut(self, row, *others), 1, axis=1) if kind_of(row) == "grey" else cut(self, row, *others)
+
+    monkeypatch.setattr(TorchDecoder, "_cut", shifted)
+    with pytest.raises(Failed, match="differs from the reference in 2 of 10 ways to encode and to cut") as failed:
+        decoding.parity(bench)
+    assert ".jpg being grey at" in str(failed.value)
+    assert str(failed.value).endswith("; at most 1 and 8 were expected")
+    assert len(failed.value.figures) == 10
 
 
 @needs_dali
@@ -66,7 +79,7 @@ def test_pixels_that_depend_on_the_place_in_a_batch_are_found(
             yield replace(each, images_BHWC=each.images_BHWC // 2 + places)
 
     monkeypatch.setattr(DaliDecoder, "batches", differing)
-    assert "in a batch of 64 differ by 1 grey levels" in found(decoding.places, bench, tmp_path)
+    assert "in a batch of 64 differ by 1 grey level (" in found(decoding.places, bench, tmp_path)
 
 
 def test_a_batch_that_is_written_over_while_it_is_held_is_found(
@@ -88,6 +101,53 @@ def test_damage_that_nobody_notices_is_found(bench: Bench, tmp_path: Path, monke
     monkeypatch.setattr(ImageReader, "decode", lambda *_: np.zeros((218, 178, 3), np.uint8))
     monkeypatch.setattr(decoding, "dali_installed", lambda: False)
     assert found(decoding.damage, bench, tmp_path) == "data.decoder torch decodes a truncated JPEG without a word"
+
+
+@needs_dali
+def test_damage_reaches_both_decoders_and_what_dali_makes_of_it_is_said(bench: Bench, tmp_path: Path) -> None:
+    passed = decoding.damage(replace(bench, folder=tmp_path))
+    assert passed.sentence.startswith("a truncated JPEG is named within ")
+    seen = []
+    for number in (0, 2):  # without and with an end
+        data = (tmp_path / f"damaged-{number}" / f"{decoding.BAD}.jpg").read_bytes()
+        seen.append(is_plain_jpeg(data, read_jpeg_header(data)))
+    assert seen == [False, True]
+
+
+def test_jpeg_hardware_that_is_slower_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoder(bench: Bench, load: float) -> Any:
+        def batches(requests: Any) -> list[Any]:
+            time.sleep(0.2 if load else 0.05)
+            return list(requests)
+
+        return SimpleNamespace(batches=batches)
+
+    monkeypatch.setattr(Bench, "need_gpu", lambda *_: None)
+    monkeypatch.setattr(decoding, "_need_dali", lambda: None)
+    monkeypatch.setattr(decoding, "_dali", decoder)
+    monkeypatch.setattr(decoding, "has_jpeg_hardware", lambda: True)
+    assert decoding.jpeg_hardware(bench).sentence.endswith(": set data.dali.hw_decoder_load 0, which is faster here")
+
+
+def test_a_training_frees_the_one_before(bench: Bench) -> None:
+    with no_automatic_collection():
+        with stepping.training(bench) as small:
+            for number in range(3):
+                small.step([stepping.batch(bench)], number)
+            assert not small.agreement._heard
+            network = weakref.ref(small.net)
+        del small
+        with stepping.training(bench):
+            assert network() is None
+
+
+@contextmanager
+def no_automatic_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def test_a_step_that_moves_in_spite_of_nan_is_found(
@@ -125,7 +185,7 @@ def test_a_checkpoint_of_a_later_step_is_found(bench: Bench, tmp_path: Path, mon
 
     monkeypatch.setattr(checkpoint, "_map_tensors", late)
     monkeypatch.setattr(checkpoint.CheckpointWriter, "_write", slowly)
-    assert "tensors of a checkpoint are of a later step than its own" in found(stepping.checkpoint, bench, tmp_path)
+    assert "tensors of a later step than its own: " in found(stepping.checkpoint, bench, tmp_path)
 
 
 def test_steps_that_differ_from_run_to_run_are_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,13 +219,21 @@ def test_a_gpu_that_torch_was_not_built_for_is_found(
         assert f"was built for {', '.join(built)}: install" in said
 
 
+def test_a_gpu_that_torch_cannot_use_is_found(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "driver_of_gpus", lambda: "535.129.03")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = found(devices, bench, tmp_path)
+    assert said.startswith("this machine has an NVIDIA GPU (driver 535.129.03), and torch")
+    assert "cannot use it: update the driver or install torch for an older CUDA" in said
+
+
 def test_a_step_that_waits_for_the_device_is_found(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready, modes = stepping.batch(bench), ["default"]
 
     def waiting(self: TrainStep, micro_batches: Any, step: int) -> None:
-        if modes[-1] == "error":
+        if modes[-1] == "error" and len(micro_batches) == 2:
             raise RuntimeError("called a synchronizing CUDA operation")
 
     monkeypatch.setattr("torch.cuda.set_sync_debug_mode", modes.append)
@@ -174,7 +242,7 @@ def test_a_step_that_waits_for_the_device_is_found(
     monkeypatch.setattr(Bench, "synchronise", lambda _: None)
     monkeypatch.setattr(stepping, "batch", lambda _: ready)
     said = found(stepping.synchronisation, bench, tmp_path)
-    assert said == "a step in no waits for the device: called a synchronizing CUDA operation"
+    assert said == "a step in float32 waits for the device: called a synchronizing CUDA operation"
     assert modes == ["default", "error", "default"]
 
 
@@ -259,7 +327,7 @@ def fail_on_one_rank(bench: Bench, answer: ranks.Answer) -> None:
     [
         (ranks.agreement, "share_steps", keep_own_statistics, "2 ranks have different weights after 20 steps"),
         (ranks.agreement, "share_steps", fail_on_one_rank, "rank 1 of 2: RuntimeError: no memory"),
-        (ranks.lost_rank, "stand_still", wait_for_ever, "1 of 1 ranks still wait for one that has stood still"),
+        (ranks.lost_rank, "stand_still", wait_for_ever, "rank 1 stood still, and after 2 s rank 0 still had not left"),
         (ranks.lost_rank, "stand_still", leave_without_a_word, "rank 1 stood still, and none of those that have left"),
     ],
     ids=["other statistics", "one fails", "never left", "not named"],
@@ -279,38 +347,70 @@ def test_a_fault_of_one_of_two_ranks_is_found(
     assert sentence in found(check, bench, tmp_path)
 
 
+def test_a_gpu_that_another_process_cannot_share_leaves_a_check_out(tmp_path: Path) -> None:
+    mine, theirs = Pipe()
+    theirs.send((None, ("AcceleratorError: CUDA error: CUDA-capable device(s) is/are busy or unavailable", "")))
+    with pytest.raises(LeftOut, match="the GPU is in exclusive mode"):
+        ranks._answers([ranks.Rank(None, mine, tmp_path / "none.log")])  # type: ignore[arg-type]
+
+
 # --- the whole
+
+
+def passing(_: Bench) -> Passed:
+    return Passed("well")
+
+
+def test_what_was_seen_before_a_check_that_hangs_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    kept: list[dict[str, Any]] = []
+    check_machine(torch.device("cpu"), lambda found: kept.append(deepcopy(found)), {"one": passing, "two": passing})
+    outcomes = [{name: each["outcome"] for name, each in found["checks"].items()} for found in kept]
+    assert outcomes == [
+        {"one": "running"}, {"one": "passed", "two": "running"}, {"one": "passed", "two": "passed"}
+    ]  # fmt: skip
+    assert all(found["machine"]["cpu"] for found in kept)
+    assert [line.partition(" (")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "passed    one: well", "passed    two: well"
+    ]  # fmt: skip
+
+
+def test_a_gpu_that_is_lost_is_blamed_on_one_check_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def illegal(*_: Any) -> Passed:
+        monkeypatch.setattr(Bench, "synchronise", illegal)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    checks = {"one": passing, "two": illegal, "three": passing}
+    found = check_machine(torch.device("cpu"), lambda _: None, checks)["checks"]
+    assert [each["outcome"] for each in found.values()] == ["passed", "failed", "left out"]
+    assert found["three"]["sentence"] == 'the GPU was lost in "two"'
+
+
+def test_no_check_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distrib.checking.run.SECONDS", -1.0)
+    (found,) = check_machine(torch.device("cpu"), lambda _: None, {"one": passing})["checks"].values()
+    assert (found["outcome"], found["sentence"]) == ("left out", "no time was left after -1 s")
+
+
+def test_a_library_that_refuses_to_be_asked_is_no_end_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def conflicting() -> int:
+        raise RuntimeError("cuDNN version incompatibility")
+
+    monkeypatch.setattr("torch.backends.cudnn.version", conflicting)
+    described = describe(torch.device("cpu"))
+    assert described["versions"]["cuDNN of torch"] is None
+    assert described["bytes of /dev/shm"]["in all"] > 0
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no GPUs")
 def test_what_is_held_on_a_gpu_stays_there(bench: Bench) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):  # it refuses operations between tensors of the CPU and of a GPU
         held = speed._held(replace(bench, device=torch.device("cuda")), 64, (218, 178))
-        assert held.images_BHWC.device.type == held.targets_BA.device.type == "cuda"
+        trained = stepping.batch(replace(bench, device=torch.device("cuda")), math.nan)
+        for each in (held, trained):
+            assert each.images_BHWC.device.type == each.targets_BA.device.type == "cuda"
         assert decoding._digest(held).device.type == "cuda"
 
 
 def test_no_secret_is_written_down() -> None:
     told = {"CUDA_VISIBLE_DEVICES": "0", "NCCL_DEBUG": "INFO", "PYTORCH_CUDA_ALLOC_CONF": "x", "OMP_NUM_THREADS": "8"}
     assert variables({**told, "WANDB_API_KEY": "a", "NVIDIA_API_KEY": "b", "NCCL_PASSWORD": "c", "HOME": "d"}) == told
-
-
-@pytest.mark.slow
-def test_this_machine_passes_and_writes_down_what_it_has_seen(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "distrib", "check", "--gpu", "--json", str(tmp_path / "found.json")]
-    environment = os.environ | {"WANDB_API_KEY": "secret", "NCCL_DEBUG": "WARN"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    written = json.loads((tmp_path / "found.json").read_text())
-    outcomes = {name: each["outcome"] for name, each in written["checks"].items()}
-    assert set(outcomes.values()) == {"passed", "left out"}
-    assert {name for name, outcome in outcomes.items() if outcome == "left out"} == {
-        "driver and architecture", "JPEG hardware", "overflow in fp16", "waiting in a step",
-    } | (set() if dali_installed() else {"decoded images", "places in a batch"})  # fmt: skip
-    assert "the bottleneck is the" in written["checks"]["speed by part"]["sentence"]
-    assert len(done.stdout.splitlines()) == len(outcomes) + 1
-    machine = written["machine"]
-    assert machine["versions"]["torch"] == torch.__version__
-    assert machine["environment"]["NCCL_DEBUG"] == "WARN"
-    assert {"date", "commit", "cpu", "cores", "bytes of memory", "system", "python", "gpus"} <= set(machine)
-    assert "secret" not in (tmp_path / "found.json").read_text()
