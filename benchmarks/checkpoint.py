@@ -42,7 +42,8 @@ def main() -> None:
     net = AttributeClassifier(40, config.train.channels_last)
     net.to(accelerator.device)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
-    one_step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))
+    agreement = Agreement(StopRequests(), accelerator)
+    one_step = TrainStep(config, accelerator, model, optimizer, None, agreement)
     model.train()
     batch = Batch(
         torch.randint(0, 256, (options.batch_size, *options.image_size, 3), dtype=torch.uint8).to(accelerator.device),
@@ -64,6 +65,7 @@ def main() -> None:
         def steps(kind: str) -> None:
             for step in range(options.steps):
                 one_step([batch], 0)
+                agreement.answer()  # as the loop does after each step
                 if kind != "none" and step == options.steps // 2:
                     one_step.read()  # as the loop does before it saves
                     save(step, kind == "waiting")

@@ -94,18 +94,21 @@ def main() -> None:
 
     net, _ = make_model(config.model, table.attributes, config.train.channels_last, seed=0)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
-    one_step = TrainStep(config, accelerator, model, optimizer, None, Agreement(StopRequests(), accelerator))
+    agreement = Agreement(StopRequests(), accelerator)
+    one_step = TrainStep(config, accelerator, model, optimizer, None, agreement)
     model.train()
 
     def on_held() -> None:
         for _ in range(options.steps):
             one_step([held], 0)
+            agreement.answer()  # as the loop does after each step
         one_step.read()
 
     def fed_by(batches: Iterator[Batch]) -> Callable[[], None]:
         def run() -> None:
             for _ in range(options.steps):
                 one_step([next(batches)], 0)
+                agreement.answer()
             one_step.read()
 
         return run
