@@ -20,8 +20,8 @@ root='' out='' device=cuda
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || refuse "benchmarks/gpu.sh takes --root DATA, --out FOLDER and --device cpu, and not $1 alone"
     case $1 in
-    --root) root=$(realpath "$2") ;;
-    --out) out=$(realpath "$2") ;;
+    --root) root=$(realpath -m -- "$2") ;;
+    --out) out=$(realpath -m -- "$2") ;;
     --device) device=$2 ;;
     *) refuse "benchmarks/gpu.sh takes --root DATA, --out FOLDER and --device cpu, and not $1" ;;
     esac
@@ -40,12 +40,24 @@ elif ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; t
     refuse "torch finds no GPU, and benchmarks/gpu.sh measures one: see README, \"On a GPU\", or say --device cpu to try it"
 fi
 
+if ! mkdir -p -- "$out" 2>/dev/null || [ ! -w "$out" ]; then
+    refuse "--out $out cannot be written to: name another folder"
+fi
+
 # Seconds after which nothing is begun any more; the page takes the rest of eight minutes.
 deadline=$((SECONDS + 465))
 work=$(mktemp -d)
 running=
-trap 'rm -rf "$work"' EXIT
-trap '[ -z "$running" ] || kill "$running"; exit 130' INT TERM
+# What was measured stays where it is until a page tells it.
+leave() {
+    if [ "$out/gpu.md" -nt "$work/parts.tsv" ]; then
+        rm -rf "$work"
+    else
+        printf 'distrib: error: there is no page: what was measured is in %s\n' "$work" >&2
+    fi
+}
+trap leave EXIT
+trap '[ -z "$running" ] || { kill "$running" 2>/dev/null || true; wait "$running" || true; }; exit 130' INT TERM
 
 # NAME LIMIT COMMAND…: run it for so many seconds at most, and write down how it went.
 part() {
@@ -88,8 +100,11 @@ fi
     fi
     benchmark step 45 benchmarks/step.py --root "$root" --batch-size $batch --image-size $size $step
     benchmark step-small 30 benchmarks/step.py --root "$root" --batch-size $batch --image-size $small $step
+    benchmark loader 60 benchmarks/loader.py --root "$root" --batch-size $batch --no-peers $loader
     benchmark checkpoint 30 benchmarks/checkpoint.py --batch-size $batch --image-size $size $checkpoint
-    benchmark loader 90 benchmarks/loader.py --root "$root" --batch-size $batch $loader
+    # It takes what time is left, and on a CPU it would take as long as all the others.
+    [ "$device" = cpu ] || benchmark train 90 benchmarks/train.py --root "$root" --part engine --sizes 178 \
+        --batch-size $batch --images 2048 --epochs 2 --rounds 1
 }
 
 python benchmarks/gpu_page.py "$work" --out "$out" --device "$device"

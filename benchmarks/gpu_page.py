@@ -16,7 +16,7 @@ from typing import Any
 
 from measure import write
 
-TIMED_OUT = 124  # as timeout says it
+TIMED_OUT, KILLED = 124, 137  # as timeout says it; 137 also where somebody else has killed a part
 SAID = 12  # lines of what a part said at last
 TOLD = re.compile("driver|torch|accelerate|dali")  # whose versions the page has; the JSON has more
 
@@ -28,8 +28,8 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
     options = parser.parse_args()
     parts = read_parts(options.parts)
-    checked = parts["check"]["result"]
-    found = {"device": options.device, "machine": checked["machine"] if checked else None, "parts": parts}
+    machines = [part["result"]["machine"] for part in parts.values() if "machine" in (part["result"] or {})]
+    found = {"device": options.device, "machine": machines[0] if machines else None, "parts": parts}
     write(found, options.out / "gpu.json")
     (options.out / "gpu.md").write_text(in_markdown(found), encoding="utf-8")
     print(f"{options.out / 'gpu.md'} and gpu.json")
@@ -42,31 +42,32 @@ def read_parts(folder: Path) -> dict[str, dict[str, Any]]:
     for line in (folder / "parts.tsv").read_text(encoding="utf-8").splitlines():
         name, status, seconds, limit, command = line.split("\t")
         log, file = folder / f"{name}.log", folder / f"{name}.json"
-        said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() and int(status) else []
+        try:
+            result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        except ValueError as error:
+            result = None
+            said.append(f"{file.name} is no JSON ({error}): it was not written to its end")
         parts[name] = {
             "command": command.replace(f"{folder}/", ""),
             "status": int(status),
             "seconds": int(seconds),
             "limit": int(limit),
-            "said": said[-SAID:] if int(status) else [],
-            "result": json.loads(file.read_text(encoding="utf-8")) if file.exists() else None,
+            "said": said[-SAID:],
+            "result": result,
         }
     return parts
 
 
 def in_markdown(found: dict[str, Any]) -> str:
-    machine = found["machine"] or {}
     lines = ["# Measured by benchmarks/gpu.sh", ""]
     if found["device"] == "cpu":
         lines += [
             "On a CPU and in small (`--device cpu`): these figures say that the programs run, and nothing else.",
             "",
         ]
-    if machine:
-        gpus = ", ".join(machine["gpus"]) or "no GPU"
-        told = {name: version for name, version in machine["versions"].items() if version and TOLD.search(name)}
-        versions = ", ".join(f"{name} {version}" for name, version in told.items())
-        lines += [f"{machine['date']}: {gpus}; {machine['cpu']}, {machine['cores']['to use']} cores; {versions}.", ""]
+    if found["machine"] is not None:
+        lines += [machine_line(found["machine"]), ""]
     lines += ["| part | seconds | |", "|---|---:|---|"]
     lines += [f"| {name} | {part['seconds']} | {outcome(part)} |" for name, part in found["parts"].items()]
     for name, part in found["parts"].items():
@@ -78,10 +79,22 @@ def in_markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def machine_line(machine: dict[str, Any]) -> str:
+    """A machine as `distrib check --gpu` describes it, or as `measure.machine` does."""
+    if "gpus" in machine:
+        gpus = ", ".join(str(gpu["name"]) for gpu in machine["gpus"])
+        cores, versions = machine["cores"]["to use"], machine["versions"]
+    else:
+        gpus, cores, versions = machine["gpu"], machine["cores"], machine
+    told = ", ".join(f"{name} {version}" for name, version in versions.items() if version and TOLD.search(name))
+    return f"{machine['date']}: {gpus or 'no GPU'}; {machine['cpu']}, {cores} cores; {told}."
+
+
 def outcome(part: dict[str, Any]) -> str:
     if part["status"] == 0:
         return "done"
-    if part["status"] == TIMED_OUT:
+    at_limit = part["status"] == KILLED and part["seconds"] >= part["limit"]
+    if part["status"] == TIMED_OUT or at_limit:
         return f"**ended after {part['limit']} s, its limit**" if part["limit"] else "**not begun: no time was left**"
     return f"**failed** (exit status {part['status']})"
 
@@ -96,12 +109,13 @@ def checks(result: dict[str, Any]) -> list[str]:
 
 
 def measured(result: dict[str, Any]) -> list[str]:
-    """A row for everything that was measured in rounds, wherever in a result it is."""
+    """The setting, and a row for everything that was measured in rounds, wherever in a result it is."""
+    setting = ", ".join(f"{name} {value}" for name, value in result.get("setting", {}).items())
     rows = [
         f"| {': '.join(path)} | {figure(each['median'])} | {figure(each['min'])} | {figure(each['max'])} |"
         for path, each in spreads(result, ())
     ]
-    return ["| | median | least | most |", "|---|---:|---:|---:|", *rows]
+    return [*([setting, ""] if setting else []), "| | median | least | most |", "|---|---:|---:|---:|", *rows]
 
 
 def figure(value: float) -> str:

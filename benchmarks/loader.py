@@ -26,7 +26,7 @@ import numpy as np
 import simplejpeg
 import torch
 from measure import alternate, in_memory, lay_out, machine, spread, write
-from peers import PEERS, Again, Forms, Job
+from peers import PEERS, Again, Forms, Job, Peer
 from plot_loader import plot
 
 from distrib.config import Config
@@ -52,33 +52,35 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--batches", type=int, default=16, help="batches in a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="what others load with")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args()
 
-    result: dict[str, Any] = {"machine": machine(*filter(installed, PACKAGES))}
     torch.set_num_threads(1)  # a loader has the threads that it is given, and none of OpenMP's beside them
     count = options.batches * options.batch_size
     rates: dict[str, dict[str, dict[str, float]]] = {}
     left_out: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        roots = other_forms(options.root, Path(scratch), count)
-        for job in JOBS:
-            for threads in options.threads:
-                measured = contenders(roots, JOBS[job], threads, options.batch_size, left_out)
-                seconds = alternate(measured, options.rounds, warmup=1)
-                setting = f"{job}, {threads} thread{'s' * (threads > 1)}"
-                rates[setting] = {name: spread([count / each for each in found]) for name, found in seconds.items()}
-                print(in_markdown(setting, rates[setting]), flush=True)
-    for name, reason in left_out.items():
-        print(f"left out: {name} ({reason})", file=sys.stderr)
-    result |= {
+    result = {
+        "machine": machine(*filter(installed, PACKAGES)),
         "setting": {"batch_size": options.batch_size, "images": count, "rounds": options.rounds},
         "left_out": left_out,
         "images_per_second": rates,
     }
-    if options.json is not None:
-        write(result, options.json)
+    with tempfile.TemporaryDirectory() as scratch:
+        roots = other_forms(options.root, Path(scratch), count)
+        for job in JOBS:
+            for threads in options.threads:
+                peers = PEERS if options.peers else {}
+                measured = contenders(roots, JOBS[job], threads, options.batch_size, peers, left_out)
+                seconds = alternate(measured, options.rounds, warmup=0)
+                setting = f"{job}, {threads} thread{'s' * (threads > 1)}"
+                rates[setting] = {name: spread([count / each for each in found]) for name, found in seconds.items()}
+                print(in_markdown(setting, rates[setting]), flush=True)
+                if options.json is not None:
+                    write(result, options.json)  # each time: a limit may end the next
+    for name, reason in left_out.items():
+        print(f"left out: {name} ({reason})", file=sys.stderr)
     if options.plot is not None:
         plot(result, options.plot)
 
@@ -127,9 +129,12 @@ def other_forms(root: Path, scratch: Path, count: int) -> dict[str, Path]:
 
 
 def contenders(
-    roots: dict[str, Path], job: Job, threads: int, batch_size: int, left_out: dict[str, str]
+    roots: dict[str, Path], job: Job, threads: int, batch_size: int, peers: dict[str, Peer], left_out: dict[str, str]
 ) -> dict[str, Run]:
-    """What is measured, by name; each goes through all images once. Peers that are not there are told in `left_out`."""
+    """What is measured, by name; each goes through all images once, and has done so, to warm up.
+
+    Peers that are not there, or fail (workers may lack shared memory), are told in `left_out`.
+    """
     folder = read_table(roots["folder"])
     data = [folder.store.read(row) for row in range(len(folder))]
     count = len(data)
@@ -143,14 +148,19 @@ def contenders(
     for where in ("host", "device") if torch.cuda.is_available() else ("host",):
         batches = ours(folder, job, "torch", threads, batch_size, where)
         runs[f"distrib, resident ({where})"] = through(batches, count, job)
+    for run in runs.values():
+        run()
     files = [roots["folder"] / "images" / name for name in folder.names]
     own = roots["folder"].parent / "peers"
     own.mkdir(exist_ok=True)
-    for name, peer in PEERS.items():
+    for name, peer in peers.items():
         try:
-            runs[name] = through(peer(Forms(files, roots["shards"], own), job, threads, batch_size), count, job)
-        except ImportError as error:
+            run = through(peer(Forms(files, roots["shards"], own), job, threads, batch_size), count, job)
+            run()
+        except (ImportError, RuntimeError) as error:
             left_out[name] = str(error)
+        else:
+            runs[name] = run
     return runs
 
 
