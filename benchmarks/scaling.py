@@ -8,9 +8,9 @@ Of CPUs, over gloo on the loopback interface; of GPUs `distrib check --gpu` meas
                 one_of_two   one rank of two threads
                 two_of_one   two ranks of one thread each, in DDP, on the same global batches
                 apart        two trainings of one thread each at the same time, on half as many images: what each of
-                             those two ranks computes, without a word to the other
-    all_reduce  the gradients of ResNet18 in DDP's buckets, and a validation's logits, with nothing else to do; on 1, 2
-                and 4 ranks
+                             those two ranks computes, without communication
+    all_reduce  the gradients of ResNet18 in DDP's buckets, and a validation's logits, with nothing else to do; on 2 and
+                4 ranks
     decode      the loader on one thread
 What the model (benchmarks/scaling_model.py) says of two ranks and of four stands beside what was measured.
 """
@@ -26,6 +26,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from measure import alternate, machine, report, spread
@@ -73,14 +74,18 @@ class Ranks:
 
     def __init__(self, ranks: int, threads: int, make: Callable[..., Work], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
-        environment = {"OMP_NUM_THREADS": str(threads), "LOCAL_WORLD_SIZE": str(ranks), "WORLD_SIZE": str(ranks)}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        launched = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
         self._pipes: list[Connection] = []
         for rank in range(ranks):
             mine, theirs = context.Pipe()
-            # Read by OpenMP when the process imports torch, and so before it is told anything.
-            os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            context.Process(target=_serve, args=(theirs, threads, make, arguments), daemon=True).start()
+            # Inherited, as OpenMP reads it when the process imports torch, and so before it is told anything.
+            with patch.dict(os.environ, OMP_NUM_THREADS=str(threads)):
+                for name, value in {**launched, "RANK": rank, "LOCAL_RANK": rank}.items():
+                    os.environ.pop(name, None)
+                    if ranks > 1:  # a single one that seemed to be launched would be given DDP as well
+                        os.environ[name] = str(value)
+                context.Process(target=_serve, args=(theirs, threads, make, arguments), daemon=True).start()
             theirs.close()
             self._pipes.append(mine)
         for pipe in self._pipes:
@@ -139,13 +144,15 @@ def trainer(config: Config) -> Work:
     run = TrainingRun(config, accelerator, table, splits, RunFolder(Path(tempfile.gettempdir())), Tracker())
     net, _ = make_model(config.model, table.attributes, config.train.channels_last, config.train.seed)
     grouping = group_batch(config, ranks, None)
-    state = TrainState(run, net, grouping, Agreement(StopRequests(), accelerator), None)
+    agreement = Agreement(StopRequests(), accelerator)
+    state = TrainState(run, net, grouping, agreement, None)
     state.enter_epoch(Progress())
     batches = run.make_decoder(grouping.micro_batch).batches(endless(run.plan, rank, ranks))
 
     def work(steps: int) -> None:
         for _ in range(steps):
             state.step([next(batches)])
+            agreement.answer()
         state.wait()
 
     return work
@@ -222,7 +229,7 @@ def main() -> None:
         rounds = alternate({name: tell(groups, options.steps) for name, groups in training.items()}, options.rounds)
         step = {name: [seconds / options.steps for seconds in values] for name, values in rounds.items()}
 
-        sharing = {ranks: start(ranks, 1, reducer) for ranks in (1, 2, 4)}
+        sharing = {ranks: start(ranks, 1, reducer) for ranks in (2, 4)}
         tensors = {"gradients": gradients, "logits": [VALID * (ATTRIBUTES + 1)]}
         rounds = alternate(
             {
