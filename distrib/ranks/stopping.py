@@ -312,12 +312,20 @@ class Agreement:
         """What the ranks have agreed on since this was asked last."""
         save = failed = replaced = False
         while self._heard and len(self._heard) > self._heard[0].lag:
-            of_round = Agreed(*(self._heard.popleft().get() > 0).tolist())
-            self._stop |= of_round.stop
+            of_round = self._hear_next()
             save |= of_round.save
             failed |= of_round.failed
             replaced |= of_round.replaced
         return Agreed(self._stop, save, failed, replaced)
+
+    def settle(self) -> None:
+        """Let no wish of the rounds so far be answered any more, but that to stop.
+
+        Every rank calls it after the same round, and waits for its device to have made it.
+        """
+        self.wish(save=False, failed=False, replaced=False)
+        while self._heard:
+            self._hear_next()
 
     def round(self) -> Agreed:
         """A round of its own, for where there is no all-reduce to go with; every rank makes it."""
@@ -328,3 +336,8 @@ class Agreement:
             torch.distributed.all_reduce(wishes)
         self.hear(wishes)
         return self.answer()
+
+    def _hear_next(self) -> Agreed:
+        of_round = Agreed(*(self._heard.popleft().get() > 0).tolist())
+        self._stop |= of_round.stop
+        return of_round

@@ -115,8 +115,8 @@ def train(
                     return checkpointer.stop(progress, agreement.reason)
 
             clock.enter("validation")
-            # What was wished in the last step is done, or follows: the rounds of validation ask for a stop alone.
-            agreement.wish(save=False, failed=False, replaced=False)
+            # Wishes of the last step have been met or are about to be; during validation only a stop is asked for.
+            agreement.settle()
             # Every validation image once. A stop meanwhile keeps the epoch's steps; it is validated on resuming.
             try:
                 logits, raw_logits = validate(run, state, valid_decoder, grouping.micro_batch, between_batches)
