@@ -3,7 +3,7 @@
     config.yaml                 as resolved; a valid --config
     metrics.csv                 an epoch a row
     metrics_by_attribute.csv    an epoch and attribute a row
-    speed.csv                   an epoch a row, and what came after the last: where the time went, MFU, peak memory
+    speed.csv                   an epoch a row, and one when a process leaves: where the time went, MFU, peak memory
     events.jsonl                what happened, in order: start, resume, epoch, nonfinite, error, end …
     checkpoints/                step-NNNNNNNN/
     best/                       the model of the best validation epoch, with its model card

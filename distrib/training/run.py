@@ -15,14 +15,14 @@ from distrib.config import Config
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.ending import OutOfMemory, RankLost, out_of_memory, stopped_status
 from distrib.ranks.meeting import from_rank_0, on_every_rank, on_rank_0
-from distrib.ranks.printing import say
+from distrib.ranks.printing import say, warn
 from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
 from distrib.ranks.watch import Watch
 from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import read_speed, seconds_by_part
 from distrib.runs.tracking import Tracker, open_tracker
 from distrib.training.check import read_data
-from distrib.training.checkpoint import Checkpoint
+from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.grouping import Grouping, group_batch, what_to_lower
 from distrib.training.loop import finished, train
 from distrib.training.precision import Precision
@@ -96,7 +96,7 @@ def run_training(
             _ = run.colours  # read now, and not while all ranks wait for the first checkpoint
             outcome = outcome or watched(run, net, checkpoint, grouping, requests, clock)
             if outcome.stopped_by is not None:
-                return leave_stopped(run, outcome)
+                return leave_stopped(run, outcome, clock)
             if accelerator.is_main_process:
                 progress = outcome.progress
                 early = progress.epoch < config.train.epochs
@@ -166,9 +166,11 @@ def written_down(run: TrainingRun) -> Iterator[None]:
         raise
 
 
-def leave_stopped(run: TrainingRun, outcome: Outcome) -> int:
+def leave_stopped(run: TrainingRun, outcome: Outcome, clock: SpeedClock) -> int:
     """Say how to resume after a stop, and leave together with the other ranks; returns the exit status."""
     progress = outcome.progress
+    if run.accelerator.is_main_process:
+        write_last_speed(run, progress, clock)
     run.tracker.finish(exit_code=STOPPED)
     say(
         f"\nstopped by {outcome.stopped_by} in epoch {progress.epoch + 1}, {progress.step} steps into it, and saved; "
@@ -202,7 +204,7 @@ def conclude(
         folder.event("stop", reason=str(stop), epoch=progress.epoch, step=progress.step)
         folder.preempt.unlink(missing_ok=True)
         status = stopped_status()
-    folder.speed(clock.row(progress.epoch, progress.epoch * run.plan.steps_per_epoch))
+    write_last_speed(run, progress, clock)
     run.tracker.finish(status)
     best = "undefined" if progress.best_score is None else f"{progress.best_score:.4f}"
     if progress.pruned:
@@ -217,6 +219,15 @@ def conclude(
     if report:
         say(report)
     return status
+
+
+def write_last_speed(run: TrainingRun, progress: Progress, clock: SpeedClock) -> None:
+    """Write down what this process did after its last epoch; where that fails, all else of the run is on the disk."""
+    step = progress.epoch * run.plan.steps_per_epoch + progress.step
+    try:
+        run.folder.speed(clock.row(progress.epoch, step))
+    except UserError as error:
+        warn(f"speed.csv has no row of what came after epoch {progress.epoch}: {error}")
 
 
 def where_the_time_went(folder: RunFolder) -> str:

@@ -1,16 +1,21 @@
 """The loop, in this process, on one rank; several ranks are in tests/test_train.py."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_run import assert_same_training, settings
 
 from distrib.ranks.host_copy import LAG, HostCopy
+from distrib.ranks.stopping import STOPPED
+from distrib.runs.folder import RunFolder
+from distrib.runs.metrics import read_speed
 from distrib.runs.tracking import Tracker
 from distrib.train import main
 from distrib.training.checkpoint import Progress, WriteFirst, nothing
 from distrib.training.checkpointer import Checkpointer
+from distrib.training.speed import flops_per_image
 
 Rows = list[tuple[int, dict[str, float]]]
 CLOCKS = {"train/images_per_second", "train/data_share", "train/mfu"}
@@ -60,3 +65,54 @@ def test_what_the_last_step_of_an_epoch_wished_is_not_wished_again_while_it_is_v
     more = ("--train.batch-size", 32, "--data.subset", 64, "--train.epochs", 2, "--checkpoint.every-steps", 100)
     assert train(monkeypatch, faces, tmp_path / "run", *more)[0] == 0
     assert saved == [2, 4]
+
+
+def test_what_a_stopped_run_has_done_is_in_speed_csv(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the first epoch and in the second of two, of three steps each."""
+    stop_after = 1
+
+    class Stopper(Tracker):
+        def __init__(self, stop: Callable[[], None]) -> None:
+            self._stop = stop
+
+        def step(self, metrics: Mapping[str, float], step: int) -> None:
+            if step == stop_after:
+                self._stop()
+
+    def open_tracker(*arguments: Any) -> Tracker:
+        return Stopper(arguments[-1])
+
+    monkeypatch.setattr("distrib.training.run.open_tracker", open_tracker)
+    more = ("--data.subset", 48, "--train.epochs", 2, "--train.log-every", 1, "--resume", "auto")
+    options = [str(each) for each in settings(faces, tmp_path / "run", *more)]
+    assert main(options) == STOPPED
+    (row,) = read_speed(tmp_path / "run")
+    assert (row["epoch"], row["step"]) == (0, 2)
+    stop_after = 4
+    assert main(options) == STOPPED
+    assert main(options) == 0
+    rows = read_speed(tmp_path / "run")
+    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 2), (1, 3), (1, 5), (2, 6), (2, 6)]
+    # Each of the three processes prepared itself, and every image of the six steps is counted once.
+    assert [row["preparation_share"] > 0 for row in rows] == [True, True, False, True, False]
+    assert sum(row["flops"] for row in rows) == 6 * 16 * flops_per_image(3, (32, 32), "none")
+
+
+def test_a_run_that_is_trained_ends_well_though_speed_csv_cannot_be_written(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, event = tmp_path / "run/speed.csv", RunFolder.event
+
+    def blocking(self: RunFolder, kind: str, **fields: Any) -> None:
+        event(self, kind, **fields)
+        if kind == "end":
+            file.unlink()
+            file.mkdir()
+
+    monkeypatch.setattr(RunFolder, "event", blocking)
+    assert train(monkeypatch, faces, tmp_path / "run", "--data.subset", 64)[0] == 0
+    said = capsys.readouterr()
+    assert "speed.csv has no row of what came after epoch 1: " in said.err
+    assert "best epoch: 1 " in said.out
