@@ -112,7 +112,7 @@ def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
     if not rows:
         return None
     by_part = seconds_by_part(rows)
-    # The report is known by its parts, those that have been made again too.
+    # The report is counted by its jobs, including those that were run again.
     seconds = {name: by_part[part] for part, name in PART_NAMES.items()}
     seconds["the parts of the report"] = sum(result["seconds"] for result in results.values())
     total = sum(seconds.values())

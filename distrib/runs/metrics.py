@@ -15,7 +15,7 @@ METRICS = (
 RAW_LOSS = "val_loss_raw"
 # What the time of a training goes into.
 PARTS = ("preparation", "data", "steps", "validation", "checkpoints", "report")
-# The columns that files of earlier versions lack, whose seconds had nothing of it.
+# The columns that files of earlier versions lack, whose `seconds` did not include these parts.
 ADDED = ("preparation_share", "report_share")
 SPEED = (
     "epoch", "step", "seconds", "data_share", "steps_share", "validation_share", "checkpoints_share", "flops",

@@ -159,7 +159,7 @@ class TrainState:
             train, run = self._config.train, self._config.run
             assert run.folder is not None
             raise UserError(
-                f"train.compile is {train.compile}, and the network does not compile in step {number + 1} (epoch "
+                f"train.compile is {train.compile}, and compiling the network failed in step {number + 1} (epoch "
                 f"{self.position.epoch + 1}): {first_line(error)}; resume without it: --config "
                 f"{run.folder / 'config.yaml'} --resume auto --train.compile no"
             ) from error

@@ -136,7 +136,7 @@ def test_a_graph_that_fails_in_the_middle_of_a_run_is_a_sentence(
     assert program.main([str(each) for each in settings(faces, folder, *few)]) == 2
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert said.startswith(
-        "distrib: error: train.compile is default, and the network does not compile in step 5 (epoch 2): "
+        "distrib: error: train.compile is default, and compiling the network failed in step 5 (epoch 2): "
         "RuntimeError: no space left for a kernel; resume without it: "
     )
     assert said.endswith(read_events(folder, "error")[0]["reason"])
