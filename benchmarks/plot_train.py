@@ -17,7 +17,7 @@ LINES = ("#d98b2b", "#7a9e48", "#a05a9c", "#8a8a8a")
 
 def plot(result: dict[str, Any], file: Path) -> None:
     """A panel of bars for each image size, and one of scores over time for the recipes."""
-    sizes = {name: found for name, found in result.get("engine", {}).items() if name != "setting"}
+    sizes = result["engine"]["sizes"] if "engine" in result else {}
     panels = len(sizes) + ("recipe" in result)
     figure = Figure(figsize=(5.2 * panels, 4.6), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]

@@ -27,9 +27,10 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -50,10 +51,11 @@ from distrib.training.precision import choose_precision
 
 PROJECT = Path(__file__).resolve().parents[1]
 OURS = "distrib"
+FORMS = ("as it comes", "by hand")
 # The recipe of the engines' comparison, as this project's options have it.
 SAME_RECIPE = [
     "--optim.name", "adamw", "--optim.lr", "1e-3", "--optim.weight-decay", "0.05", "--optim.schedule", "one-cycle",
-    "--data.min-zoom", "0.85",
+    "--data.min-zoom", "0.85", "--data.crop", "square", "--data.flip", "true",
 ]  # fmt: skip
 
 
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=640, help="images that the engines train on")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of the engines")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of the engines")
-    parser.add_argument("--budget", type=int, default=8, help="epochs of the peers' recipes, at 112x112")
+    parser.add_argument("--budget", type=int, default=15, help="epochs of the peers' recipes, at 112x112")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of the recipes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
@@ -102,45 +104,46 @@ def main() -> None:
         print(f"left out: {name} (pip install {PACKAGES[name]})", file=sys.stderr)
     peers = [name for name in TRAINERS if there[name]]
     with tempfile.TemporaryDirectory() as scratch:
-        if "engine" in options.part:
-            result["engine"] = compare_engines(options, peers, Path(scratch))
-        if "recipe" in options.part:
-            result["recipe"] = compare_recipes(options, fastest(result, peers), Path(scratch))
-    if options.json is not None:
-        write(result, options.json)
+        for found in compare(options, peers, Path(scratch), result):
+            print(found, flush=True)
+            if options.json is not None:
+                write(result, options.json)
     if options.plot is not None:
         plot(result, options.plot)
 
 
-def compare_engines(options: argparse.Namespace, peers: list[str], scratch: Path) -> dict[str, Any]:
-    """Images a second of all at each size."""
-    found: dict[str, Any] = {}
-    folder = part_of(options.root, scratch / "engine", options.images)
-    for side in options.sizes:
-        setting = set_up(options, folder, scratch, (side, side), options.epochs)
-        runs: dict[str, Callable[[], Training]] = {OURS: lambda s=setting: ours(s, 0, SAME_RECIPE)}
-        for peer in peers:
-            for form in ("as it comes", "by hand"):
-                runs[f"{peer}, {form}"] = lambda p=peer, f=form, s=setting: theirs(s, p, f == "by hand", "one-cycle", 0)
-        trained = setting.epochs * (options.images // setting.batch_size) * setting.batch_size
-        rates: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(options.rounds):
-            for name in in_turn(list(runs), turn):
-                rates[name].append(trained / runs[name]().seconds[-1])
-                print(f"{side}x{side}, round {turn + 1}: {name}: {rates[name][-1]:.1f} images/s", flush=True)
-        name = f"{side}x{side}"
-        found[name] = {
-            "precision": setting.precision,
-            "images_per_second": {name: spread(values) for name, values in rates.items()},
-            "of_best": {
-                form: of_best(rates, [f"{peer}, {form}" for peer in peers]) for form in ("by hand", "as it comes")
-            },
-        }
-        print(engines_in_markdown(name, found[name]), flush=True)
-    found["setting"] = {
-        "images": options.images, "epochs": options.epochs, "batch_size": options.batch_size, "rounds": options.rounds,
-    }  # fmt: skip
-    return found
+def compare(options: argparse.Namespace, peers: list[str], scratch: Path, result: dict[str, Any]) -> Iterator[str]:
+    """Add one comparison after another to the result, and say in Markdown what each has found."""
+    if "engine" in options.part:
+        asked = ("images", "epochs", "batch_size", "rounds")
+        result["engine"] = {"setting": {name: getattr(options, name) for name in asked}, "sizes": {}}
+        folder = part_of(options.root, scratch / "engine", options.images)
+        for side in options.sizes:
+            found = compare_engines(options, peers, set_up(options, folder, scratch, (side, side), options.epochs))
+            result["engine"]["sizes"][f"{side}x{side}"] = found
+            yield engines_in_markdown(f"{side}x{side}", found)
+    if "recipe" in options.part:
+        result["recipe"] = {}
+        yield from compare_recipes(options, fastest(result, peers), scratch, result["recipe"])
+
+
+def compare_engines(options: argparse.Namespace, peers: list[str], setting: Setting) -> dict[str, Any]:
+    """Images a second of all."""
+    same = [*SAME_RECIPE, "--train.batch-size", str(setting.batch_size)]
+    runs: dict[str, Callable[[], Training]] = {OURS: lambda: ours(setting, 0, same)}
+    for peer, form in product(peers, FORMS):
+        runs[f"{peer}, {form}"] = partial(theirs, setting, peer, form == "by hand", "one-cycle", 0)
+    trained = setting.epochs * (options.images // setting.batch_size) * setting.batch_size
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(options.rounds):
+        for name in in_turn(list(runs), turn):
+            rates[name].append(trained / runs[name]().seconds[-1])
+            print(f"{setting.size[0]}, round {turn + 1}: {name}: {rates[name][-1]:.1f} images/s", flush=True)
+    return {
+        "precision": setting.precision,
+        "images_per_second": {name: spread(values) for name, values in rates.items()},
+        "of_best": {form: of_best(rates, [f"{peer}, {form}" for peer in peers]) for form in FORMS},
+    }
 
 
 def of_best(rates: dict[str, list[float]], peers: list[str]) -> dict[str, Any]:
@@ -149,45 +152,39 @@ def of_best(rates: dict[str, list[float]], peers: list[str]) -> dict[str, Any]:
     return {"peer": best, **spread([a / b for a, b in zip(rates[OURS], rates[best], strict=True)])}
 
 
-def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path) -> dict[str, Any]:
-    """Each peer's recipe once, the best of them and this project's with all seeds."""
-    folder = part_of(options.root, scratch / "recipe", None)
-    setting = set_up(options, folder, scratch, (112, 112), options.budget)
-    first, *others = options.seeds
+def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path, result: dict[str, Any]) -> Iterator[str]:
+    """Add each of the peers' recipes once, the best of them and this project's with all seeds, and how they compare."""
+    setting = set_up(options, part_of(options.root, scratch / "recipe", None), scratch, (112, 112), options.budget)
+    result |= {
+        "peer": f"{peer}, by hand", "precision": setting.precision, "epochs": options.budget,
+        "size": list(setting.size), "batch_size": setting.batch_size, "trainings": {},
+    }  # fmt: skip
+    trainings: dict[str, list[dict[str, Any]]] = result["trainings"]
 
-    def run(recipe: str, seed: int) -> dict[str, Any]:
+    def run(recipe: str, seed: int) -> str:
         if recipe == OURS:
             found = ours(setting._replace(epochs=0), seed, ["--config", str(PROJECT / "configs/celeba_mini.yaml")])
         else:
             found = theirs(setting, peer, True, recipe, seed)
-        print(f"{recipe}, seed {seed}: ROC AUC {found.roc_auc[-1]:.4f} after {found.seconds[-1]:.0f} s", flush=True)
-        return {"seed": seed, **found._asdict()}
+        trainings.setdefault(recipe, []).append({"seed": seed, **found._asdict()})
+        return f"{recipe}, seed {seed}: ROC AUC {found.roc_auc[-1]:.4f} after {found.seconds[-1]:.0f} s"
 
-    trainings = {recipe: [run(recipe, first)] for recipe in RECIPES}
+    first, *others = options.seeds
+    for recipe in (*RECIPES, OURS):
+        yield run(recipe, first)
     best = max(RECIPES, key=lambda recipe: trainings[recipe][0]["roc_auc"][-1])
-    trainings[OURS] = [run(OURS, first)]
-    for seed in others:
-        for recipe in (best, OURS):
-            trainings[recipe].append(run(recipe, seed))
-    ends = {
-        recipe: {
-            "roc_auc": spread([each["roc_auc"][-1] for each in found]),
-            "seconds": spread([each["seconds"][-1] for each in found]),
-        }
-        for recipe, found in trainings.items()
+    for seed, recipe in product(others, (best, OURS)):
+        yield run(recipe, seed)
+
+    ends = {recipe: [each["roc_auc"][-1] for each in found] for recipe, found in trainings.items()}
+    seconds = {recipe: [each["seconds"][-1] for each in found] for recipe, found in trainings.items()}
+    result |= {
+        "best_recipe": best,
+        "ends": {name: {"roc_auc": spread(ends[name]), "seconds": spread(seconds[name])} for name in trainings},
+        "gain": fmean(ends[OURS]) - fmean(ends[best]),
+        "share_of_time": spread([mine / theirs for mine, theirs in zip(seconds[OURS], seconds[best], strict=True)]),
     }
-    theirs_at_end = fmean(each["roc_auc"][-1] for each in trainings[best])
-    found = {
-        "peer": f"{peer}, by hand", "precision": setting.precision, "epochs": options.budget, "size": [112, 112],
-        "batch_size": options.batch_size, "best_recipe": best, "ends": ends, "trainings": trainings,
-        "gain": fmean(each["roc_auc"][-1] for each in trainings[OURS]) - theirs_at_end,
-        "share_of_time": spread([
-            mine["seconds"][-1] / theirs["seconds"][-1]
-            for mine, theirs in zip(trainings[OURS], trainings[best], strict=True)
-        ]),
-    }  # fmt: skip
-    print(recipes_in_markdown(found), flush=True)
-    return found
+    yield recipes_in_markdown(result)
 
 
 def part_of(root: Path, folder: Path, images: int | None) -> Path:
@@ -224,8 +221,8 @@ def ours(setting: Setting, seed: int, recipe: list[str]) -> Training:
         side = list(map(str, setting.size))
         command = [
             sys.executable, str(PROJECT / "distrib/train.py"), *recipe, "--data.root", str(setting.folder),
-            "--data.attributes", "all", "--data.image-size", *side, "--data.crop", "square", "--data.flip", "true",
-            "--train.batch-size", str(setting.batch_size), "--train.precision", setting.precision,
+            "--data.attributes", "all", "--data.image-size", *side,
+            "--train.precision", setting.precision,
             "--train.seed", str(seed), "--run.folder", str(run), "--tracking.mode", "disabled",
             "--explain.after-training", "false", "--data.resident", "never", "--train.compile", "no",
         ]  # fmt: skip
@@ -268,7 +265,7 @@ def in_turn(names: list[str], turn: int) -> list[str]:
 
 def fastest(result: dict[str, Any], peers: list[str]) -> str:
     """The peer whose loop by hand was the fastest at the first size; Accelerate's where none was measured."""
-    sizes = [found for name, found in result.get("engine", {}).items() if name != "setting"]
+    sizes = list(result["engine"]["sizes"].values()) if "engine" in result else []
     return sizes[0]["of_best"]["by hand"]["peer"].partition(", ")[0] if sizes else peers[-1]
 
 

@@ -73,7 +73,7 @@ def test_all_peers_that_are_there_train_to_their_end(faces: Path, tmp_path: Path
     result = json.loads((tmp_path / "train.json").read_text())
     there = {"torchvision's reference", "timm", "Lightning", "Accelerate"} - set(result["left_out"])
     assert {"torchvision's reference", "Accelerate"} <= there
-    rates = result["engine"]["32x32"]["images_per_second"]
+    rates = result["engine"]["sizes"]["32x32"]["images_per_second"]
     assert set(rates) == {"distrib"} | {f"{peer}, {form}" for peer in there for form in ("as it comes", "by hand")}
     assert all(rate["median"] > 0 for rate in rates.values())
     assert all(f"left out: {peer} (pip install" in done.stderr for peer in result["left_out"])
