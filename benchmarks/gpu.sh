@@ -47,10 +47,13 @@ fi
 # Seconds after which nothing is begun any more; the page takes the rest of eight minutes.
 deadline=$((SECONDS + 465))
 work=$(mktemp -d)
-running=
+mkdir "$work/page" "$work/tmp"
+export TMPDIR=$work/tmp # what a part that is ended leaves behind goes too
+running='' told=''
 # What was measured stays where it is until a page tells it.
 leave() {
-    if [ "$out/gpu.md" -nt "$work/parts.tsv" ]; then
+    rm -rf "$work/tmp"
+    if [ -n "$told" ]; then
         rm -rf "$work"
     else
         printf 'distrib: error: there is no page: what was measured is in %s\n' "$work" >&2
@@ -104,7 +107,12 @@ fi
     benchmark checkpoint 30 benchmarks/checkpoint.py --batch-size $batch --image-size $size $checkpoint
     # It takes what time is left, and on a CPU it would take as long as all the others.
     [ "$device" = cpu ] || benchmark train 90 benchmarks/train.py --root "$root" --part engine --sizes 178 \
-        --batch-size $batch --images 2048 --epochs 2 --rounds 1
+        --batch-size $batch --images 2048 --epochs 4 --rounds 1
 }
 
-python benchmarks/gpu_page.py "$work" --out "$out" --device "$device"
+status=0
+python benchmarks/gpu_page.py "$work" --out "$work/page" --device "$device" || status=$?
+mv "$work/page/gpu.md" "$work/page/gpu.json" "$out"
+told=yes
+echo "$out/gpu.md and gpu.json"
+exit "$status"

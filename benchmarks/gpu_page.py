@@ -32,7 +32,6 @@ def main() -> int:
     found = {"device": options.device, "machine": machines[0] if machines else None, "parts": parts}
     write(found, options.out / "gpu.json")
     (options.out / "gpu.md").write_text(in_markdown(found), encoding="utf-8")
-    print(f"{options.out / 'gpu.md'} and gpu.json")
     return int(any(part["status"] != 0 for part in parts.values()))
 
 

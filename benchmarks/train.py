@@ -12,9 +12,10 @@ Two questions, kept apart:
   peer ends. Every recipe of `trainers.py` is tried, in the fastest of the peers' loops; the one that ends best is the
   peer. Of each training the last epoch counts.
 
-Each training is a process of its own; in each round all take turns, in another order. Nobody
-compiles the network or keeps decoded images, on a GPU neither. The clock of a training begins
-with its first step and ends when its last epoch is validated: programs that start, and reports, are not in it.
+Each training is a process of its own; in each round all take turns, in another order. Nobody compiles the network or
+keeps decoded images in memory, not even on a GPU. A recipe's clock begins before its first batch is decoded and ends
+when its last epoch is validated: programs that start, and reports, are not in it. The engines' rates are those from
+the end of the first epoch to the end of the last, so that nobody's first steps count.
 
 `pip install -e '.[benchmarks]'`, in an environment of its own, brings the peers; those that are not there are left out,
 and said.
@@ -22,7 +23,6 @@ and said.
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -41,6 +41,7 @@ from measure import lay_out, machine, spread, write
 from plot_train import plot
 from trainers import PACKAGES, RECIPES, TRAINERS, Job
 
+from distrib.base.cores import cores
 from distrib.config import Config
 from distrib.data.splits import make_splits
 from distrib.data.table import read_table
@@ -86,16 +87,18 @@ def main() -> None:
         "--sizes", type=int, nargs="+", default=(112, 178), help="height and width of the engines' images"
     )
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=640, help="images that the engines train on")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of the engines")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds of the engines")
+    parser.add_argument("--images", type=int, default=256, help="images that the engines train on")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="epochs of the engines, of which the first is not measured"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the engines")
     parser.add_argument("--budget", type=int, default=15, help="epochs of the peers' recipes, at 112x112")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of the recipes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args()
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     there = {name: find_spec(package) is not None for name, package in PACKAGES.items()}
     left_out = [name for name in TRAINERS if not there[name]]
     packages = [PACKAGES[name] for name in TRAINERS if there[name]]
@@ -119,31 +122,34 @@ def compare(options: argparse.Namespace, peers: list[str], scratch: Path, result
         result["engine"] = {"setting": {name: getattr(options, name) for name in asked}, "sizes": {}}
         folder = part_of(options.root, scratch / "engine", options.images)
         for side in options.sizes:
-            found = compare_engines(options, peers, set_up(options, folder, scratch, (side, side), options.epochs))
-            result["engine"]["sizes"][f"{side}x{side}"] = found
-            yield engines_in_markdown(f"{side}x{side}", found)
+            setting = set_up(options, folder, scratch, (side, side), options.epochs)
+            found = result["engine"]["sizes"][f"{side}x{side}"] = {}
+            yield from compare_engines(options, peers, setting, found)
     if "recipe" in options.part:
         result["recipe"] = {}
         yield from compare_recipes(options, fastest(result, peers), scratch, result["recipe"])
 
 
-def compare_engines(options: argparse.Namespace, peers: list[str], setting: Setting) -> dict[str, Any]:
-    """Images a second of all."""
+def compare_engines(
+    options: argparse.Namespace, peers: list[str], setting: Setting, result: dict[str, Any]
+) -> Iterator[str]:
+    """Add images a second of all, and say how they compare."""
+    size = f"{setting.size[0]}x{setting.size[1]}"
     same = [*SAME_RECIPE, "--train.batch-size", str(setting.batch_size)]
     runs: dict[str, Callable[[], Training]] = {OURS: lambda: ours(setting, 0, same)}
     for peer, form in product(peers, FORMS):
         runs[f"{peer}, {form}"] = partial(theirs, setting, peer, form == "by hand", "one-cycle", 0)
-    trained = setting.epochs * (options.images // setting.batch_size) * setting.batch_size
+    trained = (setting.epochs - 1) * (options.images // setting.batch_size) * setting.batch_size
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(options.rounds):
         for name in in_turn(list(runs), turn):
-            rates[name].append(trained / runs[name]().seconds[-1])
-            print(f"{setting.size[0]}, round {turn + 1}: {name}: {rates[name][-1]:.1f} images/s", flush=True)
-    return {
-        "precision": setting.precision,
-        "images_per_second": {name: spread(values) for name, values in rates.items()},
-        "of_best": {form: of_best(rates, [f"{peer}, {form}" for peer in peers]) for form in FORMS},
-    }
+            seconds = runs[name]().seconds
+            rates[name].append(trained / (seconds[-1] - seconds[0]))
+            measured = {each: spread(values) for each, values in rates.items() if values}
+            result |= {"precision": setting.precision, "images_per_second": measured}
+            yield f"{size}, round {turn + 1}: {name}: {rates[name][-1]:.1f} images/s"
+    result["of_best"] = {form: of_best(rates, [f"{peer}, {form}" for peer in peers]) for form in FORMS}
+    yield engines_in_markdown(size, result)
 
 
 def of_best(rates: dict[str, list[float]], peers: list[str]) -> dict[str, Any]:
@@ -157,7 +163,7 @@ def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path, resul
     setting = set_up(options, part_of(options.root, scratch / "recipe", None), scratch, (112, 112), options.budget)
     result |= {
         "peer": f"{peer}, by hand", "precision": setting.precision, "epochs": options.budget,
-        "size": list(setting.size), "batch_size": setting.batch_size, "trainings": {},
+        "size": list(setting.size), "peer_batch_size": setting.batch_size, "trainings": {},
     }  # fmt: skip
     trainings: dict[str, list[dict[str, Any]]] = result["trainings"]
 
@@ -221,8 +227,7 @@ def ours(setting: Setting, seed: int, recipe: list[str]) -> Training:
         side = list(map(str, setting.size))
         command = [
             sys.executable, str(PROJECT / "distrib/train.py"), *recipe, "--data.root", str(setting.folder),
-            "--data.attributes", "all", "--data.image-size", *side,
-            "--train.precision", setting.precision,
+            "--data.attributes", "all", "--data.image-size", *side, "--train.precision", setting.precision,
             "--train.seed", str(seed), "--run.folder", str(run), "--tracking.mode", "disabled",
             "--explain.after-training", "false", "--data.resident", "never", "--train.compile", "no",
         ]  # fmt: skip

@@ -8,10 +8,10 @@ writes it, in two forms:
 - by hand: channels_last, the faster of bf16 and float32, fused AdamW, workers that are kept from epoch to epoch, and
   nothing logged that waits for the device.
 
-A recipe is what it trains by: optimiser, schedule and augmentation. Two are those of the peers' own scripts, with their
-schedules in shares of the run: torchvision's, and timm's without its warm-up of 5
-epochs, which would be most of a short run. One is that of the guides of Lightning and Accelerate. And one is a good
-plain recipe for this data, AdamW with a one-cycle schedule, on which this project's own builds.
+A recipe is what it trains by: optimiser, schedule and augmentation. Two are those of the peers' own scripts, with
+their schedules in shares of the run: torchvision's, and timm's without its warm-up of 5 epochs, which would be most of
+a short run. One is that of the guides of Lightning and Accelerate. And one is a good plain recipe for this data, AdamW
+with a one-cycle schedule, on which this project's own builds.
 """
 
 import json
@@ -214,7 +214,7 @@ def torchvision_reference(job: Job, record: Record) -> None:
             rates.step()
             if not job.by_hand:
                 seen["loss"] += loss.item()
-                seen["accuracy"] += right(logits, targets)
+                seen["accuracy"] += right(logits, targets).item()
         record.epoch(validate(job, net, valid))
         state = {"model": net.state_dict(), "optimizer": opt.state_dict(), "lr": rates.state_dict(), "epoch": epoch}
         torch.save(state, f"{job.out}.checkpoint.pth")
@@ -361,7 +361,7 @@ def accelerate_loop(job: Job, record: Record) -> None:
             if not job.by_hand:
                 seen += loss.detach()
         net.eval()
-        said, accuracy = [], 0.0
+        said, accuracy = [], torch.zeros((), device=DEVICE)
         for images, targets in valid:
             with torch.no_grad():
                 logits = net(images.to(memory_format=torch.channels_last) if job.by_hand else images)
@@ -382,18 +382,20 @@ def on_device(job: Job, batches: Any) -> Iterator[tuple[torch.Tensor, torch.Tens
 def validate(job: Job, net: nn.Module, batches: Any) -> torch.Tensor:
     """The logits [N, A] of all validation images; loss and accuracy are counted in passing, as loops do."""
     net.eval()
-    criterion, said, loss, accuracy = nn.BCEWithLogitsLoss(), [], 0.0, 0.0
+    criterion, said = nn.BCEWithLogitsLoss(), []
+    loss, accuracy = torch.zeros((), device=DEVICE), torch.zeros((), device=DEVICE)
     for images, targets in on_device(job, batches):
         with autocast(job):
             logits = net(images)
-        loss += criterion(logits, targets).item() * len(images)
+        loss += criterion(logits, targets) * len(images)
         accuracy += right(logits, targets) * len(images)
         said.append(logits)
+    print(f"validation loss {loss.item():.1f}, accuracy {accuracy.item():.1f}, of {len(batches.dataset)}")
     return torch.cat(said)
 
 
-def right(logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> float:
-    return ((logits_BA > 0) == targets_BA).float().mean().item()
+def right(logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
+    return ((logits_BA > 0) == targets_BA).float().mean()
 
 
 TRAINERS = {

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -117,15 +116,18 @@ def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
     seconds["the parts of the report"] = sum(result["seconds"] for result in results.values())
     total = sum(seconds.values())
     # A resumed run may have changed its device, and some have no peak that is known, or no memory of their own.
-    mfus = [row["mfu"] for row in rows if math.isfinite(row["mfu"])]
-    peak = next((row["peak_flops_per_second"] for row in reversed(rows) if math.isfinite(row["mfu"])), math.nan)
+    known = [row for row in rows if math.isfinite(row["mfu"])]
+    possible = sum(
+        row["seconds"] * (row["data_share"] + row["steps_share"]) * row["peak_flops_per_second"] for row in known
+    )
+    peak = known[-1]["peak_flops_per_second"] if known else math.nan
     memory = {}
     for place in ("device", "host"):
         if sizes := [row[f"{place}_memory"] for row in rows if math.isfinite(row[f"{place}_memory"])]:
             memory[place] = max(sizes)
     return {
         "parts": [{"part": part, "seconds": spent, "share": spent / total} for part, spent in seconds.items()],
-        "mfu": median(mfus) if mfus else None,
+        "mfu": sum(row["flops"] for row in known) / possible if known else None,
         "peak": f"{peak / 1e12:,.0f} TFLOP/s" if peak >= 1e13 else f"{peak / 1e9:,.0f} GFLOP/s",
         "measured": _start(folder).get("device", "").startswith("CPU"),
         "memory": {place: data_size(int(size)) for place, size in memory.items()},

@@ -319,7 +319,7 @@ class Agreement:
         return Agreed(self._stop, save, failed, replaced)
 
     def settle(self) -> None:
-        """Let no wish of the rounds so far be answered any more, but that to stop.
+        """Forget what was wished in the rounds so far, except a stop.
 
         Every rank calls it after the same round, and waits for its device to have made it.
         """

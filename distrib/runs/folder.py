@@ -3,7 +3,7 @@
     config.yaml                 as resolved; a valid --config
     metrics.csv                 an epoch a row
     metrics_by_attribute.csv    an epoch and attribute a row
-    speed.csv                   an epoch a row, and one when a process leaves: where the time went, MFU, peak memory
+    speed.csv                   an epoch a row, and one at the end or a stop: where the time went, MFU, peak memory
     events.jsonl                what happened, in order: start, resume, epoch, nonfinite, error, end …
     checkpoints/                step-NNNNNNNN/
     best/                       the model of the best validation epoch, with its model card
@@ -224,9 +224,14 @@ class RunFolder:
         assert tuple(row) == SPEED
         _append_rows(self.path / "speed.csv", SPEED, [list(row.values())])
 
-    def forget_after(self, epoch: int) -> None:
-        """Drop rows of epochs later than this one, which a resumed run will train again; and let speed.csv, if it is an
-        earlier version's, have today's columns."""
+    def forget_after(self, epoch: int, step: int) -> None:
+        """Drop the rows of what a resumed run will train again; and let speed.csv, if it is an earlier version's, have
+        today's columns.
+
+        Args:
+            epoch: the last whole one that is kept.
+            step: of the run, to which its rows in speed.csv are kept: a process that stopped has left one of its own.
+        """
         for name in ("metrics.csv", "metrics_by_attribute.csv", "speed.csv"):
             file = self.path / name
             if file.exists():
@@ -234,12 +239,13 @@ class RunFolder:
                 if not header.endswith("\n"):  # cut off by a full disk or a kill
                     file.unlink()
                     continue
-                epochs = [row.partition(",")[0] for row in rows]
+                cells = [row.split(",", 2) for row in rows]
                 kept = [
                     row
-                    for row, number in zip(rows, epochs, strict=True)
+                    for row, (number, *others) in zip(rows, cells, strict=True)
                     if row.endswith("\n") and number.isdecimal() and int(number) <= epoch
-                ]
+                    and not (name == "speed.csv" and others[0].isdecimal() and int(others[0]) > step)
+                ]  # fmt: skip
                 if name == "speed.csv" and ADDED[0] not in header:
                     header = header.replace("\n", f",{','.join(ADDED)}\n")
                     kept = [row.replace("\n", ",0.0" * len(ADDED) + "\n") for row in kept]

@@ -85,7 +85,7 @@ def run_training(
         config = run.config
         # One rank alone looks for the file, so that what is written down as the reason is the file.
         with requests.deferred(folder.preempt if accelerator.is_main_process else None):
-            from_rank_0(accelerator, open_folder, config, folder, checkpoint)
+            from_rank_0(accelerator, open_folder, run, checkpoint)
             if accelerator.is_main_process:
                 if outcome is None:
                     introduce(run, origin, precision, notes, checkpoint, grouping, residency, compilation)
@@ -222,12 +222,12 @@ def conclude(
 
 
 def write_last_speed(run: TrainingRun, progress: Progress, clock: SpeedClock) -> None:
-    """Write down what this process did after its last epoch; where that fails, all else of the run is on the disk."""
+    """Write down what this process did after its last whole epoch; where that fails, nothing else is lost."""
     step = progress.epoch * run.plan.steps_per_epoch + progress.step
     try:
         run.folder.speed(clock.row(progress.epoch, step))
     except UserError as error:
-        warn(f"speed.csv has no row of what came after epoch {progress.epoch}: {error}")
+        warn(f"speed.csv lacks its last row, of what this process did after its last whole epoch: {error.__context__}")
 
 
 def where_the_time_went(folder: RunFolder) -> str:

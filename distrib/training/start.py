@@ -180,12 +180,13 @@ def first_model(
     return net, Origin(f"resumes from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps")
 
 
-def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+def open_folder(run: TrainingRun, checkpoint: Checkpoint | None) -> None:
     """Make the run folder, or take up an earlier run's; on rank 0.
 
     Raises:
         UserError: if it cannot be written, or is in use by another run.
     """
+    config, folder = run.config, run.folder
     folder.make()
     folder.lock()
     if checkpoint is None and any(folder.checkpoints.glob("step-*")):
@@ -199,7 +200,8 @@ def open_folder(config: Config, folder: RunFolder, checkpoint: Checkpoint | None
     later = []
     if checkpoint is not None and checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
         later = later_than(checkpoint.folder)
-    folder.forget_after(progress.epoch)  # what came after the checkpoint will be trained again
+    # What came after the checkpoint will be trained again.
+    folder.forget_after(progress.epoch, progress.epoch * run.plan.steps_per_epoch + progress.step)
     # Before the checkpoints that it goes by are set aside: a kill in between changes nothing then.
     if folder.recall_best(progress.best_epoch, bool(later)) and checkpoint is not None:
         kept = f" and is kept as {folder.passed_over_best}" if later else ""

@@ -147,7 +147,7 @@ def test_rows_of_later_epochs_are_forgotten(tmp_path: Path, epoch: int) -> None:
     folder = filled(tmp_path, 3)
     for number in (1, 2, 3):
         folder.speed(dict.fromkeys(SPEED) | {"epoch": number})
-    folder.forget_after(epoch)
+    folder.forget_after(epoch, 100)
     kept = [each for each in (1, 2, 3) if each <= epoch]
     assert [int(each["epoch"]) for each in table(tmp_path / "metrics.csv")] == kept
     assert [int(each["epoch"]) for each in table(tmp_path / "speed.csv")] == kept
@@ -166,7 +166,7 @@ def test_an_earlier_versions_speed_csv_is_read_and_gets_the_columns_that_it_lack
     (tmp_path / "speed.csv").write_text("".join(f"{','.join(row)}\n" for row in (before, *rows)))
     earlier = read_speed(tmp_path)
     assert [(row["epoch"], row["report_share"]) for row in earlier] == [(1, 0), (2, 0)]
-    folder.forget_after(2)
+    folder.forget_after(2, 100)
     assert read_speed(tmp_path) == earlier
     folder.speed(dict.fromkeys(SPEED, 0.25) | {"epoch": 3})
     header, *lines = (tmp_path / "speed.csv").read_text().splitlines()
@@ -175,9 +175,19 @@ def test_an_earlier_versions_speed_csv_is_read_and_gets_the_columns_that_it_lack
     assert [row["report_share"] for row in read_speed(tmp_path)] == [0, 0, 0.25]
 
 
+def test_what_a_stopped_process_did_is_forgotten_where_it_will_be_done_again(tmp_path: Path) -> None:
+    folder = filled(tmp_path, 1)
+    for epoch, step in ((0, 3), (1, 8), (1, 10), (1, 15)):
+        folder.speed(dict.fromkeys(SPEED, 0.5) | {"epoch": epoch, "step": step})
+    folder.forget_after(1, 10)
+    assert [(row["epoch"], row["step"]) for row in read_speed(tmp_path)] == [(0, 3), (1, 8), (1, 10)]
+    folder.forget_after(0, 0)
+    assert read_speed(tmp_path) == []
+
+
 def test_epochs_are_compared_as_numbers(tmp_path: Path) -> None:
     folder = filled(tmp_path, 12)
-    folder.forget_after(9)
+    folder.forget_after(9, 100)
     assert [int(each["epoch"]) for each in table(tmp_path / "metrics.csv")] == list(range(1, 10))
 
 
@@ -186,7 +196,7 @@ def test_a_row_cut_off_by_a_crash_is_forgotten(tmp_path: Path) -> None:
     for name in ("metrics.csv", "metrics_by_attribute.csv"):
         with (tmp_path / name).open("a") as stream:
             stream.write("2,17,0.33")
-    folder.forget_after(2)
+    folder.forget_after(2, 100)
     assert [int(each["epoch"]) for each in table(tmp_path / "metrics.csv")] == [1, 2]
     assert len(table(tmp_path / "metrics_by_attribute.csv")) == 4
 
@@ -196,7 +206,7 @@ def test_a_file_cut_off_in_its_header_is_begun_anew(tmp_path: Path, torn: str) -
     # A full disk leaves an empty file: it is created before anything is written.
     folder = opened(tmp_path)
     (tmp_path / "metrics.csv").write_text(torn)
-    folder.forget_after(0)
+    folder.forget_after(0, 0)
     folder.epoch(row(1), SCORES_OF_TWO)
     (only,) = table(tmp_path / "metrics.csv")
     assert tuple(only) == METRICS
@@ -215,7 +225,7 @@ def test_what_is_written_whole_is_on_the_disk(tmp_path: Path, monkeypatch: pytes
 
 
 def test_nothing_to_forget(tmp_path: Path) -> None:
-    opened(tmp_path).forget_after(3)
+    opened(tmp_path).forget_after(3, 100)
     assert list(tmp_path.iterdir()) == []
 
 
