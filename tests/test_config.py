@@ -746,12 +746,13 @@ def configs(draw: st.DrawFn) -> Config:
     positive = st.floats(1e-12, 1e6)
     epochs = draw(st.integers(2, 100))
     size = st.integers(8, 4096)
+    name = st.text(min_size=1, max_size=6).filter(lambda name: name != "all")  # which stands alone
     height, accumulation = draw(size), draw(st.integers(1, 4))
     return Config.model_validate(
         {
             "data": {
                 "root": draw(st.sampled_from(["data/celeba", "/päth/with blanks", "yes", "1e3", "null", "~", "#a: b"])),
-                "attributes": draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)),
+                "attributes": draw(st.just(["all"]) | st.lists(name, min_size=1, max_size=3, unique=True)),
                 "split": draw(st.sampled_from(["official", "identity", "image"])),
                 "subset": draw(st.none() | st.integers(1, 10**9)),
                 "image_size": (height, draw(size)),
