@@ -109,5 +109,5 @@ def test_a_run_that_is_trained_ends_well_though_speed_csv_cannot_be_written(
     monkeypatch.setattr(RunFolder, "event", blocking)
     assert train(monkeypatch, faces, tmp_path / "run", "--data.subset", 64)[0] == 0
     said = capsys.readouterr()
-    assert "speed.csv has no row of what came after epoch 1: " in said.err
+    assert "speed.csv lacks its last row, of what this process did after its last whole epoch: " in said.err
     assert "best epoch: 1 " in said.out
