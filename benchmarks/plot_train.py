@@ -5,6 +5,7 @@ python benchmarks/plot_train.py benchmarks/results/train.json train.png
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
     """A panel of bars for each image size, and one of scores over time for the recipes."""
     sizes = result["engine"]["sizes"] if "engine" in result else {}
     panels = len(sizes) + ("recipe" in result)
-    figure = Figure(figsize=(5.2 * panels, 4.6), layout="constrained")
+    figure = Figure(figsize=(2.6 + 4.8 * panels, 4.6), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for panel, (size, found) in zip(axes, sizes.items(), strict=False):
         draw_engines(panel, size, found, names=panel is axes[0])
@@ -28,6 +29,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
     machine = dict(result["machine"])
     date, cpu, cores, gpu = (machine.pop(key) for key in ("date", "cpu", "cores", "gpu"))
     versions = ", ".join(f"{package} {version}" for package, version in machine.items())
+    versions = textwrap.fill(versions, 40 + 30 * panels)
     figure.suptitle(f"{cpu}, {cores} cores{f', {gpu}' if gpu else ''}, {date}\n{versions}", fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=100)
@@ -47,7 +49,7 @@ def draw_engines(panel: Axes, size: str, found: dict[str, Any], names: bool) -> 
     panel.margins(x=0.16)
     panel.spines[["top", "right"]].set_visible(False)
     panel.set_title(f"{size}, the same recipe", fontsize=11, loc="left")
-    panel.set_xlabel("images/s, from the JPEGs to the validated epoch")
+    panel.set_xlabel("images/s")
 
 
 def draw_recipes(panel: Axes, found: dict[str, Any]) -> None:
