@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error(f"--epochs is {options.epochs}, and the first is not measured: name two or more")
 
     torch.set_num_threads(cores())
     there = {name: find_spec(package) is not None for name, package in PACKAGES.items()}

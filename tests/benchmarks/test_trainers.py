@@ -66,7 +66,7 @@ def test_timm_does_too(job: Job) -> None:
 @pytest.mark.slow
 def test_all_peers_that_are_there_train_to_their_end(faces: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/train.py"), "--root", str(faces), "--part", "engine"]
-    small = ["--sizes", "32", "--images", "64", "--batch-size", "16", "--epochs", "1", "--rounds", "1"]
+    small = ["--sizes", "32", "--images", "64", "--batch-size", "16", "--epochs", "2", "--rounds", "1"]
     files = ["--json", str(tmp_path / "train.json"), "--plot", str(tmp_path / "train.png")]
     done = subprocess.run([*command, *small, *files], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
