@@ -87,9 +87,9 @@ def main() -> None:
         "--sizes", type=int, nargs="+", default=(112, 178), help="height and width of the engines' images"
     )
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=256, help="images that the engines train on")
+    parser.add_argument("--images", type=int, default=1024, help="images that the engines train on")
     parser.add_argument(
-        "--epochs", type=int, default=3, help="epochs of the engines, of which the first is not measured"
+        "--epochs", type=int, default=2, help="epochs of the engines, of which the first is not measured"
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the engines")
     parser.add_argument("--budget", type=int, default=15, help="epochs of the peers' recipes, at 112x112")

@@ -43,7 +43,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "gpus": [_gpu(number) for number in gpus],
         "modes of GPUs": _asked(_modes) if gpus else None,
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": {"to use": cores(), "of the machine": os.cpu_count(), "threads of torch": torch.get_num_threads()},
         "bytes of memory": {"free": free_memory(), "of the machine": psutil.virtual_memory().total},
         "bytes of /dev/shm": _asked(_shared_memory),
@@ -95,7 +95,8 @@ def _shared_memory() -> dict[str, int]:
     return {"free": found.free, "in all": found.total}
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
