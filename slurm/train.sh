@@ -180,12 +180,13 @@ reach_nodes() { # a step that cannot start is not the ranks' fault, and no resta
 
 launch() {
     # Rank 0 draws the report when the others have left: --wait=0. TERM also comes when another node has crashed; only
-    # at the end of the job does a node remove its copy of the data set by itself.
+    # at the end of the job does a node remove its copy of the data set by itself. A TERM that came between the trap and
+    # a launcher started after it would be lost, and the launcher would wait for the crashed node for ever.
     # shellcheck disable=SC2016 # for the shell on the node
     run_step --kill-on-bad-exit=1 --wait=0 bash -c '
         trap "" USR1
-        trap "ended=yes" TERM
         accelerate launch --machine_rank "$SLURM_NODEID" "${@:3}" &
+        trap "ended=yes" TERM
         while kill -0 $! 2>/dev/null; do wait $!; done
         if [ -n "$1" ] && [ -n "${ended:-}" ]; then
             state=$(squeue --noheader --jobs="$2" --format=%T)
