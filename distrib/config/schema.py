@@ -56,7 +56,10 @@ class DataConfig(Section):
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
     """Shares of training, validation and test for the random splits; they add up to 1."""
     split_seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of the random splits and of the subset."""
+    """Seed of the random splits, of the folds and of the subset."""
+    fold: Annotated[str, Words(("none",))] = "none"
+    """none; or one of several folds of the training split, such as 2/5: it takes the place of the validation split, and
+    the other four are trained on. Whole identities each, unless data.split is image or the data set names none."""
     subset: int | None = Field(None, ge=1)
     """Train on this many images drawn from the training split; None: on all of it."""
     missing: Literal["stop", "skip"] = "stop"
@@ -91,6 +94,14 @@ class DataConfig(Section):
     dali: DaliConfig = DaliConfig()
 
     @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """Which fold of the training split is validated on, counted from 0, and of how many; None: none is."""
+        if self.fold == "none":
+            return None
+        number, _, folds = self.fold.partition("/")
+        return int(number) - 1, int(folds)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """How large the images are that are trained on, from which share of the run on."""
         return stages_of(self.grow, self.image_size)
@@ -110,6 +121,12 @@ class DataConfig(Section):
         if twice:
             raise UserError(f"data.attributes names {twice[0]} more than once: name each attribute once")
         stages_of(self.grow, self.image_size)
+        found = re.fullmatch("([1-9][0-9]{0,2})/([1-9][0-9]{0,2})", self.fold)
+        if self.fold != "none" and (found is None or not int(found[1]) <= int(found[2]) >= 2):
+            raise UserError(
+                f"data.fold is {self.fold[:40] or 'empty'}: expected none, or which fold of how many, such as 2/5 for "
+                "the second of five"
+            )
         return self
 
     @pydantic.field_validator("grow", mode="before")

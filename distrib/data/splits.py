@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
-from distrib.base.words import listed
+from distrib.base.words import listed, plural
 from distrib.config import DataConfig
 from distrib.data.table import SPLITS, Table
 
 # What a set of images is called in a sentence.
 TITLES = {"train": "the training split", "valid": "the validation split", "test": "the test split"}
-# Each random choice has its own stream of the one seed, so that the subset does not follow from the split.
-_SPLIT_STREAM, _SUBSET_STREAM = 0, 1
+# Each random choice has its own stream of the one seed, so that none follows from another.
+_SPLIT_STREAM, _SUBSET_STREAM, _FOLD_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def make_splits(
     """The three splits of a table; a pure function of its arguments, the same on every machine.
 
     data.split says how: official, the one that comes with the data set; identity, random and whole identities each;
-    image, random image by image. data.subset then draws from the training split alone; with the same seed a smaller
-    subset is contained in a larger one.
+    image, random image by image. data.fold then makes one fold of the training split the validation split. data.subset
+    draws from what is to be trained on alone; with the same seed a smaller subset is contained in a larger one.
 
     Args:
         table: of N images.
@@ -56,12 +56,14 @@ def make_splits(
         needs: which of `SPLITS` the caller uses. The others may be empty, are not noted on, and take no subset.
 
     Raises:
-        UserError: if the data set lacks what the split needs, a split that is needed comes out empty, or the subset is
-            larger than the training split.
+        UserError: if the data set lacks what the split needs, a split that is needed comes out empty, there are more
+            folds than can be made, or the subset is larger than the training split.
     """
     part = _PARTS[config.split](table, config, group)
     rows = {name: np.flatnonzero(part == number).astype(np.int64) for number, name in enumerate(SPLITS)}
     _refuse_empty(table, rows, config, needs)
+    if config.fold_of is not None:
+        rows["train"], rows["valid"] = _validate_on_fold(table, rows["train"], config, *config.fold_of)
     if "train" in needs:
         rows["train"] = _draw_subset(rows["train"], config)
     used = {name: rows[name] for name in needs}
@@ -207,6 +209,27 @@ def _refuse_empty(
                 else f"give it a larger share in data.split_fractions, now {config.split_fractions}"
             )
             raise UserError(f"{nothing_in(name, rows, config)}: {remedy}")
+
+
+def _validate_on_fold(
+    table: Table, train: NDArray[np.int64], config: DataConfig, number: int, folds: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The training split without one of its folds, and that fold; they differ in size by an identity at most."""
+    identity = None if config.split == "image" else table.identity
+    members, member = np.unique(train if identity is None else identity[train], return_inverse=True)
+    order = _shuffle(len(members), config.split_seed, _FOLD_STREAM)
+    sizes = np.bincount(member)[order]
+    fold_of_member = np.empty(len(members), dtype=np.int64)
+    # Where the middle of an identity falls decides.
+    fold_of_member[order] = (2 * np.cumsum(sizes) - sizes) * folds // (2 * len(train))
+    held_out = fold_of_member[member] == number
+    if not 0 < held_out.sum() < len(train):
+        kept = "" if identity is None else ", and no identity is cut in two"
+        raise UserError(
+            f"data.fold is {config.fold}, which leaves nothing to {'train' if held_out.any() else 'validate'} on: the "
+            f"training split of {config.root} has {plural(len(train), 'image')}{kept}; ask for fewer folds"
+        )
+    return train[~held_out], train[held_out]
 
 
 def _draw_subset(train: NDArray[np.int64], config: DataConfig) -> NDArray[np.int64]:

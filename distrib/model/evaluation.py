@@ -110,7 +110,7 @@ def data_config(model: TrainedModel, options: DataOptions) -> DataConfig:
     if "root" not in given | known:
         raise UserError(f"{model.source} does not say which data it was trained on: name a data set by --data.root")
     if given.keys() & {"root", "split", "split_fractions", "split_seed"}:
-        known["subset"] = None  # of another training split
+        known |= {"subset": None, "fold": "none"}  # of another training split
     of_model = {name: getattr(model.description, name) for name in ("attributes", "image_size", "crop")}
     return DataConfig.model_validate({**known, **given, **of_model})
 

@@ -21,7 +21,7 @@ from distrib.runs.metrics import read_metrics
 LEADING = "roc_auc"
 SPLIT_NAMES = {"test": "test", "valid": "validation"}
 # Settings of which images were scored.
-PICTURES = ("data.root", "data.split", "data.split_seed", "data.split_fractions")
+PICTURES = ("data.root", "data.split", "data.split_seed", "data.split_fractions", "data.fold")
 # Where a run lives says nothing about what it is.
 PLACES = ("run.folder", "run.resume")
 SECTIONS = (

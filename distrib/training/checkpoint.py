@@ -29,9 +29,9 @@ from distrib.config import Config, read_yaml
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
 # epochs, learning rate and schedule, precision, decoder, ranks, logging …
 FIXED = (
-    "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.subset", "data.image_size",
-    "data.grow", "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze", "model.frozen_statistics",
-    "optim.name", "train.batch_size", "train.seed", "train.ema", "checkpoint.best_score",
+    "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.fold", "data.subset",
+    "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze",
+    "model.frozen_statistics", "optim.name", "train.batch_size", "train.seed", "train.ema", "checkpoint.best_score",
 )  # fmt: skip
 
 # Grey levels by which an image's mean colour may differ between decoders, or after it was saved in another format.

@@ -136,6 +136,43 @@ def test_subset_may_be_the_whole_training_split() -> None:
     refusal(a_table(), DataConfig(subset=801), "data.subset is 801", "800 images")
 
 
+@pytest.mark.parametrize("split", ["official", "image", "identity"])
+def test_folds_share_out_the_training_split(split) -> None:
+    table = a_table()
+    whole = make_splits(table, DataConfig(split=split, split_seed=3))
+    folds = [make_splits(table, DataConfig(split=split, split_seed=3, fold=f"{k}/5")) for k in range(1, 6)]
+    assert sorted(itertools.chain(*(fold.valid.tolist() for fold in folds))) == whole.train.tolist()
+    for fold in folds:
+        assert sorted([*fold.train, *fold.valid]) == whole.train.tolist()
+        assert fold.test.tolist() == whole.test.tolist()
+        assert abs(len(fold.valid) - 160) <= 10  # an identity has ten images
+        crossed = set(table.identity[fold.train]) & set(table.identity[fold.valid])
+        assert bool(crossed) == (split == "image")
+    other = make_splits(table, DataConfig(split=split, split_seed=4, fold="1/5"))
+    assert split != "official" or other.valid.tolist() != folds[0].valid.tolist()
+
+
+def test_a_subset_of_a_fold_leaves_its_validation_images_alone() -> None:
+    fold, few = (make_splits(a_table(), DataConfig(fold="2/4", subset=subset)) for subset in (None, 300))
+    assert len(few.train) == 300
+    assert set(few.train) < set(fold.train)
+    assert few.valid.tolist() == fold.valid.tolist()
+    refusal(a_table(), DataConfig(fold="2/4", subset=601), "data.subset is 601", "600 images")
+
+
+def test_without_identities_folds_are_of_images() -> None:
+    fold = make_splits(a_table(identities=None), DataConfig(fold="3/8"))
+    assert (len(fold.train), len(fold.valid)) == (700, 100)
+
+
+@pytest.mark.parametrize(
+    ("identities", "fold", "what"), [(None, "9/900", "validate"), (1, "1/2", "validate"), (1, "2/2", "train")]
+)
+def test_a_fold_that_leaves_nothing(identities: int | None, fold: str, what: str) -> None:
+    config = DataConfig(fold=fold)
+    refusal(a_table(100, identities), config, f"data.fold is {fold}, which leaves nothing to {what} on", "80 images")
+
+
 def test_a_group_stays_together_and_leaves_the_others_where_they_are() -> None:
     table = a_table()
     assert table.identity is not None
