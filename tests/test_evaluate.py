@@ -18,7 +18,7 @@ from random_model import write_model
 from distrib import evaluate as program
 from distrib import train
 from distrib.cli.export import main as export
-from distrib.config import DataConfig
+from distrib.config import TUNED_SCORES, DataConfig
 from distrib.data.images import decode
 from distrib.data.splits import digest, make_splits
 from distrib.data.table import read_table
@@ -104,6 +104,66 @@ def test_the_scores_follow_from_the_predictions(run: Path, tmp_path: Path) -> No
     for name in ("accuracy", "f1", "baseline_accuracy"):
         mean = np.mean([row[name] for row in result["attributes"].values()])
         assert result["mean"][name] == pytest.approx(mean)
+
+
+def test_other_thresholds_are_chosen_without_training(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the images that they were tuned on each kind is the best in its own score."""
+    found = {}
+    for score in TUNED_SCORES:
+        found[score], predictions = evaluate(tmp_path, run, "--split", "valid", "--thresholds", score)
+        assert found[score]["tuned_for"] == score
+        for name, row in found[score]["attributes"].items():
+            decision = np.array([int(each[f"{name}_decision"]) for each in predictions])
+            label = np.array([int(each[f"{name}_label"]) for each in predictions])
+            assert row["tuned"]["accuracy"] == pytest.approx(np.mean(decision == label))
+    assert "tuned for balanced accuracy, as above" in capsys.readouterr().out
+    for name in ATTRIBUTES:
+        for score in TUNED_SCORES:
+            values = {choice: found[choice]["attributes"][name]["tuned"][score] for choice in TUNED_SCORES}
+            told = found["f1"]["attributes"][name]["by_thresholds"]
+            assert {choice: told[choice][score] for choice in TUNED_SCORES} == values
+            if values[score] is not None:  # no image has Eyeglasses
+                assert values[score] == max(*values.values(), found[score]["attributes"][name][score])
+    by_default, _ = evaluate(tmp_path, run, "--split", "valid")
+    assert by_default == found["f1"]
+
+
+def test_a_run_decides_by_the_thresholds_that_it_was_asked_for(run: Path, faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = [
+        "--config", run / "config.yaml", "--run.folder", folder, "--data.root", faces, "--data.subset", 16,
+        "--train.epochs", 1, "--checkpoint.thresholds", "accuracy",
+    ]  # fmt: skip
+    assert train.main([*map(str, options)]) == 0
+    about = json.loads((folder / "best/model.json").read_text())
+    assert about["tuned_for"] == "accuracy"
+    assert "tuned for the best accuracy of each" in (folder / "best/README.md").read_text()
+    result, _ = evaluate(tmp_path, folder, "--split", "valid")
+    assert result["tuned_for"] == "accuracy"
+    assert [row["threshold"] for row in result["attributes"].values()] == about["thresholds"]
+    for row in result["attributes"].values():
+        assert row["tuned"]["accuracy"] >= row["baseline_accuracy"] or row["roc_auc"] is None
+    onnx = export_onnx(load(folder), tmp_path / "model.onnx").file
+    assert load(onnx).description == load(folder).description
+    assert load(onnx).with_thresholds("f1").description.thresholds == tuple(about["other_thresholds"]["f1"])
+
+
+def test_a_model_of_an_earlier_version_has_thresholds_for_f1_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(run / "best", older)
+    about = json.loads((older / "model.json").read_text())
+    del about["tuned_for"], about["other_thresholds"]
+    (older / "model.json").write_text(json.dumps(about))
+    result, _ = evaluate(tmp_path, older, "--split", "valid")
+    assert result["tuned_for"] == "f1"
+    assert list(result["mean"]["by_thresholds"]) == ["f1"]
+    capsys.readouterr()
+    assert program.main([str(older), "--thresholds", "accuracy"]) == 2
+    assert "no thresholds tuned for accuracy" in capsys.readouterr().err
 
 
 def test_two_ranks_give_the_same_as_one(run: Path, tmp_path: Path) -> None:

@@ -127,6 +127,17 @@ def test_the_page_can_be_opened_before_the_slow_parts_are_done(
     assert f"{run / 'report/index.html'} can be opened; still to come: occlusion, truth" in capsys.readouterr().out
 
 
+def test_the_report_is_made_by_other_thresholds(run: Path) -> None:
+    assert (
+        main([str(run), "--only", "scores", "--checkpoint.thresholds", "accuracy", "--tracking.mode", "disabled"]) == 0
+    )
+    about, found = load(run).description, result(run, "scores")["data"]
+    assert about.tuned_for == "f1"
+    assert found["tuned_for"] == "accuracy"
+    assert tuple(row["threshold"] for row in found["attributes"]) == about.other_thresholds["accuracy"]
+    assert any(card["label"] == "Accuracy, tuned thresholds" for card in result(run, "overview")["data"]["cards"])
+
+
 @pytest.mark.slow
 def test_a_report_that_was_stopped_before_its_slow_parts_is_made_when_the_run_is_started_again(run: Path) -> None:
     """Its page was there already, and said what was to come."""

@@ -392,6 +392,7 @@ def test_a_used_run_folder_is_not_written_over(
         (["--train.seed", 1], "train.seed is 1"),
         (["--optim.name", "sgd"], "optim.name is sgd"),
         (["--checkpoint.best-score", "loss"], "checkpoint.best_score is loss"),
+        (["--checkpoint.thresholds", "accuracy"], "checkpoint.thresholds is accuracy"),
     ],
 )
 def test_another_training_does_not_go_on_from_a_checkpoint(

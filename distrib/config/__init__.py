@@ -9,6 +9,7 @@ from distrib.config.schema import (
     LAYERS,
     POLICIES,
     SCORES,
+    TUNED_SCORES,
     Config,
     DataConfig,
     ExplainConfig,
@@ -17,12 +18,14 @@ from distrib.config.schema import (
     RunConfig,
     TrackingConfig,
     TrainConfig,
+    TunedScore,
 )
 
 __all__ = [
     "LAYERS",
     "POLICIES",
     "SCORES",
+    "TUNED_SCORES",
     "Config",
     "DataConfig",
     "ExplainConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "RunConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TunedScore",
     "load_config",
     "parse",
     "read_yaml",

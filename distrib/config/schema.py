@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import pydantic
 import yaml
@@ -22,6 +22,9 @@ LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 # What `model.freeze` may freeze: so many of these parts, up to the last one named.
 POLICIES = {"none": 0, "backbone": len(LAYERS), **{name: number for number, name in enumerate(LAYERS, start=1)}}
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
+# The scores that thresholds are tuned for.
+TunedScore = Literal["f1", "accuracy", "balanced_accuracy"]
+TUNED_SCORES: tuple[TunedScore, ...] = get_args(TunedScore)
 
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -336,6 +339,10 @@ class CheckpointConfig(Section):
     best_score: Annotated[str, Words(SCORES)] = "roc_auc"
     """Validation score that chooses the epoch kept in best/: loss, accuracy, balanced_accuracy, precision, recall, f1,
     roc_auc or average_precision."""
+    thresholds: TunedScore = "f1"
+    """Validation score that the threshold of each attribute is tuned for: the model says yes from there on. The scores
+    at 1/2 stand beside those at the thresholds; best/ keeps the other two thresholds too, for --thresholds of
+    `distrib evaluate` and `distrib predict`."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -140,6 +140,7 @@ def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[di
     means = scores["means"]
     tuned, baseline = means["tuned"], means["baseline_accuracy"]["test"]
     shares = [a["positives"]["test"] / a["images"]["test"] for a in scores["attributes"] if a["images"]["test"]]
+    tuned_for = scores.get("tuned_for", "f1")
     prevalence = sum(shares) / len(shares)
     always = sum(2 * share / (1 + share) for share in shares) / len(shares)
     mean = "mean over attributes, " if len(scores["attributes"]) > 1 else ""
@@ -149,7 +150,11 @@ def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[di
         ("Accuracy", "accuracy", means, baseline, "always the majority"),
         ("Balanced accuracy", "balanced_accuracy", means, 0.5, "a guess"),
         ("Average precision", "average_precision", means, prevalence, "share of positives"),
-        ("F1, tuned thresholds", "f1", tuned, always, "always yes"),
+        {
+            "f1": ("F1, tuned thresholds", "f1", tuned, always, "always yes"),
+            "accuracy": ("Accuracy, tuned thresholds", "accuracy", tuned, baseline, "always the majority"),
+            "balanced_accuracy": ("Balanced accuracy, tuned thresholds", "balanced_accuracy", tuned, 0.5, "a guess"),
+        }[tuned_for],
     ):
         text = f"{mean}test"
         if "valid" in means:

@@ -92,6 +92,7 @@ def _config(folder: Path, options: Sequence[str]) -> tuple[Config, TrainedModel,
         return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
 
     config, model = with_options(of_run), load(folder)
+    model = model.with_thresholds(config.checkpoint.thresholds)
     if config.data.root == of_run.data.root or of_run.data.split == "official":
         return config, model, read_data(config.data), []
     drawn, config = config, with_options(of_run.replace("data", split="official"))

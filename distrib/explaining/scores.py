@@ -59,10 +59,7 @@ def scores(run: FinishedRun) -> Finding:
     Of a data set without validation images, on test alone.
     """
     test, thresholds, intervals = run.predictions["test"], run.model.description.thresholds, _intervals(run)
-    cards = {
-        split: Scorecard.of(found, run.model.decisions(found.logits_NA), thresholds)
-        for split, found in ((split, run.predictions[split]) for split in run.scored)
-    }
+    cards = {split: run.model.scorecard(run.predictions[split]) for split in run.scored}
     trees = {split: card.as_json() for split, card in cards.items()}
 
     def told(found: Mapping[str, Mapping[str, Any]], ends: Mapping[str, Interval | None]) -> dict[str, Any]:
@@ -71,6 +68,7 @@ def scores(run: FinishedRun) -> Finding:
             **{split: {name: row[name] for name in SCORES} for split, row in found.items()},
             "baseline_accuracy": {split: row["baseline_accuracy"] for split, row in found.items()},
             "tuned": {split: row["tuned"] for split, row in found.items()},
+            "by_thresholds": {split: row["by_thresholds"] for split, row in found.items()},
             "interval": {name: ends[name] for name in SCORES_WITH_INTERVAL},
         }
 
@@ -86,6 +84,7 @@ def scores(run: FinishedRun) -> Finding:
         rows.append(row | told(found, intervals.by_attribute[i]))
     data = {
         "splits": list(run.scored),
+        "tuned_for": run.model.description.tuned_for,
         "test_images": hashlib.sha256("\n".join(test.names).encode()).hexdigest(),
         "attributes": rows,
         "means": told({split: tree["mean"] for split, tree in trees.items()}, intervals.mean),

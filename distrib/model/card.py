@@ -69,6 +69,7 @@ def model_card(description: Description) -> str:
         epoch=description.epoch,
         scores=_scores(description),
         kind=kind,
+        tuned_for=TITLES[description.tuned_for],
         facts=_training(description),
     )
     return f"{card}\n"

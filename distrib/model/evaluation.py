@@ -60,6 +60,8 @@ def prepare_evaluation(options: EvaluateOptions) -> Callable[[], None]:
         UserError: if there is no such model, an option does not fit it, or the ranks are not those asked for.
     """
     models = [load(path) for path in (options.model, options.against) if path is not None]
+    if options.thresholds is not None:
+        models[0] = models[0].with_thresholds(options.thresholds)
     config = resolve(configuration(options, models), like=models[0].description.precision)
     check_ranks(config)
     accelerator = start_ranks(config)
@@ -144,8 +146,8 @@ def evaluate(
     if not accelerator.is_main_process:
         return
     model, found = models[0], Predictions.of(options.split, table, rows, logits[0])
-    card = Scorecard.of(found, model.decisions(found.logits_NA), model.description.thresholds)
-    say(f"\n{card.as_text()}")
+    card = model.scorecard(found)
+    say(f"\n{card.as_text()}\n\n{card.thresholds_as_text()}")
     result: dict[str, Any] = {
         "model": str(model.source),
         "epoch": model.description.epoch,

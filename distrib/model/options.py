@@ -30,6 +30,9 @@ class PredictOptions:
     """--no-align: give the whole photograph to the model, without looking for faces."""
     attributes: tuple[str, ...] = ()
     """The attributes to tell; none: all that the model knows."""
+    thresholds: Literal["f1", "accuracy", "balanced_accuracy"] | None = None
+    """Decide by the thresholds that were tuned for this score on validation; None: as the run chose
+    (checkpoint.thresholds)."""
     occlusion: tuple[str, ...] = ()
     """Attributes whose occlusion heat map is drawn over the photograph, one image for each face."""
     out: OptionPath = Path("heat-maps")
@@ -77,6 +80,9 @@ class EvaluateOptions:
     """Images in a forward pass of each rank."""
     flip: bool = False
     """Average the logits of each image and its mirror image."""
+    thresholds: Literal["f1", "accuracy", "balanced_accuracy"] | None = None
+    """Decide by the thresholds that were tuned for this score on validation; None: as the run chose
+    (checkpoint.thresholds). The scores at 1/2, and the means at each kind of thresholds, are told in any case."""
     predictions: OptionPath | None = None
     """File for what the model says of each image, by its ending .parquet or .csv."""
     json: OptionPath | None = None

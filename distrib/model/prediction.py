@@ -79,6 +79,8 @@ def predict(options: PredictOptions, heat_overlays: HeatOverlays) -> int:
         UserError: if there is no such model, or an option does not fit it.
     """
     model = load(options.model, choose_device(options))
+    if options.thresholds is not None:
+        model = model.with_thresholds(options.thresholds)
     return Prediction(options, model, heat_overlays).run()
 
 

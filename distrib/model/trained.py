@@ -3,7 +3,7 @@
 Legend: B images, H height, W width, A attributes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,12 +19,15 @@ from torch import nn
 from distrib.base.errors import UNPRINTABLE, UserError, first_line
 from distrib.base.paths import expanded_path, is_text
 from distrib.base.words import few, nearest
+from distrib.config import TUNED_SCORES, TunedScore
 from distrib.config.schema import Side
 from distrib.data.batch import Request, cut
 from distrib.data.images import from_array, from_pillow
 from distrib.data.table import Table
 from distrib.model.network import MEAN, STD, AttributeClassifier
 from distrib.scoring.calibration import sigmoid
+from distrib.scoring.predictions import Predictions
+from distrib.scoring.scorecard import Scorecard
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -48,7 +51,9 @@ class Description(pydantic.BaseModel):
         mean: of the channels, on the scale 0 … 255; normalisation is the network's first operation.
         std: deviations of the channels, on the same scale.
         temperature: A; the probability is sigmoid(logit / temperature), fitted on validation.
-        thresholds: A; an attribute is present if its probability reaches this; tuned on validation for the best F1.
+        thresholds: A; an attribute is present if its probability reaches this; tuned on validation.
+        tuned_for: the score that `thresholds` are tuned for.
+        other_thresholds: score -> A thresholds tuned for it; none in the models of earlier versions.
         epoch: of training, from 1.
         validation: "images", and the mean of each score over the attributes (of sigmoid(logit) >= 1/2).
         validation_by_attribute: attribute -> score -> value.
@@ -65,6 +70,8 @@ class Description(pydantic.BaseModel):
     std: tuple[Positive, Positive, Positive] = STD
     temperature: tuple[Positive, ...]
     thresholds: tuple[Probability, ...]
+    tuned_for: TunedScore = "f1"
+    other_thresholds: dict[TunedScore, tuple[Probability, ...]] = {}
     epoch: int = 0
     validation: dict[str, float | None] = {}
     validation_by_attribute: dict[str, dict[str, float | None]] = {}
@@ -78,11 +85,18 @@ class Description(pydantic.BaseModel):
         except (KeyError, TypeError):
             return "no"
 
+    @property
+    def thresholds_by_score(self) -> dict[TunedScore, tuple[float, ...]]:
+        """All thresholds that the model has, A by the score that they are tuned for."""
+        known = {**self.other_thresholds, self.tuned_for: self.thresholds}
+        return {score: known[score] for score in TUNED_SCORES if score in known}
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Description":
-        for name in ("temperature", "thresholds"):
-            if len(getattr(self, name)) != len(self.attributes):
-                raise ValueError(f"{name} has {len(getattr(self, name))} values for {len(self.attributes)} attributes")
+        others = {f"other_thresholds.{score}": values for score, values in self.other_thresholds.items()}
+        for name, values in {"temperature": self.temperature, "thresholds": self.thresholds, **others}.items():
+            if len(values) != len(self.attributes):
+                raise ValueError(f"{name} has {len(values)} values for {len(self.attributes)} attributes")
         if len(set(self.attributes)) < len(self.attributes):
             raise ValueError("attributes has the same name twice")
         return self
@@ -124,6 +138,22 @@ class TrainedModel:
                 f"the model cannot go to the device {device} ({first_line(error)}): choose cpu, or check the GPU"
             ) from None
         return self
+
+    def with_thresholds(self, score: TunedScore) -> "TrainedModel":
+        """This model, deciding by the thresholds that are tuned for a score.
+
+        Raises:
+            UserError: if it has none for it.
+        """
+        thresholds = self.description.thresholds_by_score
+        if score not in thresholds:
+            raise UserError(
+                f"{self.source} has no thresholds tuned for {score}, as an earlier version has trained it, only for "
+                f"{few(list(thresholds))}: choose that, or train again"
+            )
+        others = {name: values for name, values in thresholds.items() if name != score}
+        chosen = {"thresholds": thresholds[score], "tuned_for": score, "other_thresholds": others}
+        return replace(self, description=self.description.model_copy(update=chosen))
 
     def labels(self, table: Table, root: Path) -> Table:
         """A data set's table with the model's attributes alone, in the order of the logits.
@@ -187,6 +217,11 @@ class TrainedModel:
         """Whether each attribute is present, bool [B, A]: its probability reaches its threshold."""
         present: NDArray[np.bool_] = self.probabilities(logits_BA) >= np.array(self.description.thresholds)
         return present
+
+    def scorecard(self, found: Predictions) -> Scorecard:
+        """The scores of what this model said of some images, at all thresholds that it has."""
+        thresholds, decides_by = self.description.thresholds_by_score, self.description.tuned_for
+        return Scorecard.of(found, self.probabilities(found.logits_NA), thresholds, decides_by)
 
 
 def open_session(file: Path) -> "InferenceSession":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.config import TUNED_SCORES, TunedScore
 from distrib.scoring.ranking import rank_images
 
 # The range that temperatures are sought in; beyond it a probability is 0, 1/2 or 1 in all but name.
@@ -68,27 +69,45 @@ def fit_temperature(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8
     return temperatures
 
 
-def tune_thresholds(probabilities_NA: NDArray[np.float64], targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The threshold of each attribute, float64 [A], that has the highest F1: present means p >= threshold.
+def tune_thresholds(
+    probabilities_NA: NDArray[np.float64], targets_NA: NDArray[np.uint8]
+) -> dict[TunedScore, NDArray[np.float64]]:
+    """For each of `TUNED_SCORES` the threshold of each attribute, float64 [A], that has the highest score.
 
-    It lies half-way between the lowest probability that is taken for present and the next lower one, as either end of
-    that gap decides these images alike. It is 1/2 where an attribute has one class only.
+    Present means p >= threshold, and every way in which a threshold in 0 … 1 can part the images is looked at; of
+    several that are best it is the lowest one. It lies half-way between the lowest probability that is taken for
+    present (1 where none is) and the next lower one, as either end of that gap decides these images alike. It is 1/2
+    where an attribute has one class only, or a probability that is not finite.
 
     Args:
         probabilities_NA: float64 [N, A].
         targets_NA: {0, 1} [N, A].
     """
-    thresholds = np.full(probabilities_NA.shape[1], 0.5)
     tuned = _fitted(probabilities_NA, targets_NA)
     ranking = rank_images(probabilities_NA[:, tuned], targets_NA[:, tuned])
-    taken = ranking.true_AN + ranking.false_AN
-    f1 = np.where(ranking.distinct_AN, 2 * ranking.true_AN / (taken + ranking.true_AN[:, -1:]), -1)
-    rows, last = np.arange(len(tuned)), f1.shape[1] - 1
-    place = last - np.argmax(f1[:, ::-1], axis=1)  # of several the lowest threshold
-    lowest = ranking.values_AN[rows, place]
-    below = np.where(place < last, ranking.values_AN[rows, np.minimum(place + 1, last)], 0.0)
-    middle = (lowest + below) / 2
-    thresholds[tuned] = np.where(middle > below, middle, lowest)  # neighbouring numbers have no middle
+    # One place more, before all images: that none of them is present.
+    values, true, false = (
+        np.pad(each, ((0, 0), (1, 0)), constant_values=none)
+        for each, none in ((ranking.values_AN, 1), (ranking.true_AN, 0), (ranking.false_AN, 0))
+    )
+    ends = np.pad(ranking.distinct_AN, ((0, 0), (1, 0)))
+    ends[:, 0] = values[:, 1] < 1
+    positives, negatives = true[:, -1:], false[:, -1:]
+    heights_AN = {  # each rises with its score; the last two are whole numbers, so that what is equal ties
+        "f1": true / (true + false + positives),
+        "accuracy": true - false,
+        "balanced_accuracy": true * negatives - false * positives,
+    }
+    rows, last = np.arange(len(tuned)), values.shape[1] - 1
+    thresholds = {}
+    for score in TUNED_SCORES:
+        heights = np.where(ends, heights_AN[score], -np.inf)
+        place = last - np.argmax(heights[:, ::-1], axis=1)  # of several the lowest threshold
+        lowest = values[rows, place]
+        below = np.where(place < last, values[rows, np.minimum(place + 1, last)], 0.0)
+        middle = (lowest + below) / 2
+        thresholds[score] = np.full(probabilities_NA.shape[1], 0.5)
+        thresholds[score][tuned] = np.where(middle > below, middle, lowest)  # neighbouring numbers have no middle
     return thresholds
 
 

@@ -5,13 +5,14 @@ Legend: N images, A attributes.
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.config import TunedScore
 from distrib.scoring.bootstrap import Comparison, Difference
 from distrib.scoring.metrics import TITLES, Scores, majority_accuracy, score, score_decisions
 from distrib.scoring.predictions import Predictions
@@ -28,45 +29,64 @@ class Scorecard:
 
     Attributes:
         half: deciding at sigmoid(logit) >= 1/2, as training does.
-        tuned: deciding by the threshold of each attribute; of these, `TUNED` mean something.
+        by_thresholds: deciding by the thresholds that are tuned for each score; of these, `TUNED` mean something.
         positives: int64 [A].
         baseline: float64 [A], accuracy of always saying what most of the images have.
-        thresholds: A, on the calibrated probability.
+        thresholds: score -> A thresholds that are tuned for it, on the calibrated probability.
+        tuned_for: the score whose thresholds the model decides by.
     """
 
     half: Scores
-    tuned: Scores
+    by_thresholds: Mapping[TunedScore, Scores]
     positives: NDArray[np.int64]
     baseline: NDArray[np.float64]
-    thresholds: tuple[float, ...]
+    thresholds: Mapping[TunedScore, tuple[float, ...]]
+    tuned_for: TunedScore
+
+    @property
+    def tuned(self) -> Scores:
+        """By the thresholds that the model decides by."""
+        return self.by_thresholds[self.tuned_for]
 
     @classmethod
-    def of(cls, found: Predictions, decisions_NA: NDArray[np.bool_], thresholds: tuple[float, ...]) -> "Scorecard":
+    def of(
+        cls,
+        found: Predictions,
+        probabilities_NA: NDArray[np.float64],
+        thresholds: Mapping[TunedScore, tuple[float, ...]],
+        tuned_for: TunedScore,
+    ) -> "Scorecard":
         """The scorecard of a model that said this of some images.
 
         Args:
             found: its logits, and the labels.
-            decisions_NA: bool [N, A], by the threshold of each attribute.
-            thresholds: A, on the calibrated probability.
+            probabilities_NA: float64 [N, A], calibrated.
+            thresholds: score -> A thresholds that are tuned for it.
+            tuned_for: the score whose thresholds the model decides by.
         """
         return cls(
             half=score(found.attributes, found.logits_NA, found.targets_NA),
-            tuned=score_decisions(found.attributes, decisions_NA, found.targets_NA),
+            by_thresholds={
+                name: score_decisions(found.attributes, probabilities_NA >= np.array(values_A), found.targets_NA)
+                for name, values_A in thresholds.items()
+            },
             positives=found.targets_NA.sum(axis=0, dtype=np.int64),
             baseline=majority_accuracy(found.targets_NA),
             thresholds=thresholds,
+            tuned_for=tuned_for,
         )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each attribute, and at the end the means over the attributes that have a score."""
         half, tuned = self.half.by_attribute(), self.tuned.by_attribute()
+        thresholds = self.thresholds[self.tuned_for]
         rows = [
             {
                 "attribute": name,
                 "positives": int(self.positives[i]),
                 **half[name],
                 "baseline_accuracy": float(self.baseline[i]),
-                "threshold": self.thresholds[i],
+                "threshold": thresholds[i],
                 **{f"tuned_{score}": tuned[name][score] for score in TUNED},
             }
             for i, name in enumerate(self.half.attributes)
@@ -91,9 +111,22 @@ class Scorecard:
         return text.getvalue()
 
     def as_json(self) -> dict[str, Any]:
-        """The rows as a tree: "mean", and "attributes" by name; the scores at the tuned thresholds are in "tuned"."""
+        """The rows as a tree: "mean", and "attributes" by name.
+
+        The scores at the thresholds that the model decides by are in "tuned", and those at all thresholds that it has
+        in "by_thresholds", by the score that these are tuned for; "tuned_for" says which it decides by.
+        """
         *attributes, mean = (_branch(row) for row in self.rows())
+        mean["by_thresholds"] = {
+            score: {name: found.mean()[name] for name in TUNED} for score, found in self.by_thresholds.items()
+        }
+        for i, row in enumerate(attributes):
+            row["by_thresholds"] = {
+                score: {"threshold": self.thresholds[score][i]} | {name: float(found.values[name][i]) for name in TUNED}
+                for score, found in self.by_thresholds.items()
+            }
         return {
+            "tuned_for": self.tuned_for,
             "mean": {
                 name: value for name, value in mean.items() if name not in ("attribute", "positives", "threshold")
             },
@@ -105,10 +138,24 @@ class Scorecard:
         rows = self.rows()
         width = max(len("Attribute"), *(len(row["attribute"]) for row in rows))
         header = (
-            f"{'Attribute':<{width}} {'Positives':>9} {'Loss':>8} {'Accuracy':>9} {'Baseline':>9} {'Precision':>10}"
-            f" {'Recall':>8} {'F1':>8} {'ROC AUC':>8} {'AP':>8}  {'Threshold':>9} {'Tuned acc.':>10} {'Tuned F1':>8}"
+            f"{'Attribute':<{width}} {'Positives':>9} {'Loss':>8} {'Accuracy':>9} {'Baseline':>9} {'Bal. acc.':>9}"
+            f" {'Precision':>10} {'Recall':>8} {'F1':>8} {'ROC AUC':>8} {'AP':>8}  {'Threshold':>9} {'Tuned acc.':>10}"
+            f" {'Bal. acc.':>9} {'F1':>8}"
         )
         return "\n".join([header, *(_line(row, width) for row in rows)])
+
+    def thresholds_as_text(self) -> str:
+        """The means at 1/2 and at each of the tuned thresholds, below each other, for people."""
+        titles = {score: f"tuned for {TITLES[score]}" for score in self.by_thresholds}
+        titles[self.tuned_for] += ", as above"
+        found = {"1/2": self.half, **{titles[score]: scores for score, scores in self.by_thresholds.items()}}
+        width = max(map(len, found))
+        header = f"{'Thresholds':<{width}}" + "".join(f"  {TITLES[name]:>{_wide(name)}}" for name in TUNED)
+        lines = [
+            f"{title:<{width}}" + "".join(f"  {scores.mean()[name]:>{_wide(name)}.2%}" for name in TUNED)
+            for title, scores in found.items()
+        ]
+        return "\n".join([header, *lines])
 
 
 def _branch(row: dict[str, Any]) -> dict[str, Any]:
@@ -121,10 +168,14 @@ def _line(row: dict[str, Any], width: int) -> str:
     threshold = "" if row["threshold"] is None else f"{row['threshold']:.4f}"
     return (
         f"{row['attribute']:<{width}} {positives:>9} {row['loss']:>8.4f} {row['accuracy']:>9.2%} "
-        f"{row['baseline_accuracy']:>9.2%} {row['precision']:>10.4f} {row['recall']:>8.4f} {row['f1']:>8.4f} "
-        f"{row['roc_auc']:>8.4f} {row['average_precision']:>8.4f}  {threshold:>9} {row['tuned_accuracy']:>10.2%} "
-        f"{row['tuned_f1']:>8.4f}"
+        f"{row['baseline_accuracy']:>9.2%} {row['balanced_accuracy']:>9.2%} {row['precision']:>10.4f} "
+        f"{row['recall']:>8.4f} {row['f1']:>8.4f} {row['roc_auc']:>8.4f} {row['average_precision']:>8.4f}  "
+        f"{threshold:>9} {row['tuned_accuracy']:>10.2%} {row['tuned_balanced_accuracy']:>9.2%} {row['tuned_f1']:>8.4f}"
     )
+
+
+def _wide(score: str) -> int:
+    return max(len(TITLES[score]), 9)
 
 
 def comparison_json(comparison: Comparison, attributes: Sequence[str]) -> dict[str, Any]:

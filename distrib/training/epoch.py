@@ -241,17 +241,19 @@ def calibrate(
     """The description with the scores, temperatures and thresholds that validation gives.
 
     Args:
-        description: of the network.
+        description: of the network; `tuned_for` says which thresholds decide.
         scores: of the validation split.
         logits: float32 [validation images, A].
         targets: uint8 [validation images, A].
     """
     temperature = fit_temperature(logits, targets)
-    thresholds = tune_thresholds(sigmoid(logits / temperature), targets)
+    found = tune_thresholds(sigmoid(logits / temperature), targets)
+    thresholds = {score: tuple(each.tolist()) for score, each in found.items()}
     return description.model_copy(
         update={
             "temperature": tuple(temperature.tolist()),
-            "thresholds": tuple(thresholds.tolist()),
+            "thresholds": thresholds.pop(description.tuned_for),
+            "other_thresholds": thresholds,
             "validation": {"images": len(targets), **scores.mean()},
             "validation_by_attribute": scores.by_attribute(),
         }

@@ -95,6 +95,7 @@ def describe(run: TrainingRun, epoch: int) -> Description:
         crop=config.data.crop,
         temperature=(1.0,) * count,
         thresholds=(0.5,) * count,
+        tuned_for=config.checkpoint.thresholds,
         epoch=epoch,
         training={
             "config": config.model_dump(mode="json"),

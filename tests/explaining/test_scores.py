@@ -115,6 +115,7 @@ def test_every_job_copes(job: Analysis, change: Callable[[Table], Table], table:
 def test_scores_are_scikit_learn_s(study: FinishedRun) -> None:
     found = page_data(scores(study))
     assert found["splits"] == ["valid", "test"]
+    assert found["tuned_for"] == "f1"
     assert found["resampled"] == "identities"
     assert found["resamples"] == CONFIG.explain.bootstrap
     for split in ("valid", "test"):
@@ -131,6 +132,7 @@ def test_scores_are_scikit_learn_s(study: FinishedRun) -> None:
             assert row[split]["roc_auc"] == pytest.approx(roc_auc_score(truth, logits))
             assert row[split]["accuracy"] == pytest.approx(accuracy_score(truth, logits >= 0))
             assert row["tuned"][split]["f1"] == pytest.approx(f1_score(truth, tuned[:, i]))
+            assert row["by_thresholds"][split] == {"f1": {"threshold": 0.4, **row["tuned"][split]}}
             assert row["tuned"][split]["precision"] == pytest.approx(precision_score(truth, tuned[:, i]))
         for name in SCORES:
             mean = np.mean([row[split][name] for row in found["attributes"]])

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torchvision.models import resnet18
 
 import distrib
 from distrib.base.json import to_json
-from distrib.config import DataConfig
+from distrib.config import TUNED_SCORES, DataConfig
 from distrib.data.decoders import TorchDecoder
 from distrib.data.images import decode
 from distrib.data.plan import evaluation_batches
@@ -206,6 +207,9 @@ def test_a_damaged_model_is_refused(run: Path, tmp_path: Path, file: str, conten
         ("temperature", [1.0, None, 1.0]),
         ("temperature", [1.0, float("inf"), 1.0]),
         ("thresholds", [0.5]),
+        ("other_thresholds", {"accuracy": [0.5]}),
+        ("other_thresholds", {"recall": [0.5, 0.5, 0.5]}),
+        ("tuned_for", "recall"),
         ("thresholds", [0.5, 0.5, float("nan")]),
         ("thresholds", [0.5, 0.5, 1.5]),
     ],
@@ -386,6 +390,20 @@ def test_probabilities_are_calibrated_and_decisions_follow_their_thresholds(run:
     assert model.decisions(np.zeros((1, 3), np.float32)).tolist() == [[True, False, True]], (
         "a probability of 1/2 is one"
     )
+
+
+def test_other_thresholds_are_exchanged_for_those_in_use(run: Path) -> None:
+    others = {"accuracy": (0.9, 0.9, 0.9), "balanced_accuracy": (0.1, 0.1, 0.1)}
+    model = load(run)
+    model = replace(model, description=description(other_thresholds=others))
+    careful = model.with_thresholds("accuracy")
+    assert (careful.description.thresholds, careful.description.tuned_for) == (others["accuracy"], "accuracy")
+    logits = np.zeros((1, 3), np.float32)
+    assert model.decisions(logits).tolist() == [[True, False, True]]
+    assert careful.decisions(logits).tolist() == [[False, False, False]]
+    assert model.with_thresholds("balanced_accuracy").decisions(logits).all()
+    for score in TUNED_SCORES:
+        assert careful.with_thresholds(score).with_thresholds("f1").description == model.description
 
 
 def test_probabilities_have_the_shape_of_the_logits(run: Path) -> None:

@@ -107,7 +107,13 @@ class _Draw:
         self.best_epoch = 1 if all(math.isnan(auc) for auc in aucs) else int(np.nanargmax(aucs)) + 1
         self.logits = self.by_epoch[self.best_epoch - 1]
         # Each is the probability of an image, as tuned thresholds often are: that image counts as a yes.
-        self.thresholds = np.sort(self.probabilities("test"), axis=0)[2 * images // 3]
+        ranked = np.sort(self.probabilities("test"), axis=0)
+        self.thresholds = ranked[2 * images // 3]
+        self.kinds = {
+            "f1": self.thresholds,
+            "accuracy": ranked[3 * images // 4],
+            "balanced_accuracy": ranked[images // 2],
+        }
         self.pictures = {f"{300 + i:06d}.jpg": self._face(i) for i in range(8)}
         if EVIL_ATTRIBUTE in attributes:
             self.pictures = {EVIL_FILE if i == 0 else k: v for i, (k, v) in enumerate(self.pictures.items())}
@@ -214,7 +220,10 @@ class _Draw:
             "test": score(self.attributes, self.logits["test"], self.targets["test"]),
         }
         by_attribute = {split: scores.by_attribute() for split, scores in plain.items()}
-        tuned = {split: self._tuned(split) for split in ("valid", "test")}
+        by_thresholds = {
+            split: {kind: self._tuned(split, thresholds) for kind, thresholds in self.kinds.items()} for split in plain
+        }
+        tuned = {split: found["f1"] for split, found in by_thresholds.items()}
         attributes = []
         for i, name in enumerate(self.attributes):
             positives = {split: int(self.targets[split][:, i].sum()) for split in plain}
@@ -228,14 +237,28 @@ class _Draw:
                 "baseline_accuracy": baseline, "valid": by_attribute["valid"][name], "test": by_attribute["test"][name],
                 "threshold": float(self.thresholds[i]), "interval": interval,
                 "tuned": {split: {each: float(tuned[split][each][i]) for each in DECISION_SCORES} for split in tuned},
+                "by_thresholds": {
+                    split: {
+                        kind: {"threshold": float(self.kinds[kind][i])} | {each: float(values[each][i])
+                                                                           for each in DECISION_SCORES}
+                        for kind, values in found.items()
+                    }
+                    for split, found in by_thresholds.items()
+                },
             })  # fmt: skip
         means = {split: scores.mean() for split, scores in plain.items()}
         return {
-            "splits": ["valid", "test"], "attributes": attributes, "resampled": "identities", "resamples": 1000,
+            "splits": ["valid", "test"], "tuned_for": "f1", "attributes": attributes, "resampled": "identities",
+            "resamples": 1000,
             "means": {
                 **means,
                 "tuned": {split: {each: float(np.nanmean(tuned[split][each])) for each in DECISION_SCORES}
                           for split in tuned},
+                "by_thresholds": {
+                    split: {kind: {each: float(np.nanmean(values[each])) for each in DECISION_SCORES}
+                            for kind, values in found.items()}
+                    for split, found in by_thresholds.items()
+                },
                 "baseline_accuracy": {split: float(np.mean([each["baseline_accuracy"][split] for each in attributes]))
                                       for split in plain},
                 "interval": {each: [means["test"][each] - 0.01, means["test"][each] + 0.01]
@@ -243,10 +266,10 @@ class _Draw:
             },
         }  # fmt: skip
 
-    def _tuned(self, split: str) -> dict[str, NDArray[np.float64]]:
-        """The scores of the decisions at the tuned thresholds: of logits that are moved so that these lie at 0."""
+    def _tuned(self, split: str, thresholds: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The scores of the decisions at some thresholds: of logits that are moved so that these lie at 0."""
         moved = np.log(self.probabilities(split) / (1 - self.probabilities(split)))
-        moved -= np.log(self.thresholds / (1 - self.thresholds))
+        moved -= np.log(thresholds / (1 - thresholds))
         return score(self.attributes, moved.astype(np.float32), self.targets[split]).values
 
     def roc(self) -> dict[str, Any]:

@@ -103,6 +103,36 @@ def test_the_table_of_epochs_is_metrics_csv(run: Path) -> None:
         assert float(cell) == pytest.approx(float(value), abs=0.51 * 10**-decimals)
 
 
+def test_accuracy_and_balanced_accuracy_stand_side_by_side_at_each_kind_of_thresholds(run: Path) -> None:
+    scores = read_job(run, "scores")
+    table = re.search('id="by-thresholds">.*?</table>', (run / "report/index.html").read_text(), re.DOTALL)[0]  # type: ignore[index]
+    rows = [re.findall('<td class="number"[^>]*>([^<]*)</td>', row) for row in table.split("<tr>")]
+    told = [
+        [
+            f"{value:.3f}"
+            for name in ("accuracy", "balanced_accuracy")
+            for value in (row["test"][name], *(each[name] for each in row["by_thresholds"]["test"].values()))
+        ]
+        for row in (*scores["attributes"], scores["means"])
+    ]
+    assert [row for row in rows if row] == told
+    assert len(told[0]) == 8
+    assert "validation for the best F1" in " ".join(parsed(run).text.split())
+
+
+def test_scores_of_an_earlier_version_have_thresholds_for_f1_alone(copy: Path) -> None:
+    scores = read_job(copy, "scores")
+    del scores["tuned_for"], scores["means"]["by_thresholds"]
+    for row in scores["attributes"]:
+        del row["by_thresholds"]
+    write_job(copy, "scores", scores)
+    render_report(copy)
+    page = (copy / "report/index.html").read_text()
+    assert "by-thresholds" not in page.partition("<script")[0]
+    assert "are missing" not in page
+    assert "validation for the best F1" in parsed(copy).text
+
+
 def test_names_from_the_data_are_text(suspicious_run: Path) -> None:
     page = parsed(suspicious_run)
     scripts = [attributes for tag, attributes in page.elements if tag == "script"]

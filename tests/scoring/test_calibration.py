@@ -1,8 +1,11 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distrib.config import TUNED_SCORES, TunedScore
 from distrib.scoring.calibration import (
     expected_calibration_error,
     fit_temperature,
@@ -80,7 +83,8 @@ def test_one_class_leaves_the_logits_as_they_are(targets: list[int]) -> None:
     logits = np.array([[0.5], [-2.0], [9.0]], np.float32)
     labels = np.array(targets, np.uint8)[:, None]
     assert fit_temperature(logits, labels).tolist() == [1.0]
-    assert tune_thresholds(sigmoid(logits), labels).tolist() == [0.5]
+    tuned = tune_thresholds(sigmoid(logits), labels)
+    assert {score: each.tolist() for score, each in tuned.items()} == {score: [0.5] for score in TUNED_SCORES}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -91,9 +95,10 @@ def test_a_logit_that_is_not_finite_costs_its_attribute_alone(bad: float) -> Non
     both, labels = np.hstack([broken, logits]), np.hstack([targets, targets])
     assert fit_temperature(both, labels).tolist() == [1.0, fit_temperature(logits, targets)[0]]
     broken_probabilities = np.hstack([np.where(np.isfinite(broken), sigmoid(logits), np.nan), sigmoid(logits)])
-    tuned = tune_thresholds(broken_probabilities, labels)
-    assert tuned[0] == 0.5
-    assert tuned[1] == tune_thresholds(sigmoid(logits), targets)[0]
+    tuned, alone = tune_thresholds(broken_probabilities, labels), tune_thresholds(sigmoid(logits), targets)
+    assert {score: each.tolist() for score, each in tuned.items()} == {
+        score: [0.5, *each] for score, each in alone.items()
+    }
 
 
 def test_separated_classes_have_a_temperature_that_is_a_number() -> None:
@@ -108,33 +113,65 @@ def test_separated_classes_have_a_temperature_that_is_a_number() -> None:
 # --- thresholds
 
 
+def counted(score: str, present: np.ndarray, targets: np.ndarray) -> Fraction:
+    """A score of decisions [N], exactly."""
+    truth = targets == 1
+    hits, positives, negatives = (int(each.sum()) for each in (present & truth, truth, ~truth))
+    left_alone = int((~present & ~truth).sum())
+    return {
+        "f1": Fraction(2 * hits, int(present.sum()) + positives),
+        "accuracy": Fraction(hits + left_alone, len(truth)),
+        "balanced_accuracy": (Fraction(hits, positives) + Fraction(left_alone, negatives)) / 2,
+    }[score]
+
+
+@pytest.mark.parametrize("score", TUNED_SCORES)
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=2, max_size=40))
-def test_no_other_threshold_has_a_higher_f1(pictures: list[tuple[int, bool]]) -> None:
-    probabilities = np.array([place / 12 for place, _ in pictures])  # with many ties
-    targets = np.array([label for _, label in pictures], np.uint8)
-    tuned = tune_thresholds(probabilities[:, None], targets[:, None])[0]
+@given(images=st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=2, max_size=40))
+def test_no_other_threshold_has_a_higher_score_and_none_below_it_the_same(
+    score: TunedScore, images: list[tuple[int, bool]]
+) -> None:
+    """Also where none, or all, of the images are best taken for present; probabilities have many ties, 0 and 1."""
+    probabilities = np.array([place / 12 for place, _ in images])
+    targets = np.array([label for _, label in images], np.uint8)
+    tuned = tune_thresholds(probabilities[:, None], targets[:, None])[score][0]
     if targets.min() == targets.max():
         assert tuned == 0.5
         return
+    assert 0 <= tuned <= 1
+    found = counted(score, probabilities >= tuned, targets)
+    others = {step / 48: counted(score, probabilities >= step / 48, targets) for step in range(49)}
+    assert found == max(others.values())
+    lowest = min(threshold for threshold, value in others.items() if value == found)
+    np.testing.assert_array_equal(probabilities >= tuned, probabilities >= lowest)
 
-    def f1(threshold: float) -> float:
-        present = probabilities >= threshold
-        hits = int((present & (targets == 1)).sum())
-        return 2 * hits / (int(present.sum()) + int(targets.sum()))
 
-    assert f1(tuned) == pytest.approx(max(f1(place / 12) for place in range(14)))
+def test_a_rare_attribute_that_nothing_tells_is_best_denied_for_accuracy_alone() -> None:
+    probabilities = np.array([[0.1], [0.2], [0.25], [0.3]])
+    targets = np.array([[0], [1], [0], [0]], np.uint8)
+    tuned = tune_thresholds(probabilities, targets)
+    assert tuned["accuracy"][0] == pytest.approx((0.3 + 1) / 2)
+    assert tuned["f1"][0] == tuned["balanced_accuracy"][0] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("highest", [1.0, np.nextafter(1.0, 0)])
+def test_what_is_called_certain_cannot_be_denied(highest: float) -> None:
+    probabilities = np.array([[0.2], [0.2], [0.3], [highest]])
+    targets = np.array([[0], [1], [0], [0]], np.uint8)
+    tuned = tune_thresholds(probabilities, targets)["accuracy"][0]
+    assert tuned <= 1
+    assert (probabilities >= tuned).sum() == (1 if highest == 1 else 0)
 
 
 def test_a_threshold_lies_in_the_middle_of_its_gap() -> None:
     probabilities = np.array([[0.1], [0.3], [0.7], [0.9]])
-    assert tune_thresholds(probabilities, np.array([[0], [0], [1], [1]], np.uint8))[0] == pytest.approx(0.5)
-    assert tune_thresholds(probabilities, np.array([[0], [1], [1], [1]], np.uint8))[0] == pytest.approx(0.2)
-    assert tune_thresholds(probabilities, np.array([[0], [0], [0], [1]], np.uint8))[0] == pytest.approx(0.8)
+    assert tune_thresholds(probabilities, np.array([[0], [0], [1], [1]], np.uint8))["f1"][0] == pytest.approx(0.5)
+    assert tune_thresholds(probabilities, np.array([[0], [1], [1], [1]], np.uint8))["f1"][0] == pytest.approx(0.2)
+    assert tune_thresholds(probabilities, np.array([[0], [0], [0], [1]], np.uint8))["f1"][0] == pytest.approx(0.8)
 
 
 def test_where_all_are_taken_for_present_the_threshold_is_above_zero() -> None:
-    tuned = tune_thresholds(np.array([[0.2], [0.4], [0.6]]), np.array([[1], [0], [1]], np.uint8))[0]
+    tuned = tune_thresholds(np.array([[0.2], [0.4], [0.6]]), np.array([[1], [0], [1]], np.uint8))["f1"][0]
     assert 0 < tuned <= 0.2
 
 
@@ -145,16 +182,17 @@ def test_a_gap_without_a_middle_is_decided_as_it_was_tuned(upper: float) -> None
     for below in (lower, np.nextafter(lower, 0)):
         probabilities = np.array([[below], [below], [upper], [upper]])
         targets = np.array([[0], [0], [1], [1]], np.uint8)
-        tuned = tune_thresholds(probabilities, targets)[0]
-        np.testing.assert_array_equal(probabilities >= tuned, targets.astype(bool))
+        for tuned in tune_thresholds(probabilities, targets).values():
+            np.testing.assert_array_equal(probabilities >= tuned, targets.astype(bool))
 
 
 def test_every_attribute_has_its_own_threshold() -> None:
     generator = np.random.default_rng(4)
     probabilities, targets = generator.random((300, 3)), (generator.random((300, 3)) < 0.3).astype(np.uint8)
     together = tune_thresholds(probabilities, targets)
-    alone = [tune_thresholds(probabilities[:, [i]], targets[:, [i]])[0] for i in range(3)]
-    np.testing.assert_array_equal(together, alone)
+    for score in TUNED_SCORES:
+        alone = [tune_thresholds(probabilities[:, [i]], targets[:, [i]])[score][0] for i in range(3)]
+        np.testing.assert_array_equal(together[score], alone)
 
 
 # --- reliability

@@ -1,15 +1,19 @@
 import numpy as np
 
 from distrib.scoring.bootstrap import paired_bootstrap
-from distrib.scoring.metrics import score
+from distrib.scoring.calibration import sigmoid
+from distrib.scoring.predictions import Predictions
 from distrib.scoring.scorecard import Scorecard, comparison_json, comparison_text
 
 
 def card(truth: list[list[int]], logits: list[list[float]], names: tuple[str, ...]) -> Scorecard:
     targets, values = np.array(truth, np.uint8), np.array(logits, np.float32)
-    scores = score(names, values, targets)
-    present = targets.mean(axis=0)
-    return Scorecard(scores, scores, targets.sum(axis=0), np.maximum(present, 1 - present), (0.5,) * len(names))
+    files = [str(row) for row in range(len(targets))]
+    found = Predictions("test", names, files, np.arange(len(targets)), values, targets, None)
+    return Scorecard.of(found, sigmoid(values), {"f1": THIRDS[: len(names)], "accuracy": HALVES[: len(names)]}, "f1")
+
+
+THIRDS, HALVES = (1 / 3, 1 / 3), (0.5, 0.5)
 
 
 def test_what_is_undefined_is_empty_in_csv_and_nan_in_print() -> None:
@@ -22,8 +26,27 @@ def test_what_is_undefined_is_empty_in_csv_and_nan_in_print() -> None:
     assert (mean[header.index("positives")], male[header.index("positives")]) == ("", "3")
     lines = made.as_text().splitlines()
     assert len({len(line) for line in lines}) == 1
+    assert len({len(line) for line in made.thresholds_as_text().splitlines()}) == 1
     assert "nan" in lines[1]
     assert "nan" not in lines[2]
+
+
+def test_scores_stand_side_by_side_at_one_half_and_at_the_tuned_thresholds() -> None:
+    """At 1/2 one of four is found, at 1/3 both, with one false alarm."""
+    made = card([[1], [1], [0], [0]], [[1], [-0.5], [-0.6], [-3]], ("Male",))
+    tree = made.as_json()
+    assert tree["tuned_for"] == "f1"
+    for row in (tree["mean"], tree["attributes"]["Male"]):
+        assert (row["accuracy"], row["balanced_accuracy"], row["recall"]) == (0.75, 0.75, 0.5)
+        assert (row["tuned"]["accuracy"], row["tuned"]["balanced_accuracy"], row["tuned"]["recall"]) == (0.75, 0.75, 1)
+        assert list(row["by_thresholds"]) == ["f1", "accuracy"]
+        assert row["by_thresholds"]["accuracy"]["recall"] == 0.5
+    assert tree["attributes"]["Male"]["by_thresholds"]["f1"] == {"threshold": 1 / 3, **row["tuned"]}
+    header, male, _ = (line.split(",") for line in made.as_csv().splitlines())
+    assert [male[header.index(name)] for name in ("balanced_accuracy", "tuned_balanced_accuracy")] == ["0.75", "0.75"]
+    half, tuned, other = (line.split("  ")[-1].strip() for line in made.thresholds_as_text().splitlines()[1:])
+    assert (half, tuned, other) == ("66.67%", "80.00%", "66.67%")
+    assert "tuned for F1, as above" in made.thresholds_as_text()
 
 
 def test_the_attributes_that_differ_clearly_are_listed() -> None:
