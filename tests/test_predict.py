@@ -57,6 +57,16 @@ def test_json_says_what_the_model_says(model: Path, photographs: Path, capsys: p
         assert [each["present"] for each in told] == trained.decisions(logits)[0].tolist()
 
 
+def test_other_thresholds_decide_where_they_are_asked_for(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = {"accuracy": (1.0, 1.0, 1.0), "balanced_accuracy": (0.0, 0.0, 0.0)}
+    careful = write_model(tmp_path / "best", other_thresholds=others)
+    for score, present in (("accuracy", False), ("balanced_accuracy", True)):
+        for row in predict_json(capsys, careful, photographs, "--no-align", "--thresholds", score):
+            assert [each["present"] for each in row["attributes"].values()] == [present] * 3
+
+
 def test_csv_has_a_row_for_each_face(model: Path, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(model), str(photographs), "--no-align", "--csv", "--attributes", "Male", "Smiling"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

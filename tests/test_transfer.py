@@ -11,7 +11,8 @@ import torch
 from accelerate.state import AcceleratorState
 from launching import launch, read_events
 from safetensors.torch import load_file
-from small_run import EVERY, assert_same_training, go_back, settings, the_plan
+from small_run import BATCH, EVERY, assert_same_training, go_back, settings, the_plan
+from torchvision.models import resnet18
 
 from distrib import train as program
 from distrib.config import OptimConfig
@@ -152,6 +153,40 @@ def test_a_run_may_begin_with_another_s_weights(
     torch.testing.assert_close(trained["fc.weight"], donor["fc.weight"], rtol=0, atol=1e-9)
     moved = {name for name in donor if not torch.equal(trained[name], donor[name])} - {"fc.weight", "fc.bias"}
     assert moved == {name for name in donor if name.endswith(STATISTICS)}
+
+
+def test_a_run_begins_with_imagenets_weights_where_torchvision_would_keep_them(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without network. torch compares a file with the hash in its name when it has downloaded it, and only then."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    file, folder = tmp_path / "torch/hub/checkpoints/resnet18-f37072fd.pth", tmp_path / "run"
+    options = ["--model.weights", "imagenet", "--model.freeze", "layer1", "--data.subset", 2 * BATCH]
+    options += ["--train.epochs", 1, "--tracking.mode", "disabled"]
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 2
+    assert str(file) in capsys.readouterr().err
+    assert not folder.exists()
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.manual_seed(31)
+    donor = resnet18(num_classes=1000).state_dict()
+    torch.save(donor, file)
+    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
+    said = capsys.readouterr().out
+    assert "weights from torchvision ResNet18_Weights.IMAGENET1K_V1, a new head\n" in said
+    assert "new: fc.weight, fc.bias (the file's head has 1000 outputs, this run has 3)\n" in said
+    (start,) = read_events(folder, "start")
+    assert len(start["weights"]["loaded"]) == 120
+    trained = load_file(folder / "best/model.safetensors")
+    weights = [name for name in donor if not name.startswith("fc.") and not name.endswith(STATISTICS)]
+    frozen = [name for name in weights if name.partition(".")[0] in ("conv1", "bn1", "layer1")]
+    assert all(torch.equal(trained[name], donor[name]) for name in frozen)
+    later = [name for name in weights if name not in frozen]
+    assert not any(torch.equal(trained[name], donor[name]) for name in later)
+    assert all((trained[name] - donor[name]).abs().max() < 0.01 for name in later), "two steps from where it began"
+    assert trained["fc.weight"].shape == (3, 512)
 
 
 def test_a_file_of_another_training_is_looked_through_and_one_of_none_refused(
