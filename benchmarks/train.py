@@ -36,8 +36,10 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 import torch
 from measure import lay_out, machine, spread, write
+from numpy.typing import NDArray
 from plot_train import plot
 from trainers import PACKAGES, RECIPES, TRAINERS, Job
 
@@ -61,10 +63,14 @@ SAME_RECIPE = [
 
 
 class Training(NamedTuple):
-    """What came of a training: for each epoch the seconds from the beginning until it was validated, and its score."""
+    """What came of a training: for each epoch the seconds from the beginning until it was validated, and its score.
+
+    The logits float32 [validation images, attributes] are of the epoch with the best score.
+    """
 
     seconds: list[float]
     roc_auc: list[float]
+    logits: NDArray[np.float32]
 
 
 class Setting(NamedTuple):
@@ -124,7 +130,7 @@ def compare(options: argparse.Namespace, peers: list[str], scratch: Path, result
         result["engine"] = {"setting": {name: getattr(options, name) for name in asked}, "sizes": {}}
         folder = part_of(options.root, scratch / "engine", options.images)
         for side in options.sizes:
-            setting = set_up(options, folder, scratch, (side, side), options.epochs)
+            setting = set_up(options.batch_size, folder, scratch, (side, side), options.epochs)
             found = result["engine"]["sizes"][f"{side}x{side}"] = {}
             yield from compare_engines(options, peers, setting, found)
     if "recipe" in options.part:
@@ -162,7 +168,8 @@ def of_best(rates: dict[str, list[float]], peers: list[str]) -> dict[str, Any]:
 
 def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path, result: dict[str, Any]) -> Iterator[str]:
     """Add each of the peers' recipes once, the best of them and this project's with all seeds, and how they compare."""
-    setting = set_up(options, part_of(options.root, scratch / "recipe", None), scratch, (112, 112), options.budget)
+    folder = part_of(options.root, scratch / "recipe", None)
+    setting = set_up(options.batch_size, folder, scratch, (112, 112), options.budget)
     result |= {
         "peer": f"{peer}, by hand", "precision": setting.precision, "epochs": options.budget,
         "size": list(setting.size), "peer_batch_size": setting.batch_size, "trainings": {},
@@ -174,7 +181,7 @@ def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path, resul
             found = ours(setting._replace(epochs=0), seed, ["--config", str(PROJECT / "configs/celeba_mini.yaml")])
         else:
             found = theirs(setting, peer, True, recipe, seed)
-        trainings.setdefault(recipe, []).append({"seed": seed, **found._asdict()})
+        trainings.setdefault(recipe, []).append({"seed": seed, "seconds": found.seconds, "roc_auc": found.roc_auc})
         return f"{recipe}, seed {seed}: ROC AUC {found.roc_auc[-1]:.4f} after {found.seconds[-1]:.0f} s"
 
     first, *others = options.seeds
@@ -196,7 +203,10 @@ def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path, resul
 
 
 def part_of(root: Path, folder: Path, images: int | None) -> Path:
-    """So many training images of a data set, a quarter as many for validation, in a folder; None: all of both."""
+    """So many training images of a data set, a quarter as many for validation, in a folder; None: all of both.
+
+    Beside them lie `train.npz`, `valid.npz` and `test.npz`: the names, targets and, where known, identities.
+    """
     table = read_table(root)
     splits = make_splits(table, Config().data.model_copy(update={"root": root}))
     few = None if images is None else images // 4
@@ -205,31 +215,32 @@ def part_of(root: Path, folder: Path, images: int | None) -> Path:
         sys.exit(f"{root} has {len(parts['train'])} training images, and --images is {images}: ask for fewer")
     lay_out(table, parts, folder)
     for split, rows in parts.items():
+        known = {} if table.identity is None else {"identity": table.identity[rows]}
         names = np.array([table.names[row] for row in rows])
-        np.savez(folder / f"{split}.npz", names=names, targets=table.targets[rows])
+        np.savez(folder / f"{split}.npz", names=names, targets=table.targets[rows], **known)
     return folder
 
 
-def set_up(options: argparse.Namespace, folder: Path, scratch: Path, size: tuple[int, int], epochs: int) -> Setting:
+def set_up(batch_size: int, folder: Path, scratch: Path, size: tuple[int, int], epochs: int) -> Setting:
     """The setting, with the precision that a new run of this project chooses for it; all who may choose have it."""
-    config = Config().replace("data", root=folder, image_size=size).replace("train", batch_size=options.batch_size)
+    config = Config().replace("data", root=folder, image_size=size).replace("train", batch_size=batch_size)
     config = resolve(config.replace("run", folder=scratch / "none"))
     precision = config.train.precision
     if precision == "auto":
         precision = choose_precision(config, ranks=1).name
     if precision == "fp16":  # whose scaler not all of the loops have
         precision = "no"
-    return Setting(folder, scratch, size, options.batch_size, epochs, torch.get_num_threads(), precision)
+    return Setting(folder, scratch, size, batch_size, epochs, torch.get_num_threads(), precision)
 
 
-def ours(setting: Setting, seed: int, recipe: list[str]) -> Training:
+def ours(setting: Setting, seed: int, recipe: list[str], attributes: str = "all") -> Training:
     """Train with `distrib/train.py`; the epochs are the recipe's own where the setting has none."""
     with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
         run = Path(folder) / "run"
         side = list(map(str, setting.size))
         command = [
             sys.executable, str(PROJECT / "distrib/train.py"), *recipe, "--data.root", str(setting.folder),
-            "--data.attributes", "all", "--data.image-size", *side, "--train.precision", setting.precision,
+            "--data.attributes", attributes, "--data.image-size", *side, "--train.precision", setting.precision,
             "--train.seed", str(seed), "--run.folder", str(run), "--tracking.mode", "disabled",
             "--explain.after-training", "false", "--data.resident", "never", "--train.compile", "no",
         ]  # fmt: skip
@@ -240,7 +251,9 @@ def ours(setting: Setting, seed: int, recipe: list[str]) -> Training:
         scores = [epoch[columns.index("val_roc_auc")] for epoch in epochs]
         # After the epochs' rows comes one of what follows them; what precedes the first step is preparation.
         rows = read_speed(run)[: len(scores)]
-        return Training(list(accumulate(row["seconds"] * (1 - row["preparation_share"]) for row in rows)), scores)
+        seconds = accumulate(row["seconds"] * (1 - row["preparation_share"]) for row in rows)
+        logits = safetensors.numpy.load_file(run / "best/validation.safetensors")["logits"]
+        return Training(list(seconds), scores, logits)
 
 
 def theirs(setting: Setting, trainer: str, by_hand: bool, recipe: str, seed: int) -> Training:
@@ -256,7 +269,7 @@ def theirs(setting: Setting, trainer: str, by_hand: bool, recipe: str, seed: int
         with np.load(job.out) as found, np.load(setting.folder / "valid.npz") as valid:
             names = tuple(map(str, range(valid["targets"].shape[1])))
             scores = [score(names, logits, valid["targets"]).mean()["roc_auc"] for logits in found["logits"]]
-            return Training(found["seconds"].tolist(), scores)
+            return Training(found["seconds"].tolist(), scores, found["logits"][np.nanargmax(scores)])
 
 
 def start(command: list[str], name: str) -> None:

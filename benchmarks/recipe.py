@@ -1,0 +1,227 @@
+r"""`configs/celeba_mini.yaml` against what it began from: the same images, the same time, the same validation.
+
+    python benchmarks/recipe.py --root data/celeba-mini --json benchmarks/results/recipe.json
+
+Three recipes, each trained with every seed, in turn:
+
+- *distrib*: the configuration, as it is but for the size of the images that all are validated on.
+- *report*: that of the report that this project began from, for `Arched_Eyebrows` alone: `configs/arched_eyebrows.yaml`
+  without mirror images (Adam at 1e-3, batches of 64, no augmentation), trained by this project.
+- *plain*: all attributes by a loop of one's own, AdamW with a one-cycle schedule, as `trainers.py` has it for
+  Accelerate by hand.
+
+All have the same budget of time, in which the last two are given as many epochs as fit by the time of a first one, at
+most `--epochs`. Of every training the epoch with the highest mean ROC AUC on the validation split counts, and decisions
+are made at 1/2. A gain is the difference of two means over the seeds; its 95 % interval comes from resamples of the
+validation split's identities, the same for all models, and says nothing of the spread over seeds, which is told beside.
+The clock is that of `train.py`: from before the first batch is decoded to when an epoch is validated.
+
+Use seeds that no choice was made by.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from measure import machine, write
+from numpy.typing import NDArray
+from train import OURS, PROJECT, Setting, Training, in_turn, ours, part_of, set_up, theirs
+
+from distrib.base.cores import cores
+from distrib.data.table import read_table
+from distrib.scoring.bootstrap import paired_bootstrap
+from distrib.scoring.metrics import score
+
+REPORT, PLAIN = "report", "plain"
+ATTRIBUTE = "Arched_Eyebrows"
+REPORT_RECIPE = ["--config", str(PROJECT / "configs/arched_eyebrows.yaml"), "--data.flip", "false"]
+BATCH_SIZE = 64  # of the report's recipe and of the plain one
+RESAMPLES, SEED = 1000, 0
+# What is to be gained over another recipe: over which, in which score, of the attributes that it knows, how much.
+GOALS = ((PLAIN, "accuracy", 0.008), (PLAIN, "roc_auc", 0.010), (REPORT, "roc_auc", 0.03))
+# In which share of its time the plain recipe's last mean ROC AUC is to be reached.
+SHARE_OF_TIME = 1 / 3
+
+
+class Validation(NamedTuple):
+    """The validation split: A names, targets {0, 1} [N, A], and who is on each image, [N], where that is known."""
+
+    attributes: tuple[str, ...]
+    targets: NDArray[np.uint8]
+    identity: NDArray[np.int64] | None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="CelebA, or a part of it, with its splits")
+    parser.add_argument("--config", type=Path, default=PROJECT / "configs/celeba_mini.yaml", help="of distrib")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(101, 102, 103))
+    parser.add_argument("--minutes", type=float, default=20.0, help="of each training, at most")
+    parser.add_argument("--epochs", type=int, default=15, help="of the other recipes, at most")
+    parser.add_argument("--size", type=int, default=112, help="height and width of all validated images")
+    parser.add_argument("--images", type=int, help="train on so many, and validate on a quarter; all where left out")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    torch.set_num_threads(cores())
+    result: dict[str, Any] = {"machine": machine("torch", "pillow", "accelerate")}
+    with tempfile.TemporaryDirectory() as scratch:
+        for found in compare(options, Path(scratch), result):
+            print(found, flush=True)
+            if options.json is not None:
+                write(result, options.json)
+
+
+def compare(options: argparse.Namespace, scratch: Path, result: dict[str, Any]) -> Iterator[str]:
+    """Add one training after another to the result, and after each seed how they compare, and say it."""
+    folder = part_of(options.root, scratch / "images", options.images)
+    attributes = read_table(folder).attributes
+    if ATTRIBUTE not in attributes:
+        sys.exit(f"{options.root} has no attribute {ATTRIBUTE}, which the report's recipe is for: name another folder")
+    with np.load(folder / "valid.npz") as valid:
+        validation = Validation(attributes, valid["targets"], valid.get("identity"))
+    setting = set_up(BATCH_SIZE, folder, scratch, (options.size, options.size), 1)
+    (first,) = theirs(setting, "Accelerate", True, "one-cycle", options.seeds[0]).seconds
+    epochs = max(1, min(options.epochs, math.floor(60 * options.minutes / first)))
+    setting = setting._replace(epochs=epochs)
+    result["setting"] = {
+        "config": options.config.name, "size": list(setting.size), "precision": setting.precision,
+        "minutes": options.minutes, "epochs": epochs, "first_epoch_seconds": first, "images": options.images,
+        "validation_images": len(validation.targets), "seeds": list(options.seeds),
+    }  # fmt: skip
+    yield f"an epoch of the plain loop takes {first:.0f} s: it and the report's recipe are given {epochs}"
+
+    trainings: dict[str, list[Training]] = {OURS: [], REPORT: [], PLAIN: []}
+    result["trainings"] = {name: [] for name in trainings}
+    for turn, seed in enumerate(options.seeds):
+        for name in in_turn(list(trainings), turn):
+            found = train(name, setting, seed, options.config)
+            trainings[name].append(found)
+            told = summary(name, found, validation, 60 * options.minutes)
+            result["trainings"][name].append({"seed": seed, **told})
+            late = "" if told["within_budget"] else ", beyond the budget"
+            yield f"seed {seed}, {name}: ROC AUC {told['mean_roc_auc']:.4f} after {told['seconds'][-1]:.0f} s{late}"
+        result["gains"] = [gain(trainings, validation, *goal) for goal in GOALS]
+        result["time"] = time_to_reach(trainings[OURS], trainings[PLAIN])
+        yield in_markdown(result)
+
+
+def train(name: str, setting: Setting, seed: int, config: Path) -> Training:
+    """Train by a recipe."""
+    if name == PLAIN:
+        return theirs(setting, "Accelerate", True, "one-cycle", seed)
+    if name == REPORT:
+        return ours(setting, seed, REPORT_RECIPE, ATTRIBUTE)
+    return ours(setting._replace(epochs=0), seed, ["--config", str(config)])
+
+
+def known_to(name: str, attributes: Sequence[str]) -> list[int]:
+    """The numbers of the attributes that a recipe is for."""
+    return [attributes.index(ATTRIBUTE)] if name == REPORT else list(range(len(attributes)))
+
+
+def summary(recipe: str, found: Training, validation: Validation, budget: float) -> dict[str, Any]:
+    """What is told of a training: its epochs, the scores of its best one at 1/2, and whether it kept to its seconds."""
+    known = known_to(recipe, validation.attributes)
+    names = tuple(validation.attributes[i] for i in known)
+    scores = score(names, found.logits, validation.targets[:, known])
+    means = scores.mean()
+    return {
+        "seconds": found.seconds,
+        "roc_auc": found.roc_auc,
+        **{f"mean_{name}": means[name] for name in ("accuracy", "balanced_accuracy", "roc_auc")},
+        f"{ATTRIBUTE}_roc_auc": scores.by_attribute()[ATTRIBUTE]["roc_auc"],
+        "within_budget": found.seconds[-1] <= budget,
+    }
+
+
+def gain(
+    trainings: Mapping[str, Sequence[Training]], validation: Validation, peer: str, name: str, wanted: float
+) -> dict[str, Any]:
+    """What distrib gains over another recipe in a score, in the mean over the seeds and the attributes of both.
+
+    The seeds' models stand beside each other as if each had attributes of its own, so that one bootstrap resamples the
+    identities for all of them at once.
+    """
+    known = known_to(peer, validation.attributes)
+    mine = [found.logits[:, known] for found in trainings[OURS]]
+    others = [found.logits for found in trainings[peer]]
+    targets = np.tile(validation.targets[:, known], len(mine))
+    found = paired_bootstrap(np.hstack(mine), np.hstack(others), targets, validation.identity, RESAMPLES, SEED)
+    mean, each = found.mean[name], [each[name].difference for each in found.by_attribute]
+    by_seed = [float(np.nanmean(part)) for part in np.split(np.array(each), len(mine))]
+    return {
+        "over": peer, "score": name, "attributes": len(known), "distrib": mean.first, "other": mean.second,
+        "gain": mean.difference, "interval": mean.interval, "resampled": found.resampled, "by_seed": by_seed,
+        "wanted": wanted, "met": bool(mean.difference >= wanted),
+    }  # fmt: skip
+
+
+def time_to_reach(mine: Sequence[Training], others: Sequence[Training]) -> dict[str, Any]:
+    """The share of another's time in which its last mean ROC AUC was reached, seed by seed; None: it was not."""
+    shares = []
+    for one, other in zip(mine, others, strict=True):
+        reached = (at for at, value in zip(one.seconds, one.roc_auc, strict=True) if value >= other.roc_auc[-1])
+        at = next(reached, None)
+        shares.append(None if at is None else at / other.seconds[-1])
+    known = [share for share in shares if share is not None]
+    mean = fmean(known) if len(known) == len(shares) else None
+    return {
+        "share_by_seed": shares, "share": mean, "wanted": SHARE_OF_TIME,
+        "met": mean is not None and mean <= SHARE_OF_TIME,
+    }  # fmt: skip
+
+
+def in_markdown(result: Mapping[str, Any]) -> str:
+    columns = ("mean_accuracy", "mean_balanced_accuracy", "mean_roc_auc", f"{ATTRIBUTE}_roc_auc")
+    lines = [
+        "",
+        f"| recipe | epochs | minutes | accuracy | balanced accuracy | ROC AUC | {ATTRIBUTE} ROC AUC |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, found in result["trainings"].items():
+        epochs = sorted({len(each["seconds"]) for each in found})
+        minutes = fmean(each["seconds"][-1] for each in found) / 60
+        cells = [_told([each[column] for each in found]) for column in columns]
+        lines.append(f"| {name} | {'-'.join(map(str, epochs))} | {minutes:.1f} | {' | '.join(cells)} |")
+    late = [name for name, found in result["trainings"].items() if not all(each["within_budget"] for each in found)]
+    if late:
+        lines.append(f"\n**beyond the budget of {result['setting']['minutes']:g} minutes: {', '.join(late)}**")
+    lines += ["", "| gain of distrib | mean over seeds | 95 % interval | seed by seed | wanted | met |"]
+    lines.append("|---|--:|--:|--:|--:|---|")
+    for found in result["gains"]:
+        what = ATTRIBUTE if found["attributes"] == 1 else f"{found['attributes']} attributes"
+        ends = found["interval"]
+        interval = "undefined" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f} ({found['resampled']})"
+        seeds = f"{min(found['by_seed']):+.4f} to {max(found['by_seed']):+.4f}"
+        lines.append(
+            f"| {found['score']} of {what} over {found['over']} | {found['gain']:+.4f} | {interval} | {seeds} "
+            f"| {found['wanted']:+.3f} | {_met(found)} |"
+        )
+    time = result["time"]
+    shares = ", ".join("never" if share is None else f"{share:.2f}" for share in time["share_by_seed"])
+    mean = "not by all" if time["share"] is None else f"{time['share']:.2f}"
+    lines.append(
+        f"| share of plain's time until its last ROC AUC | {mean} | | {shares} | at most {time['wanted']:.2f} "
+        f"| {_met(time)} |"
+    )
+    return "\n".join([*lines, ""])
+
+
+def _told(values: Sequence[float]) -> str:
+    return f"{fmean(values):.4f} ({min(values):.4f}-{max(values):.4f})"
+
+
+def _met(goal: Mapping[str, Any]) -> str:
+    return "yes" if goal["met"] else "**no**"
+
+
+if __name__ == "__main__":
+    main()
