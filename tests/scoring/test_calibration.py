@@ -156,11 +156,12 @@ def test_a_rare_attribute_that_nothing_tells_is_best_denied_for_accuracy_alone()
 
 @pytest.mark.parametrize("highest", [1.0, np.nextafter(1.0, 0)])
 def test_what_is_called_certain_cannot_be_denied(highest: float) -> None:
-    probabilities = np.array([[0.2], [0.2], [0.3], [highest]])
-    targets = np.array([[0], [1], [0], [0]], np.uint8)
+    """To deny all would be best, with one mistake; where that cannot be, to take the first three, with two."""
+    probabilities = np.array([[highest], [highest], [0.5], [0.2], [0.2], [0.2]])
+    targets = np.array([[0], [0], [1], [0], [0], [0]], np.uint8)
     tuned = tune_thresholds(probabilities, targets)["accuracy"][0]
     assert tuned <= 1
-    assert (probabilities >= tuned).sum() == (1 if highest == 1 else 0)
+    assert (probabilities >= tuned).sum() == (3 if highest == 1 else 0)
 
 
 def test_a_threshold_lies_in_the_middle_of_its_gap() -> None:
