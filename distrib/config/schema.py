@@ -146,6 +146,39 @@ class DataConfig(Section):
         return (value,) if isinstance(value, str) else value
 
 
+class AugmentConfig(Section):
+    """What is done to training images beyond data.min_zoom and data.flip, anew in each epoch; nothing by default."""
+
+    section: ClassVar[str] = "augment"
+
+    brightness: Fraction = 0.0
+    """Factor of the brightness, from 1 - this to 1 + this."""
+    contrast: Fraction = 0.0
+    """Factor of the contrast, from 1 - this to 1 + this, about the image's mean grey."""
+    saturation: Fraction = 0.0
+    """Factor of the saturation, from 1 - this to 1 + this."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Turn of the hue to either side as a share of the colour circle, at most 0.5."""
+    grey: Fraction = 0.0
+    """Probability that an image loses its colours."""
+    rotation: float = Field(0.0, ge=0, le=180)
+    """Turn to either side, in degrees; beyond its borders an image is mirrored."""
+    translation: Fraction = 0.0
+    """Shift in either direction as a share of the side."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Factor of the size, from 1 - this to 1 + this."""
+    blur: Fraction = 0.0
+    """Probability that an image is blurred by a Gaussian of 0.1 to 1.5 pixels."""
+    erasing: Fraction = 0.0
+    """Probability that a rectangle of 2 to 20 % of an image gets its mean colour."""
+    mixup: float = Field(0.0, ge=0, le=100)
+    """Mix each image and its targets with another's of its group (train.norm_size), by a share from the Beta
+    distribution of these two parameters, such as 0.2; 0: off. With augment.cutmix each group gets one of the two."""
+    cutmix: float = Field(0.0, ge=0, le=100)
+    """Replace a rectangle of each image by that of another one of its group, and mix their targets by its area, whose
+    share is from the Beta distribution of these two parameters, such as 1; 0: off."""
+
+
 class ModelConfig(Section):
     """The network and what it starts from."""
 
@@ -282,7 +315,7 @@ class TrainConfig(Section):
     channels_last: bool = True
     """Keep activations and weights in NHWC memory, which convolutions prefer."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of the initial weights, the order of the images, crops and flips."""
+    """Seed of the initial weights, the order of the images, crops, flips and augmentation."""
     deterministic: bool = False
     """Compute the same bits again on the same GPUs, at a cost in speed: by deterministic algorithms, and without JPEG
     hardware, whose pixels are not quite those of the GPU's cores. A CPU computes the same bits either way."""
@@ -434,6 +467,7 @@ class Config(Section):
     """ResNet18 on face attributes, trained on any number of ranks."""
 
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
@@ -474,6 +508,12 @@ class Config(Section):
             raise UserError(
                 f"train.batch_size {batch} cannot be cut into train.accumulation {accumulation} equal micro-batches: "
                 "change one of the two"
+            )
+        mixing = [f"augment.{name}" for name in ("mixup", "cutmix") if getattr(self.augment, name)]
+        if norm == "batch" and mixing:
+            raise UserError(
+                f"{mixing[0]} mixes the images of a group that lies on one rank, and train.norm_size batch makes one of "
+                f"all ranks' images: set train.norm_size to auto or a number, or {mixing[0]} to 0"
             )
         if isinstance(norm, int) and batch % norm:
             lower = next(size for size in range(min(norm, batch), 0, -1) if batch % size == 0)
@@ -518,6 +558,8 @@ class Config(Section):
              "model.freeze is none"),
             (self.train.norm_size != "auto" and model.trains_head_alone and model.frozen_statistics == "kept",
              "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
+            (self.train.norm_size == 1 and bool(self.augment.mixup or self.augment.cutmix), "mixing images (augment)",
+             "train.norm_size is 1, and groups of one image have no partners"),
             (optim.backbone_lr is not None and model.trains_head_alone, "optim.backbone_lr",
              f"model.freeze is {model.freeze}"),
             (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",

@@ -3,7 +3,8 @@
 Legend: B images, H height, W width, A attributes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -134,15 +135,23 @@ class Batch:
 
     Attributes:
         images_BHWC: uint8 RGB, already cropped, resized and mirrored.
-        targets_BA: float32 in {0, 1}.
+        targets_BA: float32 in {0, 1}, or between them where images were mixed (`augmentation.mix`).
         ids_B: int64 rows of the table, on the CPU (they name images; the model never sees them).
-        replaced: those of the images that stand in for broken ones.
+        replaced: those of the images that stand in for broken ones, by their place in the batch.
     """
 
     images_BHWC: torch.Tensor
     targets_BA: torch.Tensor
     ids_B: torch.Tensor
-    replaced: tuple[Replacement, ...] = ()
+    replaced: Mapping[int, Replacement] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids_B)
+
+    @property
+    def requested_B(self) -> NDArray[np.int64]:
+        """The rows int64 [B] that the plan asked for, whatever stands in for those that are broken."""
+        rows: NDArray[np.int64] = self.ids_B.numpy().copy()
+        for place, instead in self.replaced.items():
+            rows[place] = instead.row
+        return rows

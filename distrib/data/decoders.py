@@ -163,7 +163,7 @@ class TorchDecoder:
             for request, images_BHWC, replaced in decoded:
                 ids = rows_of(request, replaced)
                 images_BHWC, targets_BA = self._to_device.copy(images_BHWC, self._targets[ids].float())
-                yield Batch(images_BHWC, targets_BA, ids, tuple(replaced.values()))
+                yield Batch(images_BHWC, targets_BA, ids, replaced)
 
     def _begin_batch(self, request: Request) -> _Shares:
         shape = (len(request), *(request.size or self._config.image_size), 3)
@@ -267,7 +267,7 @@ class DaliDecoder:
             targets = self._targets[ids].float()
             if self._device.type == "cuda":
                 targets = targets.pin_memory().to(self._device, non_blocking=True)
-            yield Batch(images_BHWC, targets, ids, tuple(replaced.values()))
+            yield Batch(images_BHWC, targets, ids, replaced)
         self._idle = pipeline
 
 

@@ -137,7 +137,7 @@ def decode_once(
     done = 0
     for batch in decoder.batches(requests):
         into_NHWC[done : done + len(batch)] = batch.images_BHWC
-        suspects.update(each.row for each in batch.replaced)
+        suspects.update(each.row for each in batch.replaced.values())
         done += len(batch)
         decoded(len(batch))
         if reader.others:
@@ -287,7 +287,7 @@ class ResidentDecoder:
         if on_gpu:
             asked, targets = asked.pin_memory(), targets.pin_memory()
         size = request.size or self._config.image_size
-        return _Gathered(pixels_NHWC, asked, size, targets, ids, tuple(replaced.values()))
+        return _Gathered(pixels_NHWC, asked, size, targets, ids, replaced)
 
 
 class _Gathered(NamedTuple):
@@ -298,4 +298,4 @@ class _Gathered(NamedTuple):
     size: tuple[int, int]
     targets_BA: torch.Tensor
     ids_B: torch.Tensor
-    replaced: tuple[Replacement, ...]
+    replaced: dict[int, Replacement]

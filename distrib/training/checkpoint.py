@@ -24,13 +24,14 @@ from pydantic import Field, TypeAdapter
 
 from distrib.base.errors import UserError, first_line, printable
 from distrib.base.files import replace_folder, save_weights
-from distrib.config import Config, read_yaml
+from distrib.config import AugmentConfig, Config, read_yaml
 
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
 # epochs, learning rate and schedule, precision, decoder, ranks, logging …
 FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.fold", "data.subset",
-    "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom", "model.name", "model.freeze",
+    "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom",
+    *(f"augment.{name}" for name in AugmentConfig.model_fields), "model.name", "model.freeze",
     "model.frozen_statistics", "optim.name", "train.batch_size", "train.seed", "train.ema", "checkpoint.best_score",
     "checkpoint.thresholds",
 )  # fmt: skip

@@ -76,7 +76,7 @@ def train(
             batches = train_decoder.batches(plan.rank_batches(progress.epoch, progress.step, rank, ranks, accumulation))
             steps = clock.steps(zip(*[batches] * accumulation, strict=True), freeze)
             for micro_batches in profile.steps(steps, state.position):
-                replaced += [each for batch in micro_batches for each in batch.replaced]
+                replaced += [each for batch in micro_batches for each in batch.replaced.values()]
                 # What one rank alone knows goes to all in the step's own all-reduce, as does a request to stop.
                 agreement.wish(checkpointer.overdue(), checkpointer.has_failed(), replaced=bool(replaced))
                 watch.progress()  # a rank that waits for its images is behind those that wait for the rank

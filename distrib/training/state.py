@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
 from distrib.base.errors import UserError, first_line
+from distrib.data.augmentation import Augmentation
 from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.ending import out_of_memory
@@ -46,7 +47,7 @@ class Look:
 class TrainState:
     """What the steps of a run change: the network, DDP around it, the optimiser, fp16's scaler, and the position.
 
-    Which layers are trained, on which images and at which learning rate are functions of the position, and no state.
+    Which layers are trained, on which images, how these are augmented and at which learning rate are functions of the position, and no state.
 
     Args:
         run: what is trained on what.
@@ -78,6 +79,7 @@ class TrainState:
     ) -> None:
         self._config, self._accelerator, self._agreement = run.config, run.accelerator, agreement
         self._positive_weight = positive_weight(run)
+        self._augment = Augmentation(run.config.augment, run.config.train.seed)
         progress = Progress() if checkpoint is None else checkpoint.progress
         self.position = Position(progress.epoch, progress.step, run.plan.steps_per_epoch)
         self._looks: deque[tuple[Position, float, StepLook, Mapping[str, float]]] = deque()
@@ -144,15 +146,16 @@ class TrainState:
         return changed
 
     def step(self, micro_batches: Sequence[Batch]) -> None:
-        """Train on this rank's share of the next global batch, without waiting for the device.
+        """Train on this rank's share of the next global batch, augmented, without waiting for the device.
 
         Raises:
             UserError: if the network has to be compiled anew, which the probe should have seen, and cannot be.
         """
         number = self.position.run_step
         set_learning_rate(self.optimizer, self._learning_rate_in(number))
+        augmented = [self._augment(batch, self.position.epoch) for batch in micro_batches]
         try:
-            self._train_step(micro_batches, number)
+            self._train_step(augmented, number)
         except Exception as error:
             if out_of_memory(error) or not of_the_compiler(error):
                 raise

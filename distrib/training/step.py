@@ -29,9 +29,10 @@ def attribute_loss(
 
     Args:
         logits_BA: float [B, A].
-        targets_BA: float32 [B, A] in {0, 1}.
+        targets_BA: float32 [B, A] in [0, 1].
         smoothing: in [0, 1), pulls the targets towards 1/2.
-        positive_weight_A: float [A], weight of the positives of each attribute; None: 1.
+        positive_weight_A: float [A], weight of the positives of each attribute; None: 1. A target between 0 and 1 is
+            that share of a positive, so the loss of mixed targets is the losses mixed.
     """
     if smoothing:
         targets_BA = targets_BA.lerp(torch.full_like(targets_BA, 0.5), smoothing)

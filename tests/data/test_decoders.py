@@ -454,7 +454,7 @@ def test_a_broken_image_is_replaced_by_what_the_plan_says(tmp_path: Path, kind: 
             expected.append(row if row < 8 else next(other for other in attempts if other < 8))
         assert batch.ids_B.tolist() == expected
         assert torch.equal(batch.targets_BA, torch.from_numpy(table.targets[expected]).float())
-        instead = {each.row: each for each in batch.replaced}
+        instead = {each.row: each for each in batch.replaced.values()}
         assert sorted(instead) == sorted(row for row in request.ids.tolist() if row >= 8)
         for each in instead.values():
             assert table.names[each.row] in each.reason

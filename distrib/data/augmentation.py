@@ -1,0 +1,213 @@
+"""Augmentation: what `augment` asks for is done to a batch on the device that it is on, for training alone.
+
+What becomes of an image depends on seed, epoch and its row of the table, and of a mixture on those of its group, so a run
+does the same wherever it is resumed and on any number of ranks. To the bit: batches of other sizes must not round
+otherwise, so an image's pixels pass kernels that add or multiply once (a compiler may fuse two, in a part of the batch),
+and torch's bilinear sampling, which goes image by image. The mean colours are exact sums of whole numbers.
+
+All is done in one pass in float32 between uint8 and uint8, in this order: rotation, translation and scale; blur;
+erasing; colours; mixup or cutmix. Random numbers are drawn on the host, and the device is never waited for.
+
+Legend: B images, C channels, H height, W width, A attributes.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from distrib.config import AugmentConfig
+from distrib.data.batch import Batch
+from distrib.data.plan import philox
+
+# What random numbers are for, as in `plan.py`, far above its own.
+_GEOMETRY, _BLUR, _ERASING, _ERASING_PLACE, _COLOUR, _GREY, _MIXING = range(2**16, 2**16 + 7)
+
+# Pixels: standard deviations of the blur, and the taps on each side of its middle one.
+_SIGMAS, _TAPS = (0.1, 1.5), 4
+# Share of an image that is erased, and the smallest ratio of the sides of what is (Zhong et al., AAAI 2020, section 4).
+_AREAS, _NARROWEST = (0.02, 0.2), 0.3
+# Luma by the channels, and colours a quarter turn further about the grey axis (YIQ's, ITU-R BT.601 and NTSC).
+_LUMA = np.tile([0.299, 0.587, 0.114], (3, 1))
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_QUARTER = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ _YIQ
+
+
+class Augmentation:
+    """Augments the batches of a training; with everything off it gives them back as they are.
+
+    Args:
+        config: how.
+        seed: of the plan.
+    """
+
+    def __init__(self, config: AugmentConfig, seed: int) -> None:
+        self._config, self._seed = config, seed
+        self._on = config != AugmentConfig()
+
+    def __call__(self, batch: Batch, epoch: int) -> Batch:
+        """A group of images that BatchNorm normalises over, augmented, and its targets, in [0, 1] where it is mixed.
+
+        Args:
+            batch: of B images.
+            epoch: counted from 0.
+        """
+        if not self._on:
+            return batch
+        config, rows, targets_BA = self._config, batch.requested_B, batch.targets_BA
+
+        def draw(purpose: int, ids: NDArray[np.int64] = rows) -> NDArray[np.float64]:
+            """Four uniform numbers in [0, 1) for each row, [4, B]."""
+            uniform: NDArray[np.float64] = philox(self._seed, epoch, purpose, ids) / 2.0**32
+            return uniform
+
+        # Planes, as each channel of an image is then one block of memory, over which kernels are fast.
+        planes_BCHW = batch.images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        mean_BC = mean_colours(planes_BCHW) if config.contrast or config.erasing else None
+        if config.rotation or config.translation or config.scale:
+            planes_BCHW = move(planes_BCHW, config, draw(_GEOMETRY))
+        if config.blur:
+            planes_BCHW = blur(planes_BCHW, config.blur, draw(_BLUR))
+        if config.erasing:
+            assert mean_BC is not None
+            planes_BCHW = erase(planes_BCHW, config.erasing, mean_BC, draw(_ERASING), draw(_ERASING_PLACE))
+        if config.brightness or config.contrast or config.saturation or config.hue or config.grey:
+            planes_BCHW = recolour(planes_BCHW, config, mean_BC, draw(_COLOUR), draw(_GREY))
+        if config.mixup or config.cutmix:
+            planes_BCHW, targets_BA = mix(planes_BCHW, targets_BA, config, draw(_MIXING, rows[:1])[:, 0])
+        images_BHWC = planes_BCHW.round_().permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
+        return replace(batch, images_BHWC=images_BHWC, targets_BA=targets_BA)
+
+
+def mean_colours(planes_BCHW: torch.Tensor) -> torch.Tensor:
+    """The mean of each channel, float32 [B, C]; the planes have whole numbers up to 255, whose sums are exact."""
+    return planes_BCHW.sum(3).double().mean(2).div_(planes_BCHW.shape[3]).float()
+
+
+def move(planes_BCHW: torch.Tensor, config: AugmentConfig, random_4B: NDArray[np.float64]) -> torch.Tensor:
+    """Images turned and enlarged about their middle and shifted, in one bilinear resampling; what lies outside of them
+    is their mirror image."""
+    height, width = planes_BCHW.shape[2:]
+    turn, enlarge, down, right = 2 * random_4B - 1
+    angle, zoom = np.deg2rad(config.rotation * turn), 1 + config.scale * enlarge
+    cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
+    # Where each pixel comes from: `grid_sample` counts from the middle in halves of a side, these in pixels.
+    y_H, x_W = (torch.arange(side, device=planes_BCHW.device) - (side - 1) / 2 for side in (height, width))
+    to_x = np.stack((cosine * 2 / width, -sine * 2 / width, -2 * config.translation * right))
+    to_y = np.stack((sine * 2 / height, cosine * 2 / height, -2 * config.translation * down))
+    coefficients_23B11 = on_device(np.stack((to_x, to_y))[..., None, None], planes_BCHW.device)
+    parts = (by_x * x_W + (by_y * y_H[:, None] + shift) for by_x, by_y, shift in coefficients_23B11)
+    grid_BHW2 = torch.stack(tuple(parts), dim=3)
+    return F.grid_sample(planes_BCHW, grid_BHW2, "bilinear", padding_mode="reflection", align_corners=False)
+
+
+def blur(planes_BCHW: torch.Tensor, probability: float, random_4B: NDArray[np.float64]) -> torch.Tensor:
+    """Some of the images blurred by a Gaussian, each by one of its own width; borders are mirrored."""
+    chosen, width, *_ = random_4B
+    (places,) = np.nonzero(chosen < probability)
+    if not len(places):
+        return planes_BCHW
+    low, high = _SIGMAS
+    sigma = low + (high - low) * width[places]
+    weights_TB = np.exp(-0.5 * (np.arange(_TAPS + 1)[:, None] / sigma) ** 2)
+    weights_TB /= weights_TB[0] + 2 * weights_TB[1:].sum(axis=0)
+    weights_TB111 = on_device(weights_TB[..., None, None, None], planes_BCHW.device)
+    index = on_device(places, planes_BCHW.device)
+    part_BCHW = planes_BCHW[index]
+    for dim, padding in ((2, (0, 0, _TAPS, _TAPS)), (3, (_TAPS, _TAPS, 0, 0))):
+        side, padded_BCHW = part_BCHW.shape[dim], F.pad(part_BCHW, padding, mode="reflect")
+        part_BCHW = part_BCHW * weights_TB111[0]
+        for tap in range(1, _TAPS + 1):
+            before, after = (padded_BCHW.narrow(dim, _TAPS + offset, side) for offset in (-tap, tap))
+            part_BCHW += (before + after).mul_(weights_TB111[tap])
+    return planes_BCHW.index_copy_(0, index, part_BCHW)
+
+
+def erase(
+    planes_BCHW: torch.Tensor,
+    probability: float,
+    colour_BC: torch.Tensor,
+    random_4B: NDArray[np.float64],
+    place_4B: NDArray[np.float64],
+) -> torch.Tensor:
+    """Random erasing (Zhong et al., AAAI 2020): a rectangle of some of the images gets the image's mean colour."""
+    (height, width), (smallest, largest) = planes_BCHW.shape[2:], _AREAS
+    chosen, area, ratio, _ = random_4B
+    pixels = height * width * (smallest + (largest - smallest) * area)
+    aspect = _NARROWEST ** (2 * ratio - 1)
+    rows = np.minimum(np.rint(np.sqrt(pixels * aspect)), height) * (chosen < probability)
+    columns = np.minimum(np.rint(np.sqrt(pixels / aspect)), width)
+    top, left = np.floor(place_4B[0] * (height - rows + 1)), np.floor(place_4B[1] * (width - columns + 1))
+    box_4B1 = on_device(np.stack((top, top + rows, left, left + columns))[..., None], planes_BCHW.device)
+    y_H, x_W = (torch.arange(side, device=planes_BCHW.device) for side in (height, width))
+    rows_BH = (y_H >= box_4B1[0]) & (y_H < box_4B1[1])
+    columns_BW = (x_W >= box_4B1[2]) & (x_W < box_4B1[3])
+    erased_BHW = rows_BH[:, :, None] & columns_BW[:, None]
+    return torch.where(erased_BHW[:, None], colour_BC[:, :, None, None], planes_BCHW)
+
+
+def recolour(
+    planes_BCHW: torch.Tensor,
+    config: AugmentConfig,
+    mean_BC: torch.Tensor | None,
+    random_4B: NDArray[np.float64],
+    grey_4B: NDArray[np.float64],
+) -> torch.Tensor:
+    """Brightness, contrast, saturation and hue, in this order, and grey instead of colour in some of the images.
+
+    The first three are torchvision's ColorJitter. Hue is turned in YIQ, as by DALI's ColorTwist, which keeps the luma.
+    Each is then linear, so they are one matrix, and values are clamped once, at the end.
+    """
+    strengths = np.array([[config.brightness], [config.contrast], [config.saturation], [config.hue]])
+    jitter_4B = strengths * (2 * random_4B - 1)
+    brightness, contrast, saturation = 1 + jitter_4B[:3]
+    chroma = saturation * np.exp(2j * np.pi * jitter_4B[3]) * (grey_4B[0] >= config.grey)
+    turned_B33 = chroma.real[:, None, None] * (np.eye(3) - _LUMA) + chroma.imag[:, None, None] * _QUARTER
+    matrix_B33 = (brightness * contrast)[:, None, None] * (_LUMA + turned_B33)
+    by_channel_3B311 = on_device(matrix_B33.transpose(2, 0, 1)[..., None, None], planes_BCHW.device)
+    coloured_BCHW = planes_BCHW[:, :1] * by_channel_3B311[0]
+    for channel in (1, 2):
+        coloured_BCHW += planes_BCHW[:, channel : channel + 1] * by_channel_3B311[channel]
+    if mean_BC is not None:  # contrast is about the luma of the image's mean colour
+        red, green, blue = mean_BC.unbind(1)
+        luma_B = (red * _LUMA[0, 0]).add_(green * _LUMA[0, 1]).add_(blue * _LUMA[0, 2])
+        shift_B = on_device(brightness * (1 - contrast), planes_BCHW.device) * luma_B
+        coloured_BCHW += shift_B[:, None, None, None]
+    return coloured_BCHW.clamp_(0, 255)
+
+
+def mix(
+    planes_BCHW: torch.Tensor, targets_BA: torch.Tensor, config: AugmentConfig, random_4: NDArray[np.float64]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each image and its targets mixed with those before it in the group, the first with the last.
+
+    By one share for the whole group: mixup (Zhang et al., ICLR 2018) or cutmix (Yun et al., ICCV 2019), either for half
+    of the groups where both are on. The order within a group is random in every epoch, and so are the partners.
+    """
+    from scipy.special import betaincinv  # takes half a second to import
+
+    which, quantile, *middle = random_4.tolist()
+    cuts = bool(config.cutmix) and (not config.mixup or which < 0.5)
+    alpha = config.cutmix if cuts else config.mixup
+    share = float(betaincinv(alpha, alpha, quantile))  # of the partner
+    if cuts:
+        sides = planes_BCHW.shape[2:]
+        bounds = []
+        for side, place in zip(sides, middle, strict=True):
+            first = int(place * side) - (length := round(side * share**0.5)) // 2
+            bounds.append(slice(max(first, 0), min(first + length, side)))
+        box_BCHW = planes_BCHW[:, :, bounds[0], bounds[1]]
+        share = box_BCHW[0, 0].numel() / (sides[0] * sides[1])
+        box_BCHW.copy_(box_BCHW.roll(1, 0))
+    else:
+        planes_BCHW = planes_BCHW + (planes_BCHW.roll(1, 0) - planes_BCHW).mul_(share)
+    return planes_BCHW, targets_BA + (targets_BA.roll(1, 0) - targets_BA).mul_(share)
+
+
+def on_device(array: NDArray[np.float64] | NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """The same as int64, or as float32, copied without waiting for the device."""
+    whole = array.dtype == np.int64
+    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64 if whole else np.float32))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
