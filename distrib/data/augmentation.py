@@ -1,9 +1,10 @@
 """Augmentation: what `augment` asks for is done to a batch on the device that it is on, for training alone.
 
-What becomes of an image depends on seed, epoch and its row of the table, and of a mixture on those of its group, so a run
-does the same wherever it is resumed and on any number of ranks. To the bit: batches of other sizes must not round
-otherwise, so an image's pixels pass kernels that add or multiply once (a compiler may fuse two, in a part of the batch),
-and torch's bilinear sampling, which goes image by image. The mean colours are exact sums of whole numbers.
+What becomes of an image depends on seed, epoch and its row of the table, and a mixture on those of its group. So a run
+does the same wherever it is resumed and on any number of ranks, to the bit: since batches of other sizes must not round
+otherwise, pixels pass kernels that add or multiply once (two fused would round otherwise, and at the end of a batch
+they may not be fused), and torch's bilinear sampling, which goes image by image. Mean colours are sums of whole
+numbers, which are exact.
 
 All is done in one pass in float32 between uint8 and uint8, in this order: rotation, translation and scale; blur;
 erasing; colours; mixup or cutmix. Random numbers are drawn on the host, and the device is never waited for.
@@ -56,7 +57,7 @@ class Augmentation:
         """
         if not self._on:
             return batch
-        config, rows, targets_BA = self._config, batch.requested_B, batch.targets_BA
+        config, rows, targets_BA = self._config, batch.requested, batch.targets_BA
 
         def draw(purpose: int, ids: NDArray[np.int64] = rows) -> NDArray[np.float64]:
             """Four uniform numbers in [0, 1) for each row, [4, B]."""

@@ -149,7 +149,7 @@ class Batch:
         return len(self.ids_B)
 
     @property
-    def requested_B(self) -> NDArray[np.int64]:
+    def requested(self) -> NDArray[np.int64]:
         """The rows int64 [B] that the plan asked for, whatever stands in for those that are broken."""
         rows: NDArray[np.int64] = self.ids_B.numpy().copy()
         for place, instead in self.replaced.items():

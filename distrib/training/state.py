@@ -47,7 +47,8 @@ class Look:
 class TrainState:
     """What the steps of a run change: the network, DDP around it, the optimiser, fp16's scaler, and the position.
 
-    Which layers are trained, on which images, how these are augmented and at which learning rate are functions of the position, and no state.
+    Which layers are trained, on which images, how these are augmented, and at which learning rate are functions of the
+    position, and no state.
 
     Args:
         run: what is trained on what.
