@@ -19,7 +19,8 @@ from accelerate.state import AcceleratorState
 
 from distrib.base.words import listed, plural
 from distrib.checking.check import Bench, Passed, expect, leave_out_if_exclusive
-from distrib.config import Config
+from distrib.config import AugmentConfig, Config
+from distrib.data.augmentation import Augmentation
 from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.machine import computes_in
@@ -31,6 +32,11 @@ from distrib.training.state import restore
 from distrib.training.step import TrainStep
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+# Every augmentation there is.
+AUGMENT = AugmentConfig(
+    brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, grey=0.5, rotation=5, translation=0.05, scale=0.05,
+    blur=0.5, erasing=0.5, mixup=0.2, cutmix=1,
+)  # fmt: skip
 # Bytes by which the memory of the host may grow in 50 steps: an allocator's own.
 SLACK = 32 * 2**20
 
@@ -167,28 +173,30 @@ def memory_format(bench: Bench) -> Passed:
 
 
 def synchronisation(bench: Bench) -> Passed:
-    """A step, of one batch or of two, and a look at the loss ask nothing of the device that the host would wait for."""
+    """Augmentation, a step of one batch or of two, and a look at the loss ask nothing of the device that the host would
+    wait for."""
     bench.need_gpu("on a CPU nothing is waited for")
+    augment = Augmentation(AUGMENT, seed=0)
     for precision in ("no", "bf16", "fp16"):
         if not computes_in(precision, "cuda"):
             continue
         with training(bench, precision=precision, clip_norm=1.0, on_nonfinite="skip") as small:
             ready = batch(bench)
-            small.step([ready], 0)
-            small.step([ready, ready], 1)
+            small.step([augment(ready, 0)], 0)
+            small.step([augment(ready, 1), ready], 1)
             bench.synchronise()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
                 torch.cuda.set_sync_debug_mode("error")
             try:
                 for number in range(2, 8):
-                    small.step([ready] * (1 + number % 2), number)
+                    small.step([augment(ready, number)] * (1 + number % 2), number)
                 small.train_step.look()
             except RuntimeError as error:
                 expect(False, f"a step in {precision_name(precision)} waits for the device: {error}")
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-    return Passed("a step and a look at the loss wait for nothing")
+    return Passed("augmentation, a step and a look at the loss wait for nothing")
 
 
 def memory(bench: Bench) -> Passed:

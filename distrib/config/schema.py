@@ -512,8 +512,8 @@ class Config(Section):
         mixing = [f"augment.{name}" for name in ("mixup", "cutmix") if getattr(self.augment, name)]
         if norm == "batch" and mixing:
             raise UserError(
-                f"{mixing[0]} mixes the images of a group on one rank, and train.norm_size batch makes one group of all "
-                f"ranks' images: set train.norm_size to auto or a number, or {mixing[0]} to 0"
+                f"{mixing[0]} mixes the images of a group on one rank, and train.norm_size batch makes one group of "
+                f"all ranks' images: set train.norm_size to auto or a number, or {mixing[0]} to 0"
             )
         if isinstance(norm, int) and batch % norm:
             lower = next(size for size in range(min(norm, batch), 0, -1) if batch % size == 0)

@@ -30,10 +30,10 @@ _GEOMETRY, _BLUR, _ERASING, _ERASING_PLACE, _COLOUR, _GREY, _MIXING = range(2**1
 _SIGMAS, _TAPS = (0.1, 1.5), 4
 # Share of an image that is erased, and the smallest ratio of the sides of what is (Zhong et al., AAAI 2020, section 4).
 _AREAS, _NARROWEST = (0.02, 0.2), 0.3
-# Luma by the channels, and colours a quarter turn further about the grey axis (YIQ's, ITU-R BT.601 and NTSC).
+# Luma by the channels (ITU-R BT.601), and what turns colours a quarter from red towards green, about grey (in YIQ).
 _LUMA = np.tile([0.299, 0.587, 0.114], (3, 1))
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_QUARTER = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ _YIQ
+_QUARTER = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ
 
 
 class Augmentation:
