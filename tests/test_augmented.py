@@ -13,6 +13,7 @@ from small_run import BATCH, assert_same_training, go_back, settings
 from distrib import train as program
 from distrib.checking.stepping import AUGMENT
 from distrib.config import load_config
+from distrib.data.augmentation import Augmentation
 from distrib.data.batch import Batch
 from distrib.training.checkpoint import load_checkpoint, refuse_changes
 from distrib.training.step import TrainStep
@@ -25,7 +26,7 @@ STEPS = 4  # of an epoch
 def augmented(faces: Path, folder: Path, *more: object) -> list[object]:
     """Two epochs of four steps on two groups of eight, in the second of which images grow."""
     small = ["--data.subset", STEPS * BATCH, "--train.norm-size", 8, "--train.epochs", 2, "--optim.name", "sgd"]
-    small += ["--optim.lr", 1e-3, "--data.grow", "16@0 32@0.7", "--train.precision", "no", "--train.ema", 0.9]
+    small += ["--optim.lr", 1e-3, "--data.grow", "16@0 32@0.7", "--train.precision", "no"]
     everything = [word for name, value in AUGMENT.model_dump().items() for word in (f"--augment.{name}", value)]
     return settings(faces, folder, *small, *everything, "--tracking.mode", "disabled", "--checkpoint.keep", 99, *more)
 
@@ -33,9 +34,16 @@ def augmented(faces: Path, folder: Path, *more: object) -> list[object]:
 def train(arguments: Sequence[object]) -> Digests:
     """Train on this rank; what each step got."""
     seen: Digests = {}
-    step = TrainStep.__call__
+    step, augment = TrainStep.__call__, Augmentation.__call__
+    epochs: list[int] = []
+
+    def watched_augmentation(self: Augmentation, batch: Batch, epoch: int) -> Batch:
+        epochs.append(epoch)
+        return augment(self, batch, epoch)
 
     def watched_step(self: TrainStep, micro_batches: Sequence[Batch], number: int) -> None:
+        assert set(epochs) == {number // STEPS}
+        epochs.clear()
         for batch in micro_batches:
             images, targets = batch.images_BHWC.numpy(), batch.targets_BA.numpy()
             digest = hashlib.sha256(images.tobytes() + targets.tobytes()).hexdigest()
@@ -44,6 +52,7 @@ def train(arguments: Sequence[object]) -> Digests:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainStep, "__call__", watched_step)
+        patch.setattr(Augmentation, "__call__", watched_augmentation)
         assert program.main([str(each) for each in arguments]) == 0
     return seen
 

@@ -172,11 +172,11 @@ class AugmentConfig(Section):
     erasing: Fraction = 0.0
     """Probability that a rectangle of 2 to 20 % of an image gets its mean colour."""
     mixup: float = Field(0.0, ge=0, le=100)
-    """Mix each image and its targets with another's of its group (train.norm_size), by a share from the Beta
-    distribution of these two parameters, such as 0.2; 0: off. With augment.cutmix each group gets one of the two."""
+    """Mix each image and its targets with another's of its group (train.norm_size); the share of the other is from the
+    Beta distribution with both parameters this, such as 0.2; 0: off. With augment.cutmix a group gets one of them."""
     cutmix: float = Field(0.0, ge=0, le=100)
-    """Replace a rectangle of each image by that of another one of its group, and mix their targets by its area, whose
-    share is from the Beta distribution of these two parameters, such as 1; 0: off."""
+    """Replace a rectangle of each image by that of another one of its group, and mix their targets by its area; before
+    borders cut it, its share is from the Beta distribution with both parameters this, such as 1; 0: off."""
 
 
 class ModelConfig(Section):
