@@ -89,6 +89,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
             "Training",
             f"{len(rows)} epochs of {int(rows[0][columns.index('step')]):,} steps, batch {config.train.batch_size}, "
             f"{config.optim.name} at {config.optim.lr:g}, {config.optim.schedule}"
+            + ("" if config.train.loss == "bce" else f", trained on {config.train.loss} loss")
             + ("" if config.train.ema is None else f", weights averaged (EMA {config.train.ema:g})"),
         ),
         ("Kept", f"epoch {description.epoch}, the best by validation {score_name(config.checkpoint.best_score)}"),

@@ -24,8 +24,8 @@ from distrib.scoring.evaluation import AUTOCAST
 from distrib.training.checkpoint import Checkpoint
 from distrib.training.compilation import choose_mode, compile_network, mode_of
 from distrib.training.grouping import Grouping, halve, what_to_lower
+from distrib.training.losses import attribute_loss
 from distrib.training.optimizer import make_optimizer
-from distrib.training.step import attribute_loss
 from distrib.training.training_run import TrainingRun
 
 # Devices that refuse what they have no room for. A CPU's kernel promises more than there is, and ends processes later.
@@ -208,7 +208,7 @@ def _make_steps(
             for _ in range(min(2, grouping.accumulation)):  # the second has the first one's gradients beside it
                 with torch.autocast(device.type, precision) if precision else nullcontext():
                     logits_BA = net(images_BHWC)
-                attribute_loss(logits_BA, targets_BA, 0.0, None).backward()  # type: ignore[no-untyped-call]
+                attribute_loss(logits_BA, targets_BA, config.train, None).backward()  # type: ignore[no-untyped-call]
             logits_BA.sum().item()  # waits for the device
             net.zero_grad(set_to_none=True)
 

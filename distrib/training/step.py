@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
@@ -20,24 +19,7 @@ from distrib.data.batch import Batch
 from distrib.ranks.host_copy import HostCopy
 from distrib.ranks.stopping import Agreement
 from distrib.training.ema import MovingAverage
-
-
-def attribute_loss(
-    logits_BA: torch.Tensor, targets_BA: torch.Tensor, smoothing: float, positive_weight_A: torch.Tensor | None
-) -> torch.Tensor:
-    """Mean binary cross-entropy with logits, in float64 where the network computes in it, else in float32.
-
-    Args:
-        logits_BA: float [B, A].
-        targets_BA: float32 [B, A] in [0, 1].
-        smoothing: in [0, 1), pulls the targets towards 1/2.
-        positive_weight_A: float [A], weight of the positives of each attribute; None: 1. A target between 0 and 1 is
-            that share of a positive, so the loss of mixed targets is the losses mixed.
-    """
-    if smoothing:
-        targets_BA = targets_BA.lerp(torch.full_like(targets_BA, 0.5), smoothing)
-    dtype = torch.promote_types(logits_BA.dtype, torch.float32)
-    return F.binary_cross_entropy_with_logits(logits_BA.to(dtype), targets_BA.to(dtype), pos_weight=positive_weight_A)
+from distrib.training.losses import attribute_loss
 
 
 class _Statistics:
@@ -222,7 +204,7 @@ class TrainStep:
         return self.look().stats()
 
     def _loss(self, logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
-        return attribute_loss(logits_BA, targets_BA, self._train.label_smoothing, self._positive_weight)
+        return attribute_loss(logits_BA, targets_BA, self._train, self._positive_weight)
 
     def _update(self, loss: torch.Tensor, step: int) -> torch.Tensor:
         """Move the weights unless something is not finite; whether it is, as bool [] on the device."""

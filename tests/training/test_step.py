@@ -6,14 +6,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from distrib.config import Config
+from distrib.config import Config, TrainConfig
 from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.machine import resolve
 from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import Agreement, StopRequests
+from distrib.training.losses import attribute_loss
 from distrib.training.optimizer import make_optimizer
-from distrib.training.step import TrainStep, attribute_loss
+from distrib.training.step import TrainStep
 
 
 def make_step(
@@ -114,7 +115,7 @@ def test_sgd_is_torchs_own() -> None:
     for step in range(3):
         one_step([batch()], step)
         plain.zero_grad()
-        attribute_loss(reference(batch().images_BHWC), batch().targets_BA, 0.0, None).backward()
+        attribute_loss(reference(batch().images_BHWC), batch().targets_BA, TrainConfig(), None).backward()
         plain.step()
     for a, b in zip(net.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -124,7 +125,9 @@ def test_micro_batches_add_up_to_the_mean_loss() -> None:
     one_step, net, _ = make_step()
     halves = [batch(1.0), batch(0.0)]
     with torch.no_grad():
-        expected = sum(attribute_loss(net(half.images_BHWC), half.targets_BA, 0.0, None) for half in halves) / 2
+        expected = (
+            sum(attribute_loss(net(half.images_BHWC), half.targets_BA, TrainConfig(), None) for half in halves) / 2
+        )
     one_step.begin_epoch(10.0)
     one_step(halves, 0)
     assert one_step.read().loss_sum == pytest.approx(10.0 + float(expected), rel=1e-4)
@@ -173,12 +176,13 @@ def test_a_skipped_step_leaves_every_kind_of_batchnorm_alone(synchronised: bool,
 
 def test_a_network_in_float64_has_its_loss_in_float64() -> None:
     _, net, _ = make_step()
+    smooth = TrainConfig(label_smoothing=0.1)
     net.double()
     with torch.no_grad():
         logits = net(batch().images_BHWC)
-        loss = attribute_loss(logits, batch().targets_BA, 0.1, torch.ones(2))
+        loss = attribute_loss(logits, batch().targets_BA, smooth, torch.ones(2))
     assert logits.dtype == loss.dtype == torch.float64
-    assert attribute_loss(logits.bfloat16(), batch().targets_BA, 0.1, None).dtype == torch.float32
+    assert attribute_loss(logits.bfloat16(), batch().targets_BA, smooth, None).dtype == torch.float32
 
 
 def test_clipping_bounds_the_update() -> None:
@@ -191,14 +195,6 @@ def test_clipping_bounds_the_update() -> None:
     moved = torch.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(before, parameters(net), strict=True)))
     assert float(moved) == pytest.approx(norm / 10, rel=1e-3)
     assert bound.read().gradient_norm == pytest.approx(norm, rel=1e-5)
-
-
-def test_label_smoothing_and_positive_weight() -> None:
-    logits, targets = torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [0.0]])
-    smooth = torch.tensor([[0.95], [0.05]])
-    weight = torch.tensor([3.0])
-    expected = -(3.0 * smooth * torch.log(logits.sigmoid()) + (1 - smooth) * torch.log(1 - logits.sigmoid())).mean()
-    assert float(attribute_loss(logits, targets, 0.1, weight)) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_what_was_skipped_before_does_not_stop_a_run_that_is_to_skip_no_more() -> None:
