@@ -570,6 +570,8 @@ def test_a_refusal_leaves_the_terminal_width_alone(monkeypatch: pytest.MonkeyPat
         ("data: {grow: 100@0 178@0.5}", ["data.grow has 100@0", "multiples of 16 pixels, such as 96"]),
         ("data: {grow: 112@0 144@0.5}", ["data.grow ends with 144@0.5", "data.image_size is 178 178", "be 178"]),
         ("data: {grow: 112@0 178@0.5, image_size: [224, 178]}", ["ends with 178@0.5", "let the last height be 224"]),
+        ("optim: {nesterov: true}", ["optim.nesterov is true", "optim.name is adamw", "set optim.name to sgd"]),
+        ("optim: {nesterov: true, name: sgd, momentum: 0}", ["optim.nesterov is true", "optim.momentum is 0"]),
         ("checkpoint: {best_score: auc}", ["checkpoint.best_score", "auc", "did you mean roc_auc?"]),
     ],
 )

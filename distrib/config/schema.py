@@ -278,6 +278,8 @@ class OptimConfig(Section):
     """Weight decay; biases and norms are left out."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of sgd's momentum."""
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
     """Learning rate over the run: constant; cosine: down to 0; one-cycle: up over 30 % of the run, or
     over optim.warmup_epochs where they are set, then down to 0. constant and cosine begin with the warm-up."""
@@ -285,6 +287,20 @@ class OptimConfig(Section):
     """Epochs (fractions allowed) in which the learning rate rises from 0."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient; None: no clipping."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nesterov and self.name != "sgd":
+            raise UserError(
+                f"optim.nesterov is true, and optim.name is {self.name}, which has no such momentum: set optim.name to "
+                "sgd, or optim.nesterov to false"
+            )
+        if self.nesterov and self.momentum == 0:
+            raise UserError(
+                "optim.nesterov is true, and optim.momentum is 0: choose a momentum such as 0.9, or set optim.nesterov "
+                "to false"
+            )
+        return self
 
 
 class TrainConfig(Section):

@@ -32,7 +32,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     ]
     optimizer: Optimizer
     if config.name == "sgd":
-        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     else:
         optimizer = (Adam if config.name == "adam" else AdamW)(groups, lr=config.lr, fused=True)
     # What they begin with, said aloud: SGD would leave its buffer unset if its very first step is skipped, and what is

@@ -106,12 +106,13 @@ def test_a_good_step_moves_every_parameter_and_lowers_the_loss(name: str) -> Non
     assert losses[-1] < losses[0]
 
 
-def test_sgd_is_torchs_own() -> None:
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_torchs_own(nesterov: bool) -> None:
     """The momentum buffer that is made beforehand changes nothing."""
-    one_step, net, _ = make_step(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
+    one_step, net, _ = make_step(name="sgd", lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.0)
     reference = AttributeClassifier(2)
     reference.load_state_dict(net.state_dict())
-    plain = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    plain = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, nesterov=nesterov)
     for step in range(3):
         one_step([batch()], step)
         plain.zero_grad()
