@@ -462,6 +462,8 @@ def test_the_refusal_names_the_unknown_key_whatever_it_begins_with(tmp_path: Pat
         ("optim.momentum", "1"),
         ("optim.clip_norm", "0"),
         ("optim.backbone_lr", "0"),
+        ("optim.layer_decay", "0"),
+        ("optim.layer_decay", "1.1"),
         ("model.freeze", "[backbone, none]"),
         ("model.freeze", "null"),
         ("model.frozen_statistics", "frozen"),
@@ -570,6 +572,7 @@ def test_a_refusal_leaves_the_terminal_width_alone(monkeypatch: pytest.MonkeyPat
         ("data: {grow: 100@0 178@0.5}", ["data.grow has 100@0", "multiples of 16 pixels, such as 96"]),
         ("data: {grow: 112@0 144@0.5}", ["data.grow ends with 144@0.5", "data.image_size is 178 178", "be 178"]),
         ("data: {grow: 112@0 178@0.5, image_size: [224, 178]}", ["ends with 178@0.5", "let the last height be 224"]),
+        ("optim: {layer_decay: 0.7, backbone_lr: 0.5}", ["optim.layer_decay is 0.7", "optim.backbone_lr is 0.5"]),
         ("optim: {nesterov: true}", ["optim.nesterov is true", "optim.name is adamw", "set optim.name to sgd"]),
         ("optim: {nesterov: true, name: sgd, momentum: 0}", ["optim.nesterov is true", "optim.momentum is 0"]),
         ("checkpoint: {best_score: auc}", ["checkpoint.best_score", "auc", "did you mean roc_auc?"]),
@@ -855,6 +858,11 @@ def test_replace_changes_one_group_and_validates_it() -> None:
             "--optim.backbone-lr 1 --model.weights imagenet --model.freeze backbone",
             "--model.freeze none",
             "optim.backbone_lr",
+        ),
+        (
+            "--optim.layer-decay .5 --model.weights imagenet --model.freeze backbone",
+            "--model.freeze none",
+            "optim.layer_decay",
         ),
     ],
 )

@@ -274,6 +274,9 @@ class OptimConfig(Section):
     """Learning rate, the highest of the schedule."""
     backbone_lr: float | None = Field(None, gt=0)
     """Learning rate of all but the head, the highest of the schedule; None: optim.lr."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Share of the next layer's learning rate that each layer has, such as 0.75: from the head, which has optim.lr, to
+    layer4, and so on down to conv1; None: all have optim.lr or optim.backbone_lr."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay; biases and norms are left out."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -290,6 +293,11 @@ class OptimConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
+        if self.layer_decay is not None and self.backbone_lr is not None:
+            raise UserError(
+                f"optim.layer_decay is {self.layer_decay:g}, and optim.backbone_lr is {self.backbone_lr:g}, two rates "
+                "for the same layers: set one of them to None"
+            )
         if self.nesterov and self.name != "sgd":
             raise UserError(
                 f"optim.nesterov is true, and optim.name is {self.name}, which has no such momentum: set optim.name to "
@@ -588,8 +596,8 @@ class Config(Section):
              "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
             (self.train.norm_size == 1 and bool(self.augment.mixup or self.augment.cutmix), "mixing images (augment)",
              "train.norm_size is 1, and groups of one image have no partners"),
-            (optim.backbone_lr is not None and model.trains_head_alone, "optim.backbone_lr",
-             f"model.freeze is {model.freeze}"),
+            *((getattr(optim, name) is not None and model.trains_head_alone, f"optim.{name}",
+               f"model.freeze is {model.freeze}") for name in ("backbone_lr", "layer_decay")),
             (train.loss != "focal" and train.focal_gamma != TrainConfig().focal_gamma, "train.focal_gamma",
              f"train.loss is {train.loss}"),
             *((train.loss != "asymmetric" and getattr(train, name) != getattr(TrainConfig(), name), f"train.{name}",

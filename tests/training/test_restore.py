@@ -59,3 +59,22 @@ def test_a_resume_that_changes_the_memory_format_trains_on_as_without(
     for start, one, another in zip(before, parameters(net), parameters(other), strict=True):
         moved = one - start
         assert float((one - another).norm() / moved.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"name": "sgd", "nesterov": True}, {"name": "adamw", "layer_decay": 0.5}, {"name": "sgd", "layer_decay": 0.5}],
+)
+def test_a_resume_takes_the_very_steps_that_would_have_followed(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = OptimConfig.model_validate({"lr": 1e-2, "weight_decay": 0.1, **settings})
+    net, other = AttributeClassifier(3), AttributeClassifier(3)
+    optimizer, others_optimizer = make_optimizer(net, config), make_optimizer(other, config)
+    step(net, optimizer, 1)
+    contents = Contents(net.net.state_dict(), optimizer.state_dict(), None, Progress(step=1), "{}", 1)
+    folder = save_checkpoint(tmp_path, contents, "data", Config().to_yaml(), 1)
+    alone: Any = SimpleNamespace(scaler=None)
+    restore(load_checkpoint(folder), other, others_optimizer, alone)
+    for seed in (2, 3):
+        step(net, optimizer, seed)
+        step(other, others_optimizer, seed)
+    assert all(torch.equal(*pair) for pair in zip(net.parameters(), other.parameters(), strict=True))
