@@ -774,6 +774,7 @@ def configs(draw: st.DrawFn) -> Config:
             },
             "model": {
                 "weights": draw(st.sampled_from(["none", "imagenet", "off", "1.0"])),
+                "stem": draw(st.sampled_from(["imagenet", "small"])),
                 "freeze": draw(st.sampled_from(["none", "backbone", "layer2", f"layer2 {epochs}:none"])),
                 "frozen_statistics": draw(st.sampled_from(["kept", "updated"])),
             },

@@ -585,6 +585,7 @@ def test_dali_asked_for_and_absent_is_refused(
         ["--train.accumulation", 4],
         ["--model.freeze", "layer3", "--optim.name", "sgd", "--optim.clip-norm", 1],
         ["--train.precision", "no", "--train.channels-last", False],
+        ["--model.stem", "small", "--data.image-size", 16, 16],
         ["--train.label-smoothing", 0.1, "--train.positive-weight", "balanced", "--data.split", "identity"],
     ],
 )

@@ -186,6 +186,10 @@ class ModelConfig(Section):
 
     name: Literal["resnet18"] = "resnet18"
     """Architecture, from torchvision."""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """How the network begins. imagenet: as torchvision has it, with a 7x7 convolution and max-pooling, which leave a
+    quarter of each side; small: a 3x3 convolution alone, which leaves images whole, for those of up to 64 pixels: some
+    15 times the work an image."""
     weights: Annotated[ConfigPathText, Words(("none", "imagenet"))] = "none"
     """none: random; imagenet: torchvision's ImageNet weights; a file with a ResNet18's weights (.safetensors, .pt,
     .pth), torchvision's or timm's resnet18; or a run, its best/ or a checkpoint. The head is new, unless a run's is of

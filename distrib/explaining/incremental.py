@@ -92,6 +92,8 @@ class IncrementalResNet:
         self._model, self._dtype = model, dtype
         net = copy.deepcopy(model.net).eval()
         net.conv1 = fuse_conv_bn_eval(net.conv1, net.bn1)
+        if isinstance(net.maxpool, nn.Identity):  # of the stem for small images
+            net.maxpool = nn.MaxPool2d(1)  # the same, with a kernel and a stride
         self._blocks = [block for layer in (net.layer1, net.layer2, net.layer3, net.layer4) for block in layer]
         for block in self._blocks:
             block.conv1 = fuse_conv_bn_eval(block.conv1, block.bn1)

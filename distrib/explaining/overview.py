@@ -84,7 +84,11 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
     facts = [
         ("Data", f"{data['root']}, split {data['split']}: " + ", ".join(f"{n:,} {s}" for s, n in sizes.items())),
         ("Scored on", scored),
-        ("Input", f"{height} x {width} pixels, crop {description.crop}"),
+        (
+            "Input",
+            f"{height} x {width} pixels, crop {description.crop}"
+            + ("" if description.stem == "imagenet" else ", stem for small images"),
+        ),
         (
             "Training",
             f"{len(rows)} epochs of {int(rows[0][columns.index('step')]):,} steps, batch {config.train.batch_size}, "

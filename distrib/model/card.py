@@ -61,6 +61,7 @@ def model_card(description: Description) -> str:
         _metadata(description, kind),
         str(TEMPLATE),
         architecture=_text(description.architecture),
+        stem=description.stem,
         what=f"{len(names)} face attributes" if len(names) > 1 else f"the face attribute {_code(names[0])}",
         height=height,
         width=width,

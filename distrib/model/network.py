@@ -20,12 +20,14 @@ STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 class AttributeClassifier(nn.Module):
     """torchvision's ResNet18 with a logit for each attribute.
 
-    `net` is torchvision's own module, so its `state_dict` is what torchvision loads.
+    `net` is torchvision's own module, so its `state_dict` is what torchvision loads. With the small stem it has another
+    `conv1` and no max-pooling, as the ResNets for CIFAR of He et al. (CVPR 2016, section 4.2).
 
     Args:
         attributes: A.
         channels_last: whether activations and weights are kept in NHWC memory.
         frozen_statistics: as `model.frozen_statistics` in the configuration.
+        stem: as `model.stem`.
 
     Attributes:
         compiled: what torch has compiled of `logits`, which takes its place in training mode alone, since batches of
@@ -36,10 +38,18 @@ class AttributeClassifier(nn.Module):
     std: torch.Tensor
 
     def __init__(
-        self, attributes: int, channels_last: bool = True, frozen_statistics: Literal["kept", "updated"] = "kept"
+        self,
+        attributes: int,
+        channels_last: bool = True,
+        frozen_statistics: Literal["kept", "updated"] = "kept",
+        stem: Literal["imagenet", "small"] = "imagenet",
     ) -> None:
         super().__init__()
         self.net = resnet18(num_classes=attributes)
+        if stem == "small":
+            self.net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+            self.net.maxpool = nn.Identity()
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         self._format = torch.channels_last if channels_last else torch.contiguous_format

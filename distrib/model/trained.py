@@ -45,6 +45,7 @@ class Description(pydantic.BaseModel):
 
     Attributes:
         architecture: "resnet18", torchvision's.
+        stem: "imagenet", torchvision's; or "small", a 3x3 convolution without max-pooling.
         attributes: A names, in the order of the logits.
         image_size: height and width of the network's input in pixels.
         crop: "square", the largest centred square of an image; or "full", all of it.
@@ -63,6 +64,7 @@ class Description(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, protected_namespaces=())
 
     architecture: Literal["resnet18"]
+    stem: Literal["imagenet", "small"] = "imagenet"
     attributes: tuple[str, ...] = pydantic.Field(min_length=1)
     image_size: tuple[Side, Side]
     crop: Literal["square", "full"]
@@ -314,7 +316,7 @@ def make_net(description: Description, weights: dict[str, torch.Tensor], file: P
         UserError: if they do not fit; it names the file.
     """
     with torch.device("meta"):  # without first weights, which would be drawn for nothing
-        net = AttributeClassifier(len(description.attributes))
+        net = AttributeClassifier(len(description.attributes), stem=description.stem)
     net.to_empty(device="cpu")
     net.mean.copy_(torch.tensor(description.mean).view(1, 3, 1, 1))
     net.std.copy_(torch.tensor(description.std).view(1, 3, 1, 1))

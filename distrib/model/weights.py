@@ -11,10 +11,10 @@ from torchvision.models import ResNet18_Weights
 
 from distrib.base.errors import UserError, first_line
 from distrib.base.words import listed, nearest
-from distrib.config import ModelConfig
+from distrib.config import POLICIES, ModelConfig
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import model_folder, read_description
-from distrib.model.weight_files import COUNTER, Candidate, find_network, read_tensors
+from distrib.model.weight_files import CONV1, COUNTER, Candidate, find_network, read_tensors
 
 HEAD = ("fc.weight", "fc.bias")
 
@@ -28,6 +28,7 @@ class Origin:
         loaded: names of the tensors that were read, as torchvision has them.
         new: names of the tensors that were not.
         reason: why the head is among the new ones, where others are not.
+        stem: why the first convolution is among the new ones, where others are not.
         found: where in a file they are that has more in it, and why these; empty where there was nothing else.
     """
 
@@ -36,6 +37,7 @@ class Origin:
     new: tuple[str, ...] = ()
     reason: str = ""
     found: str = ""
+    stem: str = ""
 
     def lines(self) -> list[str]:
         """What was loaded and what was not, for the terminal; none where the summary says it all."""
@@ -44,6 +46,8 @@ class Origin:
         modules = dict.fromkeys(name.partition(".")[0] for name in self.loaded)
         lines = [f"found: {self.found}"] if self.found else []
         lines.append(f"loaded: {', '.join(modules)} ({len(self.loaded)} tensors)")
+        if self.stem:
+            lines.append(f"new: {CONV1} ({self.stem})")
         if self.reason:
             lines.append(f"new: {', '.join(HEAD)} ({self.reason})")
         counters = sum(name.endswith(COUNTER) for name in self.new)
@@ -72,7 +76,8 @@ def make_model(
 ) -> tuple[AttributeClassifier, Origin]:
     """The network with its first weights, on the CPU, nothing frozen; and where they come from.
 
-    The head is new, unless it was found to be of these attributes in this order.
+    The head is new, unless it was found to be of these attributes in this order, and so is the first convolution of
+    another stem.
 
     Args:
         config: which weights.
@@ -84,7 +89,7 @@ def make_model(
         UserError: if the weights cannot be had or do not fit.
     """
     torch.manual_seed(seed)  # the only use of torch's generator: the same first weights on every rank and machine
-    model = AttributeClassifier(len(attributes), channels_last, config.frozen_statistics)
+    model = AttributeClassifier(len(attributes), channels_last, config.frozen_statistics, config.stem)
     wanted = model.net.state_dict()
     if config.weights == "none":
         return model, Origin("random weights", new=tuple(wanted))
@@ -92,13 +97,16 @@ def make_model(
     kept = source.attributes == tuple(attributes)
     reason = "" if kept else _why_new(source, attributes)
     weights = {name: tensor for name, tensor in source.network.weights.items() if kept or name not in HEAD}
+    stem = _why_new_stem(source, config, wanted[CONV1])
+    if stem:
+        del weights[CONV1]
     new = tuple(name for name in wanted if name not in weights)
     if kept:
         _check_head(source, wanted)
     model.net.load_state_dict(weights, strict=False)
     head = "its head too" if kept else "a new head"
     loaded = tuple(name for name in wanted if name in weights)
-    return model, Origin(f"weights from {source.name}, {head}", loaded, new, reason, source.network.where)
+    return model, Origin(f"weights from {source.name}, {head}", loaded, new, reason, source.network.where, stem)
 
 
 def read_weights(weights: str) -> Source:
@@ -177,6 +185,26 @@ def _check_head(source: Source, wanted: Mapping[str, torch.Tensor]) -> None:
                 f"model.weights {source.name} {has}, and its model.json names {len(source.attributes or ())} "
                 "attributes: keep the two files of one model together"
             )
+
+
+def _why_new_stem(source: Source, config: ModelConfig, wanted: torch.Tensor) -> str:
+    """Why a source's first convolution is not that of the stem; empty if it is.
+
+    Raises:
+        UserError: if it would be random for the whole run.
+    """
+    found = source.network.weights[CONV1].shape
+    if found == wanted.shape:
+        return ""
+    sizes = [f"{shape[2]}x{shape[3]}" for shape in (found, wanted.shape)]
+    frozen = POLICIES[config.stages[-1][1]]
+    if frozen:
+        raise UserError(
+            f"model.weights {source.name} has a first convolution of {sizes[0]}, and that of model.stem {config.stem} "
+            f"is {sizes[1]}, so it is new, and model.freeze {config.freeze} would leave it random: set model.freeze to "
+            "none, or choose the other model.stem"
+        )
+    return f"the one there is {sizes[0]}, and that of model.stem {config.stem} is {sizes[1]}"
 
 
 def _why_new(source: Source, attributes: Sequence[str]) -> str:

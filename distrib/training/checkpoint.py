@@ -31,7 +31,7 @@ from distrib.config import AugmentConfig, Config, read_yaml
 FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.fold", "data.subset",
     "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom",
-    *(f"augment.{name}" for name in AugmentConfig.model_fields), "model.name", "model.freeze",
+    *(f"augment.{name}" for name in AugmentConfig.model_fields), "model.name", "model.stem", "model.freeze",
     "model.frozen_statistics", "optim.name", "optim.layer_decay", "train.batch_size", "train.seed", "train.ema",
     "checkpoint.best_score", "checkpoint.thresholds",
 )  # fmt: skip

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Below this many images the statistics of a group are noise: figure 1 of Wu and He, Group Normalization (ECCV 2018).
 SMALL = 16
-# ResNet18 halves its input this often.
-HALVINGS = 5
+# ResNet18 halves its input this often, by its stem.
+HALVINGS = {"imagenet": 5, "small": 3}
 # Estimates, not measurements of this program: what the host takes to launch the kernels of a step, and what a GPU from
 # Ampere on trains ResNet18 by in bf16, for each of its multiprocessors. The latter is FFCV's 10,000 images/s at 160 to
 # 192 px on an A100 of 108 (github.com/libffcv/ffcv-imagenet), scaled to a Hopper's 1.5 times of that.
@@ -272,11 +272,12 @@ def _keeps_all_statistics(config: Config) -> bool:
 def _refuse_one_value(config: Config, norm_size: int, ranks: int) -> None:
     """Refuse groups of one image whose last feature map is one value: it has no variance."""
     (_, smallest), *larger_ones = config.data.stages
-    if norm_size > 1 or any(math.ceil(side / 2**HALVINGS) > 1 for side in smallest):
+    shrinks = 2 ** HALVINGS[config.model.stem]
+    if norm_size > 1 or any(math.ceil(side / shrinks) > 1 for side in smallest):
         return
     (height, width), grows = smallest, bool(larger_ones)
     where = f"{height} x {width} pixels, the first of data.grow" if grows else f"data.image_size {height} {width}"
-    train, larger = config.train, 2**HALVINGS + 1
+    train, larger = config.train, shrinks + 1
     fits = [number for number in range(1, ranks + 1) if train.batch_size % number == 0 and train.batch_size > number]
     remedy = "begin data.grow with 48 or more" if grows else f"data.image_size to {larger} {larger} or more"
     remedy = f"set train.batch_size to {2 * ranks} or more, or {remedy}"

@@ -61,7 +61,7 @@ def run_training(
         UserError: for all that the user can mend.
         RankLost: if another rank has died or hangs.
     """
-    clock = SpeedClock(accelerator)
+    clock = SpeedClock(accelerator, config.model.stem)
     table, splits = on_every_rank(accelerator, read_data, config)
     assert config.run.folder is not None
     folder = RunFolder(config.run.folder)

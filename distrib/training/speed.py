@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +31,9 @@ WAITING = "waiting for data"  # its name in a profile
 
 
 @cache
-def flops_per_image(attributes: int, image_size: tuple[int, int], freeze: str) -> float:
+def flops_per_image(
+    attributes: int, image_size: tuple[int, int], freeze: str, stem: Literal["imagenet", "small"] = "imagenet"
+) -> float:
     """FLOPs of forward and backward pass for one image, as torch counts them: 2 for a multiplication and an addition.
 
     They are counted on a network without numbers, so nothing is computed.
@@ -39,10 +42,11 @@ def flops_per_image(attributes: int, image_size: tuple[int, int], freeze: str) -
         attributes: of the network.
         image_size: height and width.
         freeze: policy of `model.freeze`; frozen layers need no gradients.
+        stem: as `model.stem`.
     """
     images = 2  # BatchNorm refuses one whose last activations are a single pixel
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        net = AttributeClassifier(attributes)
+        net = AttributeClassifier(attributes, stem=stem)
         net.freeze(freeze)
         logits_BA = net(torch.empty(images, *image_size, 3, dtype=torch.uint8))
         logits_BA.sum().backward()
@@ -83,9 +87,11 @@ class SpeedClock:
 
     Args:
         accelerator: of this rank.
+        stem: of the network, as `model.stem`.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, stem: Literal["imagenet", "small"]) -> None:
+        self._stem = stem
         self._device, self._written_down = accelerator.device, accelerator.is_main_process
         self._peak: float | None = None
         self._since_row, self._since_look = Spent(), Spent()
@@ -169,6 +175,6 @@ class SpeedClock:
     def _count(self, micro_batches: Sequence[Batch], freeze: str) -> None:
         height, width = micro_batches[0].images_BHWC.shape[1:3]
         attributes = micro_batches[0].targets_BA.shape[1]
-        flops = flops_per_image(attributes, (height, width), freeze) * sum(map(len, micro_batches))
+        flops = flops_per_image(attributes, (height, width), freeze, self._stem) * sum(map(len, micro_batches))
         for spent in (self._since_row, self._since_look):
             spent.flops += flops

@@ -42,6 +42,9 @@ from distrib.training.probe import Compilation
 from distrib.training.residency import Residency, data_of
 from distrib.training.training_run import TrainingRun
 
+# The largest side in pixels of the images that `model.stem: small` is meant for.
+SMALL_IMAGE = 64
+
 
 def name_folder(config: Config, name: str) -> Config:
     """The configuration with a run folder in it; on rank 0.
@@ -176,7 +179,8 @@ def first_model(
     if checkpoint is None:
         return make_model(config.model, attributes, config.train.channels_last, config.train.seed)
     progress = checkpoint.progress
-    net = AttributeClassifier(len(attributes), config.train.channels_last, config.model.frozen_statistics)
+    model = config.model
+    net = AttributeClassifier(len(attributes), config.train.channels_last, model.frozen_statistics, model.stem)
     return net, Origin(f"resumes from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps")
 
 
@@ -225,7 +229,7 @@ def introduce(
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes]
-    notes += idle_gpu(config, precision, grouping)
+    notes += [*idle_gpu(config, precision, grouping), *large_for_stem(config)]
     notes += compilation.notes
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
@@ -245,7 +249,8 @@ def introduce(
     if len(run.plan.sizes) > 1:
         parts = [f"{height} x {width} from step {first + 1} on" for first, (height, width) in run.plan.sizes.items()]
         say(f"         they grow (height x width in pixels): {', '.join(parts)}")
-    say(f"model:   {config.model.name}, {origin.summary}")
+    stem = "" if config.model.stem == "imagenet" else f" with the stem {config.model.stem}"
+    say(f"model:   {config.model.name}{stem}, {origin.summary}")
     for line in origin.lines():
         say(f"         {line}")
     for note in notes:
@@ -287,11 +292,23 @@ def introduce(
 
 
 def idle_gpu(config: Config, precision: Precision, grouping: Grouping) -> list[str]:
-    """A warning where a rank's micro-batches do not fill its GPU; none for one that is too slow to wait for a host."""
-    if config.run.device == "cpu" or precision.name == "no":
+    """A warning where a rank's micro-batches do not fill its GPU; none for one that is too slow to wait for a host, and
+    none for the small stem, whose images are so much more work."""
+    if config.run.device == "cpu" or precision.name == "no" or config.model.stem == "small":
         return []
     device = torch.cuda.get_device_properties()
     if device.major < 8:  # before Ampere
         return []
     note = launch_bound(grouping.micro_batch, config.data.image_size, device.multi_processor_count)
     return [] if note is None else [note]
+
+
+def large_for_stem(config: Config) -> list[str]:
+    """A warning where the small stem is at work on images that are not small."""
+    height, width = config.data.image_size
+    if config.model.stem == "imagenet" or max(height, width) <= SMALL_IMAGE:
+        return []
+    return [
+        f"model.stem is small, and data.image_size is {height} {width}: it takes some 15 times the work and memory of "
+        f"the stem imagenet, which suits images of more than {SMALL_IMAGE} pixels"
+    ]

@@ -90,6 +90,7 @@ def describe(run: TrainingRun, epoch: int) -> Description:
     count = len(run.table.attributes)
     return Description(
         architecture=config.model.name,
+        stem=config.model.stem,
         attributes=run.table.attributes,
         image_size=config.data.image_size,
         crop=config.data.crop,

@@ -89,6 +89,15 @@ def test_computing_everything_anew_gives_the_same(net: AttributeClassifier) -> N
         torch.testing.assert_close(incremental.drops_BAyx, plain.drops_BAyx, rtol=0, atol=1e-4)
 
 
+def test_behind_the_small_stem_too(net: AttributeClassifier) -> None:
+    torch.manual_seed(0)
+    small = AttributeClassifier(len(net.net.fc.bias), stem="small")
+    with torch.no_grad():
+        small(pictures(8))  # BatchNorm's statistics
+    both = [occlusion_maps(each, pictures(1), (22, 25), (20, 20)) for each in (small.eval(), nn.Sequential(small))]
+    torch.testing.assert_close(both[0].drops_BAyx, both[1].drops_BAyx, rtol=0, atol=1e-4)
+
+
 def test_the_size_of_a_batch_is_a_matter_of_speed(net: AttributeClassifier) -> None:
     one = occlusion_maps(net, pictures(), (16, 16), (9, 9), batch=1)
     for batch in (5, 1000):

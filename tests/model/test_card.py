@@ -136,12 +136,12 @@ def test_names_show_as_they_are() -> None:
     assert page.count("<em>") == 0
 
 
-@pytest.mark.parametrize("crop", ["square", "full"])
+@pytest.mark.parametrize(("crop", "stem"), [("square", "imagenet"), ("full", "imagenet"), ("square", "small")])
 def test_the_ways_to_load_it_work_and_agree(
-    crop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    crop: str, stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the card tells the reader to run is run, beside an upright image of odd size."""
-    folder = write_model(tmp_path / "best", crop=crop)
+    folder = write_model(tmp_path / "best", crop=crop, stem=stem)
     monkeypatch.chdir(folder)
     noise = np.random.default_rng(3).integers(0, 256, (11, 7, 3), np.uint8)
     Image.fromarray(noise).resize((75, 102), Image.Resampling.BICUBIC).save("face.jpg", quality=95)

@@ -57,6 +57,14 @@ def test_it_is_one_file_that_describes_itself(folder: Path, model: TrainedModel,
     np.testing.assert_allclose(alone.logits(pictures(3)), model.logits(pictures(3)), atol=TOLERANCE)
 
 
+@pytest.mark.slow
+def test_the_small_stem_is_exported_and_loaded_too(tmp_path: Path) -> None:
+    model = load(write_model(tmp_path / "model", stem="small"))
+    alone = load(export_onnx(model, tmp_path / "model.onnx").file)
+    assert alone.description.stem == "small"
+    np.testing.assert_allclose(alone.logits(pictures(3)), model.logits(pictures(3)), atol=TOLERANCE)
+
+
 def test_no_path_of_this_machine_is_in_the_file(exported: Export) -> None:
     data = exported.file.read_bytes()
     assert str(Path(torch.__file__).parent).encode() not in data

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms.v2.functional import normalize
 
@@ -16,12 +17,16 @@ def pictures(count: int = 2, height: int = 40, width: int = 32) -> torch.Tensor:
 # --- what it computes
 
 
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_logits_are_torchvision_s_on_normalised_pictures(channels_last: bool) -> None:
-    model = AttributeClassifier(3, channels_last).eval()
+def test_logits_are_torchvision_s_on_normalised_pictures(channels_last: bool, stem: str) -> None:
+    model = AttributeClassifier(3, channels_last, stem=stem).eval()
     images_BHWC = pictures()
     before = images_BHWC.clone()
     plain = resnet18(num_classes=3)
+    if stem == "small":
+        plain.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        plain.maxpool = nn.Identity()
     plain.load_state_dict(model.net.state_dict())
     plain.eval()
     x_BCHW = images_BHWC.permute(0, 3, 1, 2).float() / 255
@@ -31,6 +36,22 @@ def test_logits_are_torchvision_s_on_normalised_pictures(channels_last: bool) ->
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert torch.equal(images_BHWC, before), "the images are left as they are"
+
+
+def test_the_small_stem_leaves_images_whole_and_draws_the_other_weights_as_before() -> None:
+    nets = []
+    for stem in ("imagenet", "small"):
+        torch.manual_seed(0)
+        nets.append(AttributeClassifier(2, stem=stem).eval())
+    sides = []
+    for model in nets:
+        model.net.layer1.register_forward_hook(lambda *args: sides.append(args[2].shape[2:]))
+        model(pictures(1, 32, 48))
+    assert sides == [(8, 12), (32, 48)]
+    by_fan_out = (2 / (64 * 9)) ** 0.5  # He et al., as torchvision does
+    assert nets[1].net.conv1.weight.std().item() == pytest.approx(by_fan_out, rel=0.1)
+    states = [model.net.state_dict() for model in nets]
+    assert all(name == "conv1.weight" or torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_channels_last_is_a_matter_of_memory_alone() -> None:

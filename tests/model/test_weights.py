@@ -18,8 +18,10 @@ from distrib.model.weights import Origin, make_model
 NAMES = ("Smiling", "Male")
 
 
-def make(weights: str | Path, attributes: tuple[str, ...] = NAMES, seed: int = 0) -> tuple[AttributeClassifier, Origin]:
-    return make_model(ModelConfig(weights=str(weights)), attributes, True, seed)
+def make(
+    weights: str | Path, attributes: tuple[str, ...] = NAMES, seed: int = 0, **model: Any
+) -> tuple[AttributeClassifier, Origin]:
+    return make_model(ModelConfig(weights=str(weights), **model), attributes, True, seed)
 
 
 def refusal(weights: str | Path, *parts: str) -> None:
@@ -205,6 +207,49 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, donor: dict[str, 
     check_sentence(sentence, folder)
     (folder / "model.json").write_text("{}")
     refusal(folder, str(folder / "model.json"), "not a description of a model")
+
+
+# --- of another stem
+
+
+def of_small_stem() -> dict[str, torch.Tensor]:
+    torch.manual_seed(97)
+    return AttributeClassifier(2, channels_last=False, stem="small").net.state_dict()
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+def test_of_another_stem_all_is_taken_but_the_first_convolution(
+    stem: str, tmp_path: Path, donor: dict[str, torch.Tensor]
+) -> None:
+    other = of_small_stem() if stem == "imagenet" else donor
+    file = saved({f"module.net.{name}": tensor for name, tensor in other.items()}, tmp_path / "weights.pt")
+    model, origin = make(file, stem=stem)
+    assert_backbone(model, {name: tensor for name, tensor in other.items() if name != "conv1.weight"})
+    random, _ = make("none", stem=stem)
+    assert torch.equal(model.net.conv1.weight, random.net.conv1.weight)
+    assert origin.new == ("conv1.weight", "fc.weight", "fc.bias")
+    sizes = ("3x3", "7x7") if stem == "imagenet" else ("7x7", "3x3")
+    assert f"new: conv1.weight (the one there is {sizes[0]}, and that of model.stem {stem} is {sizes[1]})" in (
+        origin.lines()
+    )
+
+
+def test_of_the_small_stem_itself_all_is_taken(tmp_path: Path) -> None:
+    state = of_small_stem()
+    model, origin = make(model_folder(tmp_path / "best", state, NAMES), stem="small")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.net.state_dict().items())
+    assert not origin.new
+
+
+def test_a_new_first_convolution_is_not_left_frozen(tmp_path: Path, donor: dict[str, torch.Tensor]) -> None:
+    file = saved(donor, tmp_path / "weights.pt")
+    for freeze in ("conv1", "backbone 2:layer1"):
+        sentences.refusal(
+            lambda freeze=freeze: make(file, stem="small", freeze=freeze),
+            "model.weights", "7x7", "model.stem small", "3x3", f"model.freeze {freeze} would leave it random",
+        )  # fmt: skip
+    make(file, stem="small", freeze="backbone 2:none")
+    make(file, freeze="backbone")
 
 
 # --- what is no ResNet18, or nothing at all

@@ -22,7 +22,7 @@ def write_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
         **values,
     )
     torch.manual_seed(seed)
-    net = AttributeClassifier(count)
+    net = AttributeClassifier(count, stem=about.stem)
     with torch.no_grad():
         net(torch.randint(0, 256, (16, *about.image_size, 3), dtype=torch.uint8))  # BatchNorm's statistics
     folder.mkdir(parents=True)

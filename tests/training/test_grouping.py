@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -287,6 +287,8 @@ ONE_VALUE: list[tuple[dict[str, Any], tuple[int, int], int, bool]] = [
     ({"freeze": "backbone"}, (32, 32), 64, False),
     ({}, (33, 32), 64, False),
     ({}, (32, 32), 32, False),
+    ({"stem": "small"}, (8, 8), 64, True),
+    ({"stem": "small"}, (9, 8), 64, False),
 ]
 
 
@@ -337,13 +339,14 @@ def test_check_takes_the_only_number_of_ranks_that_norm_size_and_accumulation_le
 
 
 def test_what_is_refused_as_one_value_is_what_torch_cannot_normalise() -> None:
-    def step(side: int, images: int) -> None:
-        AttributeClassifier(2)(torch.zeros(images, side, side, 3, dtype=torch.uint8))
+    def step(side: int, images: int, stem: Literal["imagenet", "small"]) -> None:
+        AttributeClassifier(2, stem=stem)(torch.zeros(images, side, side, 3, dtype=torch.uint8))
 
-    with pytest.raises(ValueError, match="more than 1 value"):
-        step(32, 1)
-    step(33, 1)
-    step(32, 2)
+    for side, stem in ((32, "imagenet"), (8, "small")):
+        with pytest.raises(ValueError, match="more than 1 value"):
+            step(side, 1, stem)
+        step(side + 1, 1, stem)
+        step(side, 2, stem)
 
 
 def test_a_share_that_does_not_fill_a_gpu_is_told_with_its_figures() -> None:

@@ -37,6 +37,12 @@ def test_the_flops_of_an_image_are_those_counted_by_hand(freeze: str, multiplica
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_behind_the_small_stem_each_layer_has_16_times_the_pixels() -> None:
+    stem = 3 * 3 * 3 * 64 * 32**2
+    forward = stem + 16 * sum(STAGES) + HEAD
+    assert flops_per_image(3, (32, 32), "none", "small") == 2 * (3 * forward - stem)
+
+
 def test_mfu_is_what_the_model_needs_by_what_the_device_can_do() -> None:
     # 6e12 FLOPs in 3 s of steps and 1 s of waiting are 1.5e12 FLOP/s; validation does not count.
     spent = Spent({"data": 1.0, "steps": 3.0, "validation": 5.0, "checkpoints": 1.0}, flops=6e12)
