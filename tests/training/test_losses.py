@@ -143,6 +143,7 @@ def test_two_ranks_lower_the_loss_that_one_does_and_validate_by_the_cross_entrop
             faces, folder, "--train.epochs", 1, "--train.precision", "no", "--train.norm-size", 32, "--data.subset",
             64, "--train.batch-size", 64, "--optim.name", "sgd", "--train.loss", "asymmetric",
             "--train.positive-weight", "balanced", "--train.label-smoothing", 0.1, "--tracking.mode", "disabled",
+            "--model.dropout", 0.3, "--model.stochastic-depth", 0.3,
         )  # fmt: skip
         assert on_ranks(ranks, trained, [str(each) for each in options]) == [0] * ranks
         rows += read_metrics(folder)
@@ -152,7 +153,7 @@ def test_two_ranks_lower_the_loss_that_one_does_and_validate_by_the_cross_entrop
     logits = load_file(folder / "best/validation.safetensors")["logits"].double()
     targets = torch.from_numpy(table.targets[splits.valid]).double()
     assert two["val_loss"] == pytest.approx(F.binary_cross_entropy_with_logits(logits, targets).item(), rel=1e-4)
-    assert two["val_loss"] > 1.1 * two["train_loss"]  # they are not the same
+    assert two["train_loss"] != pytest.approx(two["val_loss"], rel=0.05)
 
 
 def test_focusing_that_does_nothing_is_told() -> None:
