@@ -61,9 +61,9 @@ def make_splits(
     """
     part = _PARTS[config.split](table, config, group)
     rows = {name: np.flatnonzero(part == number).astype(np.int64) for number, name in enumerate(SPLITS)}
-    _refuse_empty(table, rows, config, needs)
-    if config.fold_of is not None:
+    if config.fold_of is not None and len(rows["train"]):
         rows["train"], rows["valid"] = _validate_on_fold(table, rows["train"], config, *config.fold_of)
+    _refuse_empty(table, rows, config, needs)
     if "train" in needs:
         rows["train"] = _draw_subset(rows["train"], config)
     used = {name: rows[name] for name in needs}
@@ -214,7 +214,7 @@ def _refuse_empty(
 def _validate_on_fold(
     table: Table, train: NDArray[np.int64], config: DataConfig, number: int, folds: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The training split without one of its folds, and that fold; they differ in size by an identity at most."""
+    """The training split without one of its folds, and that fold, which is of its size but for an identity at most."""
     identity = None if config.split == "image" else table.identity
     members, member = np.unique(train if identity is None else identity[train], return_inverse=True)
     order = _shuffle(len(members), config.split_seed, _FOLD_STREAM)

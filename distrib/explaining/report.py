@@ -148,7 +148,8 @@ def open_run(
     whole = read_data(config.data) if whole is None else whole
     table = model.labels(whole, config.data.root)
     splits = splits_of_training(table, config.data, description.training.get("data"))
-    splits = splits or make_splits(table, config.data, needs=("test",))
+    # A fold was of the data of the training.
+    splits = splits or make_splits(table, config.data.model_copy(update={"fold": "none"}), needs=("test",))
     try:
         predictions = _predictions(folder, model, config, table, splits)
     except UserError as error:
@@ -164,7 +165,8 @@ def read_data(config: DataConfig) -> Table:
     Raises:
         UserError: if it is not as expected.
     """
-    return read_table(config.root, config.missing, ("valid", "test") if config.split == "official" else SPLITS)
+    scored_alone = config.split == "official" and config.fold == "none"
+    return read_table(config.root, config.missing, ("valid", "test") if scored_alone else SPLITS)
 
 
 def _predictions(
@@ -235,11 +237,13 @@ def _validation_logits(
 def _prepare(report: Path, run: FinishedRun) -> None:
     """Make the folders of a report; what an earlier one left is removed, for a report is of one model and data."""
     model = _digest_of_model(run.folder)
-    made_from = f"{model} {digest(run.table, run.splits.valid, run.splits.test)}"
+    scored = f"{model} {digest(run.table, run.splits.valid, run.splits.test)}"
+    tuned_for = run.model.description.tuned_for
+    made_from = scored if tuned_for == "f1" else f"{scored} {tuned_for}"
     known = report / "data/model.txt"
     # Earlier reports name their model alone, and are of the run's own data.
     earlier = known.read_text(encoding="utf-8") if known.exists() else ""
-    if earlier != made_from and not (earlier == model and run.on_data_of_training):
+    if earlier != made_from and not (earlier == model and tuned_for == "f1" and run.on_data_of_training):
         for folder in ("data", "figures", "tables"):
             shutil.rmtree(report / folder, ignore_errors=True)
     for folder in ("data", "figures", "tables"):

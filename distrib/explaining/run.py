@@ -95,7 +95,7 @@ def _config(folder: Path, options: Sequence[str]) -> tuple[Config, TrainedModel,
     model = model.with_thresholds(config.checkpoint.thresholds)
     if config.data.root == of_run.data.root or of_run.data.split == "official":
         return config, model, read_data(config.data), []
-    drawn, config = config, with_options(of_run.replace("data", split="official"))
+    drawn, config = config, with_options(of_run.replace("data", split="official", fold="none"))
     whole = read_data(config.data)
     table = model.labels(whole, config.data.root)
     if splits_of_training(table, of_run.data, model.description.training.get("data")):

@@ -437,8 +437,8 @@ def _scores_figure(attributes: Sequence[str], card: Scorecard, intervals: Interv
     for axes, name, text in ((left, "accuracy", "the model"), (right, "f1", "present from 1/2")):
         _draw_rows(axes, plain[name][order], [intervals.by_attribute[i][name] for i in order], name=text)
         rows_of_attributes(axes, [attributes[i] for i in order])
-    tuned = card.tuned.values["f1"][order]
-    right.scatter(tuned, rows, color=ORANGE, marker="D", s=14, label="from the tuned threshold")
+    tuned = card.by_thresholds.get("f1", card.tuned).values["f1"][order]
+    right.scatter(tuned, rows, color=ORANGE, marker="D", s=14, label="from the threshold tuned for it")
     right.tick_params(axis="y", labelleft=False)
     left.set(xlabel="accuracy", title="Accuracy on the test images")
     right.set(xlabel="F1", title="F1 on the test images")

@@ -66,6 +66,7 @@ def model_card(description: Description) -> str:
         height=height,
         width=width,
         crop=description.crop,
+        split=_validated_on(description),
         images=_number(description.validation.get("images"), 0),
         epoch=description.epoch,
         scores=_scores(description),
@@ -74,6 +75,11 @@ def model_card(description: Description) -> str:
         facts=_training(description),
     )
     return f"{card}\n"
+
+
+def _validated_on(description: Description) -> str:
+    fold = ((description.training.get("config") or {}).get("data") or {}).get("fold", "none")
+    return "the validation split" if fold == "none" else f"fold {_text(str(fold))} of the training split"
 
 
 def _metadata(description: Description, kind: DataKind) -> "ModelCardData":
@@ -130,6 +136,13 @@ def _training(description: Description) -> dict[str, str]:
         "learning rate": _at(known, "config", "optim", "lr"),
         "schedule": _at(known, "config", "optim", "schedule"),
         "weight decay": _at(known, "config", "optim", "weight_decay"),
+        "loss": _at(known, "config", "train", "loss"),
+        "augmentation": ", ".join(
+            f"{name} {value}" for name, value in (_at(known, "config", "augment") or {}).items() if value
+        )
+        or None,
+        "dropout": _at(known, "config", "model", "dropout") or None,
+        "stochastic depth": _at(known, "config", "model", "stochastic_depth") or None,
         "global batch": _at(known, "config", "train", "batch_size"),
         "epochs": _at(known, "config", "train", "epochs"),
         "seed": _at(known, "config", "train", "seed"),

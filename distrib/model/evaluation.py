@@ -192,7 +192,8 @@ def labels(config: DataConfig, model: TrainedModel, options: EvaluateOptions) ->
     asked = options.data
     # For other data a random split is drawn only if that is asked for.
     drawn = config.split if asked.root is None else asked.split or "official"
-    uses = (options.split,) if options.split != "all" and drawn == "official" else SPLITS
+    whole = options.split == "all" or drawn != "official" or data_of_training(model).get("fold", "none") != "none"
+    uses = SPLITS if whole else (options.split,)
     return model.labels(read_table(config.root, config.missing, uses), config.root)
 
 

@@ -90,4 +90,4 @@ class EvaluateOptions:
     csv: OptionPath | None = None
     """File for the scores by attribute as CSV."""
     against: OptionPath | None = None
-    """Another model to compare with on the same images, by the paired bootstrap."""
+    """Another model to compare with on the same images, at thresholds of 1/2, by the paired bootstrap."""

@@ -150,8 +150,8 @@ class TrainedModel:
         thresholds = self.description.thresholds_by_score
         if score not in thresholds:
             raise UserError(
-                f"{self.source} has no thresholds tuned for {score}, as an earlier version has trained it, only for "
-                f"{few(list(thresholds))}: choose that, or train again"
+                f"{self.source} has no thresholds tuned for {score}: it was trained by an earlier version, which tuned "
+                f"them for {few(list(thresholds))} only; choose that, or train again"
             )
         others = {name: values for name, values in thresholds.items() if name != score}
         chosen = {"thresholds": thresholds[score], "tuned_for": score, "other_thresholds": others}

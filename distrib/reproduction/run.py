@@ -103,9 +103,9 @@ def available(table: Table, studies: Sequence[Study]) -> dict[str, int]:
         UserError: if the data set lacks what a split needs.
     """
     whole = [study.config(point, {}, None).replace("data", subset=None) for study in studies for point in points(study)]
-    drawn = {(config.data.split, config.data.split_seed): config.data for config in whole}
+    drawn = {(config.data.split, config.data.split_seed, config.data.fold): config.data for config in whole}
     sizes: dict[str, list[int]] = {}
-    for (split, _), data in drawn.items():
+    for (split, *_), data in drawn.items():
         sizes.setdefault(split, []).append(len(make_splits(table, data).train))
     return {split: min(each) for split, each in sizes.items()}
 

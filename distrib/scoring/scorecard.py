@@ -140,7 +140,7 @@ class Scorecard:
         header = (
             f"{'Attribute':<{width}} {'Positives':>9} {'Loss':>8} {'Accuracy':>9} {'Baseline':>9} {'Bal. acc.':>9}"
             f" {'Precision':>10} {'Recall':>8} {'F1':>8} {'ROC AUC':>8} {'AP':>8}  {'Threshold':>9} {'Tuned acc.':>10}"
-            f" {'Bal. acc.':>9} {'F1':>8}"
+            f" {'Tuned bal.':>10} {'Tuned F1':>8}"
         )
         return "\n".join([header, *(_line(row, width) for row in rows)])
 
@@ -152,7 +152,7 @@ class Scorecard:
         width = max(map(len, found))
         header = f"{'Thresholds':<{width}}" + "".join(f"  {TITLES[name]:>{_wide(name)}}" for name in TUNED)
         lines = [
-            f"{title:<{width}}" + "".join(f"  {scores.mean()[name]:>{_wide(name)}.2%}" for name in TUNED)
+            f"{title:<{width}}" + "".join(f"  {scores.mean()[name]:>{_wide(name)}{_form(name)}}" for name in TUNED)
             for title, scores in found.items()
         ]
         return "\n".join([header, *lines])
@@ -170,8 +170,13 @@ def _line(row: dict[str, Any], width: int) -> str:
         f"{row['attribute']:<{width}} {positives:>9} {row['loss']:>8.4f} {row['accuracy']:>9.2%} "
         f"{row['baseline_accuracy']:>9.2%} {row['balanced_accuracy']:>9.2%} {row['precision']:>10.4f} "
         f"{row['recall']:>8.4f} {row['f1']:>8.4f} {row['roc_auc']:>8.4f} {row['average_precision']:>8.4f}  "
-        f"{threshold:>9} {row['tuned_accuracy']:>10.2%} {row['tuned_balanced_accuracy']:>9.2%} {row['tuned_f1']:>8.4f}"
+        f"{threshold:>9} {row['tuned_accuracy']:>10.2%} {row['tuned_balanced_accuracy']:>10.2%} {row['tuned_f1']:>8.4f}"
     )
+
+
+def _form(score: str) -> str:
+    """As the table has it."""
+    return ".2%" if score.endswith("accuracy") else ".4f"
 
 
 def _wide(score: str) -> int:

@@ -160,6 +160,16 @@ def test_a_subset_of_a_fold_leaves_its_validation_images_alone() -> None:
     refusal(a_table(), DataConfig(fold="2/4", subset=601), "data.subset is 601", "600 images")
 
 
+def test_a_fold_takes_the_place_of_a_validation_split_that_is_not_there() -> None:
+    table = a_table()
+    assert table.split is not None
+    table = dataclasses.replace(table, split=np.where(table.split == 1, 2, table.split))
+    refusal(table, DataConfig(), "validation split")
+    fold = make_splits(table, DataConfig(fold="1/5"))
+    assert 150 <= len(fold.valid) <= 170
+    assert len(fold.test) == 200
+
+
 def test_without_identities_folds_are_of_images() -> None:
     fold = make_splits(a_table(identities=None), DataConfig(fold="3/8"))
     assert (len(fold.train), len(fold.valid)) == (700, 100)

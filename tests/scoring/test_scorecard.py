@@ -45,7 +45,7 @@ def test_scores_stand_side_by_side_at_one_half_and_at_the_tuned_thresholds() -> 
     header, male, _ = (line.split(",") for line in made.as_csv().splitlines())
     assert [male[header.index(name)] for name in ("balanced_accuracy", "tuned_balanced_accuracy")] == ["0.75", "0.75"]
     half, tuned, other = (line.split("  ")[-1].strip() for line in made.thresholds_as_text().splitlines()[1:])
-    assert (half, tuned, other) == ("66.67%", "80.00%", "66.67%")
+    assert (half, tuned, other) == ("0.6667", "0.8000", "0.6667")
     assert "tuned for F1, as above" in made.thresholds_as_text()
 
 
