@@ -847,6 +847,12 @@ def test_replace_changes_one_group_and_validates_it() -> None:
     ("idle", "used", "key"),
     [
         ("--data.split-fractions .6 .2 .2", "--data.split image", "data.split_fractions"),
+        ("--data.split-seed 3", "--data.fold 2/5", "data.split_seed"),
+        (
+            "--train.norm-size 16 --model.weights imagenet --model.freeze backbone",
+            "--augment.mixup .2",
+            "train.norm_size",
+        ),
         ("--optim.momentum .5", "--optim.name sgd", "optim.momentum"),
         ("--data.grow 178@0", "--data.grow none", "data.grow"),
         ("--data.decoder torch --data.dali.hw-decoder-load .5", "--data.decoder dali", "data.dali"),

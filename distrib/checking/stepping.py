@@ -27,12 +27,13 @@ from distrib.ranks.machine import computes_in
 from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress, load_checkpoint
+from distrib.training.dropping import Dropping, dropping_of
 from distrib.training.optimizer import make_optimizer
 from distrib.training.state import restore
 from distrib.training.step import TrainStep
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
-# Every augmentation there is.
+# Every augmentation there is; of mixup and cutmix each batch has one.
 AUGMENT = AugmentConfig(
     brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, grey=0.5, rotation=5, translation=0.05, scale=0.05,
     blur=0.5, erasing=0.5, mixup=0.2, cutmix=1,
@@ -72,7 +73,12 @@ class Training:
 
 @contextmanager
 def training(
-    bench: Bench, optim: str = "adamw", precision: str = "no", clip_norm: float | None = None, **train: Any
+    bench: Bench,
+    optim: str = "adamw",
+    precision: str = "no",
+    clip_norm: float | None = None,
+    dropping: Dropping | None = None,
+    **train: Any,
 ) -> Iterator[Training]:
     """A training on one rank, of the network as a run has it, from the same first weights each time."""
     bench.collect()
@@ -84,7 +90,7 @@ def training(
     net = AttributeClassifier(len(bench.table.attributes), config.train.channels_last).to(bench.device)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
     agreement = Agreement(StopRequests(), accelerator)
-    step = TrainStep(config, accelerator, model, optimizer, None, agreement)
+    step = TrainStep(config, accelerator, model, optimizer, None, agreement, dropping=dropping)
     try:
         yield Training(step, agreement, net, optimizer, accelerator)
     finally:
@@ -176,21 +182,23 @@ def synchronisation(bench: Bench) -> Passed:
     """Augmentation, a step of one batch or of two, and a look at the loss ask nothing of the device that the host would
     wait for."""
     bench.need_gpu("on a CPU nothing is waited for")
-    augment = Augmentation(AUGMENT, seed=0)
+    mixups, cutmixes = (Augmentation(AUGMENT.model_copy(update={name: 0.0}), seed=0) for name in ("cutmix", "mixup"))
+    dropping = dropping_of(Config().replace("model", stochastic_depth=0.2, dropout=0.2), epoch=0)
+    whole: dict[str, Any] = {"clip_norm": 1.0, "dropping": dropping, "on_nonfinite": "skip", "loss": "asymmetric"}
     for precision in ("no", "bf16", "fp16"):
         if not computes_in(precision, "cuda"):
             continue
-        with training(bench, precision=precision, clip_norm=1.0, on_nonfinite="skip") as small:
+        with training(bench, precision=precision, **whole) as small:
             ready = batch(bench)
-            small.step([augment(ready, 0)], 0)
-            small.step([augment(ready, 1), ready], 1)
+            small.step([mixups(ready, 0)], 0)
+            small.step([cutmixes(ready, 1), ready], 1)
             bench.synchronise()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
                 torch.cuda.set_sync_debug_mode("error")
             try:
                 for number in range(2, 8):
-                    small.step([augment(ready, number)] * (1 + number % 2), number)
+                    small.step([mixups(ready, number), cutmixes(ready, number)][number % 2 :], number)
                 small.train_step.look()
             except RuntimeError as error:
                 expect(False, f"a step in {precision_name(precision)} waits for the device: {error}")

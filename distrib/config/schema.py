@@ -200,12 +200,11 @@ class ModelConfig(Section):
     frozen_statistics: Literal["kept", "updated"] = "kept"
     """What BatchNorm does in frozen layers while training. kept: it normalises by the statistics it has, and keeps them
     (evaluation mode); updated: it normalises by the batch's, and keeps averaging them."""
-
     stochastic_depth: float = Field(0.0, ge=0, lt=1)
     """Share of the training images for which the last residual block is left out, and linearly fewer for those before
     it; frozen ones never are (Huang et al., 2016)."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the features before the head that is left out of each training image."""
+    """Share of the features before the head that are left out, others for each training image."""
 
     @property
     def stages(self) -> tuple[tuple[int, str], ...]:
@@ -591,8 +590,9 @@ class Config(Section):
              "data.split is official"),
             (optim.name != "sgd" and optim.momentum != OptimConfig().momentum, "optim.momentum",
              f"optim.name is {optim.name}"),
-            (data.split == "official" and data.subset is None and data.split_seed != DataConfig().split_seed,
-             "data.split_seed", "data.split is official and there is no data.subset"),
+            (data.split == "official" and data.fold == "none" and data.subset is None
+             and data.split_seed != DataConfig().split_seed,
+             "data.split_seed", "data.split is official, and there is no data.subset and no data.fold"),
             (data.grow != "none" and len(data.stages) == 1, "data.grow", "it has one height"),
             (data.decoder == "torch" and data.dali != DaliConfig(), "data.dali", "data.decoder is torch"),
             (data.decoder != "torch" and self.train.deterministic
@@ -602,7 +602,8 @@ class Config(Section):
              "its weights are random (model.weights is none)"),
             (model.frozen_statistics != "kept" and model.freeze == "none", "model.frozen_statistics",
              "model.freeze is none"),
-            (self.train.norm_size != "auto" and model.trains_head_alone and model.frozen_statistics == "kept",
+            (self.train.norm_size != "auto" and model.trains_head_alone and model.frozen_statistics == "kept"
+             and not (self.augment.mixup or self.augment.cutmix),
              "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
             (self.train.norm_size == 1 and bool(self.augment.mixup or self.augment.cutmix), "mixing images (augment)",
              "train.norm_size is 1, and groups of one image have no partners"),

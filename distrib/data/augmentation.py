@@ -75,7 +75,9 @@ class Augmentation:
             assert mean_BC is not None
             planes_BCHW = erase(planes_BCHW, config.erasing, mean_BC, draw(_ERASING), draw(_ERASING_PLACE))
         if config.brightness or config.contrast or config.saturation or config.hue or config.grey:
-            planes_BCHW = recolour(planes_BCHW, config, mean_BC, draw(_COLOUR), draw(_GREY))
+            planes_BCHW = recolour(
+                planes_BCHW, config, mean_BC if config.contrast else None, draw(_COLOUR), draw(_GREY)
+            )
         if config.mixup or config.cutmix:
             planes_BCHW, targets_BA = mix(planes_BCHW, targets_BA, config, draw(_MIXING, rows[:1])[:, 0])
         images_BHWC = planes_BCHW.round_().permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from distrib.config.growing import Stage
 from distrib.data.batch import Request
 
-# The third word of the counter: what the random numbers are for, so that no two uses share any.
-_ORDER, _VIEW, _SUBSTITUTE = 0, 1, 2  # and 3, 4 … for further substitutes; `training/dropping.py` has its own
+# The third word of the counter: what the random numbers are for, so that no two uses share any;
+# `augmentation.py` has its own from 2**16 on, and `training/dropping.py` from 2**20 on.
+_ORDER, _VIEW, _SUBSTITUTE = 0, 1, 2  # and 3, 4 … for further substitutes
 
 
 def philox(seed: int, epoch: int, purpose: int | NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.uint32]:

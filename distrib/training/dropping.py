@@ -34,17 +34,17 @@ class Dropping:
     epoch: int
     rates_K: NDArray[np.float64]
 
-    def kept(self, ids_B: torch.Tensor) -> torch.Tensor:
+    def kept(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """0 for what an image does without, and else 1 / (1 - rate), so that nothing changes in the mean.
 
         Args:
-            ids_B: int64, rows of the table, on the CPU.
+            rows: int64 [B], of the table.
 
         Returns:
             float32 [B, K], on the CPU.
         """
-        count, purposes = len(ids_B), -(-len(self.rates_K) // 4)
-        ids = np.repeat(ids_B.numpy(), purposes)
+        count, purposes = len(rows), -(-len(self.rates_K) // 4)
+        ids = np.repeat(rows, purposes)
         words = philox(self.seed, self.epoch, np.tile(_PURPOSE + np.arange(purposes), count), ids)
         uniform_BK = words.T.reshape(count, 4 * purposes)[:, : len(self.rates_K)] / 2.0**32
         return torch.from_numpy(((uniform_BK >= self.rates_K) / (1 - self.rates_K)).astype(np.float32))

@@ -212,7 +212,7 @@ class TrainStep:
         if self._dropping is None:
             logits_BA = self._model(batch.images_BHWC)
         else:
-            kept_BK = self._dropping.kept(batch.ids_B)
+            kept_BK = self._dropping.kept(batch.requested)
             if self._accelerator.device.type == "cuda":  # so that the host does not wait for the copy
                 kept_BK = kept_BK.pin_memory()
             logits_BA = self._model(batch.images_BHWC, kept_BK.to(self._accelerator.device, non_blocking=True))

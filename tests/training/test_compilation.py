@@ -169,7 +169,7 @@ def options(faces: Path, folder: Path, *more: object) -> list[object]:
     """An epoch with two groups of eight in a step, in what compiles fastest: float32, and the first layers frozen. The
     learning rate is so small that rounding does not grow."""
     plain = ["--optim.name", "sgd", "--optim.momentum", 0, "--optim.lr", 1e-5, "--optim.schedule", "constant"]
-    plain += ["--model.freeze", "layer3"]
+    plain += ["--model.freeze", "layer3", "--model.dropout", 0.2, "--model.stochastic-depth", 0.2]
     plain += ["--train.precision", "no", "--train.norm-size", 8, "--train.epochs", 1, "--tracking.mode", "disabled"]
     return settings(faces, folder, *plain, *more)
 

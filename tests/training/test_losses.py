@@ -135,6 +135,7 @@ def trained(arguments: list[str]) -> int:
     return program.main(arguments)
 
 
+@pytest.mark.slow
 def test_two_ranks_lower_the_loss_that_one_does_and_validate_by_the_cross_entropy(faces: Path, tmp_path: Path) -> None:
     rows = []
     for ranks in (1, 2):
