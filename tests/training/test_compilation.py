@@ -123,12 +123,12 @@ def test_a_graph_that_fails_in_the_middle_of_a_run_is_a_sentence(
     """The probe has found nothing; the compiler's place is taken by one that fails in the sixth forward pass."""
     passes = 0
 
-    def compiled(net: AttributeClassifier, images_BHWC: torch.Tensor) -> torch.Tensor:
+    def compiled(net: AttributeClassifier, images_BHWC: torch.Tensor, kept_BK: torch.Tensor | None) -> torch.Tensor:
         nonlocal passes
         passes += 1
         if passes == 6:
             raise InductorError(RuntimeError("no space left for a kernel"), inspect.currentframe())
-        return AttributeClassifier.logits(net, images_BHWC)
+        return AttributeClassifier.logits(net, images_BHWC, kept_BK)
 
     folder = tmp_path / "run"
     monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
