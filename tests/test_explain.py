@@ -183,6 +183,7 @@ def test_options_of_the_configuration_are_taken(run: Path) -> None:
     assert occlusion["fill"] == "blur"
 
 
+@pytest.mark.slow
 def test_other_data_with_a_test_split_alone_is_reported_on(
     run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,7 @@ def test_patience_begins_at_full_size() -> None:
     assert [is_finished(longer, Progress(epoch=epoch, best_epoch=6)) for epoch in (8, 11, 12)] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_it_resumes_before_and_after_images_have_grown_as_if_it_had_not_stopped(
     faces: Path, undisturbed: Witnessed, tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def assert_profiled(folder: Path, steps: int) -> None:
         assert operator in table
 
 
+@pytest.mark.slow
 def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
@@ -431,6 +432,7 @@ def test_a_finished_run_is_left_as_it_is(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_the_ranks_agree_that_a_run_is_finished_whatever_they_see(
     faces: Path, finished: tuple[Path, str, Path]
 ) -> None:
@@ -512,6 +514,7 @@ def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
     assert len(read_events(folder, "resume")) == 1
 
 
+@pytest.mark.slow
 def test_the_checkpoint_that_a_run_resumes_from_is_read_and_hashed_once(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

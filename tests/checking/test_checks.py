@@ -162,6 +162,7 @@ def test_moments_of_other_weights_are_found(bench: Bench, tmp_path: Path, monkey
     assert "the moments of adam are off by" in found(stepping.memory_format, bench, tmp_path)
 
 
+@pytest.mark.slow
 def test_memory_that_grows_is_found(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, kept = TrainStep.__call__, []
 
@@ -188,6 +189,7 @@ def test_a_checkpoint_of_a_later_step_is_found(bench: Bench, tmp_path: Path, mon
     assert "tensors of a later step than its own: " in found(stepping.checkpoint, bench, tmp_path)
 
 
+@pytest.mark.slow
 def test_steps_that_differ_from_run_to_run_are_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, calls = stepping.batch, iter(range(1000))
     monkeypatch.setattr(stepping, "batch", lambda bench, seed: batch(bench, seed=next(calls)))

@@ -82,6 +82,7 @@ def test_it_is_chosen_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stranger")
 def test_a_busy_machine_is_told_of(faces: Path, tmp_path: Path) -> None:
     done = launch(*settings(faces, tmp_path / "run", "--train.epochs", 1), ranks=1)
