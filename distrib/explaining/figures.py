@@ -1,5 +1,6 @@
 """How every figure looks; none of it touches pyplot, so nothing is kept open and no window is needed."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,10 @@ def height_of_rows(attributes: int, least: float = 5.0) -> float:
     return max(least, 1.2 + 0.21 * attributes)
 
 
+# Of a title, at the least.
+LETTERS_PER_INCH = 12
+
+
 def sheet(
     title: str,
     cards: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8] | None, str]],
@@ -74,14 +79,16 @@ def sheet(
     """Images side by side, each with a caption.
 
     Args:
-        title: above them.
+        title: above them, in as many lines as it needs.
         cards: one or more of image uint8 [H, W, 3], what lies over it (RGBA; None: nothing), and caption.
         columns: at most.
         card: width and height of each in inches.
     """
     columns = min(columns, len(cards))
     rows = -(-len(cards) // columns)
-    figure = new(max(4, card[0] * columns), card[1] * rows + 0.4)
+    width = max(4, card[0] * columns)
+    lines = textwrap.wrap(title, int(LETTERS_PER_INCH * width))
+    figure = new(width, card[1] * rows + 0.2 + 0.2 * len(lines))
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -91,5 +98,5 @@ def sheet(
             height, width, _ = picture_HWC.shape
             axis.imshow(overlay_HW4, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
         axis.set_title(caption, fontsize=8)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle("\n".join(lines), fontsize=11)
     return figure

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distrib.base.words import data_size, duration, words
+from distrib.base.words import data_size, duration, plural, words
 from distrib.explaining.finished_run import Finding, FinishedRun, read_finding
-from distrib.reporting.page import score_name
+from distrib.reporting.page import score_in_text
 from distrib.reporting.panels import PANELS, SUMMARY
 from distrib.runs.metrics import read_metrics, read_speed, seconds_by_part
 
@@ -93,14 +93,14 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         ),
         (
             "Training",
-            f"{len(rows)} epochs of {int(rows[0][columns.index('step')]):,} steps, batch {config.train.batch_size}, "
-            f"{config.optim.name} at {config.optim.lr:g}, {config.optim.schedule}"
+            f"{plural(len(rows), 'epoch')} of {plural(int(rows[0][columns.index('step')]), 'step')}, "
+            f"batch {config.train.batch_size}, {config.optim.name} at {config.optim.lr:g}, {config.optim.schedule}"
             + ("" if config.train.loss == "bce" else f", trained on {config.train.loss} loss")
             + "".join(f", {name} {value:g}" for name, value in config.augment if value)
             + "".join(f", {name} {rate:g}" for name, rate in dropped.items() if rate)
             + ("" if config.train.ema is None else f", weights averaged (EMA {config.train.ema:g})"),
         ),
-        ("Kept", f"epoch {description.epoch}, the best by validation {score_name(config.checkpoint.best_score)}"),
+        ("Kept", f"epoch {description.epoch}, the best by validation {score_in_text(config.checkpoint.best_score)}"),
         (
             "Hardware",
             f"{ranks} rank{'s' if ranks > 1 else ''} on {start.get('device', 'an unknown device')}, precision "

@@ -283,7 +283,13 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters.update(
-        words=words, number=number, signed=signed, percent=percent, whole=whole, score=score_name
+        words=words,
+        number=number,
+        signed=signed,
+        percent=percent,
+        whole=whole,
+        score=score_name,
+        score_in_text=score_in_text,
     )
     environment.globals.update(SCORES=SCORES, SCORE_MEANINGS=SCORE_MEANINGS, curve_charts=curve_charts, DASH=DASH)
     return environment
@@ -291,8 +297,13 @@ def _environment() -> Environment:
 
 def score_name(name: str) -> str:
     """A score, or another column of metrics.csv, as people write it."""
-    title = "learning rate" if name == "lr" else TITLES.get(name, words(name))
+    title = score_in_text(name)
     return title[:1].upper() + title[1:]
+
+
+def score_in_text(name: str) -> str:
+    """The same within a sentence."""
+    return "learning rate" if name == "lr" else TITLES.get(name, words(name))
 
 
 def curve_charts(columns: Sequence[str]) -> list[dict[str, Any]]:
