@@ -216,6 +216,12 @@ def test_other_data_with_a_test_split_alone_is_reported_on(
         overview = result(run, "overview")["data"]
         assert "Scored on" not in dict(overview["facts"])
         assert "it has never seen" in overview["headline"]
+    # A run that validated on a fold of its training split needs no training split elsewhere.
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("fold: none", "fold: 2/5"))
+    assert "fold: 2/5" in config.read_text()
+    assert main([str(run), *jobs, "--data.root", str(root)]) == 0
+    assert result(run, "scores")["data"]["attributes"][0]["images"] == {"test": 200}
 
 
 def test_the_training_images_are_not_asked_for_and_the_table_is_read_once(

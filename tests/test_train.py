@@ -588,7 +588,7 @@ def test_dali_asked_for_and_absent_is_refused(
         ["--train.accumulation", 4],
         ["--model.freeze", "layer3", "--optim.name", "sgd", "--optim.clip-norm", 1],
         ["--train.precision", "no", "--train.channels-last", False],
-        ["--model.stem", "small", "--data.image-size", 16, 16],
+        ["--model.stem", "small", "--data.image-size", 16, 16, "--data.fold", "2/5"],
         ["--train.label-smoothing", 0.1, "--train.positive-weight", "balanced", "--data.split", "identity"],
     ],
 )
@@ -598,8 +598,11 @@ def test_every_setting_trains(
     if "dali" in options:
         pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI, which exists for Linux alone")
     folder = tmp_path / "run"
-    status, said = here(capsys, *settings(faces, folder, *options, "--train.epochs", 1))
-    assert status == 0, said
+    arguments = settings(faces, folder, *options, "--train.epochs", 1, "--tracking.mode", "disabled")
+    status = program.main([str(each) for each in arguments])
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert ("valid (fold 2/5 of the training split)" in said.out) == ("--data.fold" in options)
     (row,) = read_metrics(folder)
     assert np.isfinite(row["train_loss"])
     assert np.isfinite(row["val_loss"])

@@ -177,6 +177,8 @@ def what_to_lower(config: Config, grouping: Grouping, ranks: int) -> str:
         ways.append("set data.resident to never")
     height, width = data.image_size
     ways.append(f"lower, in a new run, train.batch_size ({train.batch_size}) or data.image_size ({height} {width})")
+    if config.model.stem == "small":
+        ways.append("set, in a new run, model.stem to imagenet")
     return "; or ".join(ways)
 
 

@@ -234,7 +234,9 @@ def introduce(
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
     machine = describe_machine(accelerator)
-    say(f"data:    {config.data.root}, {attributes}; " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
+    fold = "" if config.data.fold == "none" else f" (fold {config.data.fold} of the training split)"
+    how_many = f"{sizes['train']:,} train, {sizes['valid']:,} valid{fold}, {sizes['test']:,} test"
+    say(f"data:    {config.data.root}, {attributes}; {how_many}")
     how = f"precision {precision.name}{precision.reason}, decoder {config.data.decoder}, {compilation.line}"
     say(f"machine: {plural(accelerator.num_processes, 'rank')} on {machine['device']}, {how}")
     by_dali = config.data.decoder == "dali" and config.run.device == "cuda"

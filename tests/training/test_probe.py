@@ -139,6 +139,9 @@ def test_what_to_lower_has_the_numbers_that_would_do() -> None:
     assert what_to_lower(alone, group_batch(alone, 1, None), 1).startswith(
         "lower, in a new run, train.batch_size (2) or"
     )
+    small = alone.replace("model", stem="small")
+    lower = what_to_lower(small, group_batch(small, 1, None), 1)
+    assert lower.endswith("; or set, in a new run, model.stem to imagenet")
 
 
 def test_every_part_of_a_run_that_is_to_come_is_tried(faces: Path, tmp_path: Path) -> None:
