@@ -3,16 +3,19 @@
     distrib sweep configs/recipe/screening.yaml --data.root data/celeba --folder studies/screening
     python benchmarks/factors.py studies/screening/study.csv --json benchmarks/results/recipe/screening.json
 
-A gain is a difference of means over the study's seeds; its spread is the standard deviation that the difference of two
-such trainings has. It is told from chance where Welch's t-test at 5 %, by which `distrib reproduce` judges, says so. Of
-many settings one in twenty passes that test by chance, which is why the survivors are trained again on other images.
+Each trial is one training, with a seed of its own; several files are one study with more seeds. A gain is a difference
+of means over seeds; its spread is the standard deviation that the difference of two such trainings has. It is told from
+chance where Welch's t-test at 5 %, by which `distrib reproduce` judges, says so; one seed has neither spread nor test.
+Of many settings one in twenty passes that test by chance, which is why the survivors are trained again on other images.
 Time is that of the trainings, beside each other as the study ran them.
 """
 
 import argparse
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from measure import machine, write
@@ -24,80 +27,92 @@ SCORES = {"val_roc_auc": "ROC AUC", "val_accuracy": "accuracy", "val_balanced_ac
 
 
 class Found(NamedTuple):
-    """Of one setting, over its seeds: mean and standard deviation of each score, how many seeds, seconds of all."""
+    """Of one setting: each score, and the seconds, of its trainings."""
 
-    scores: dict[str, tuple[float, float]]
-    seeds: int
-    seconds: float
+    scores: dict[str, list[float]]
+    seconds: list[float]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="study.csv of a study with one name in its space")
+    parser.add_argument("study", type=Path, nargs="+", help="study.csv of a study with factors in its space")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     try:
-        found, states = read(options.study)
+        found, unfinished = read(options.study)
         gains = {name: gain(found[name], found[BASE]) for name in found if name != BASE}
     except (OSError, KeyError, ValueError) as error:
-        parser.error(f"{options.study} is no study.csv with a setting called {BASE} that has finished: {error!r}")
-    base = {score: found[BASE].scores[score] for score in SCORES}
-    print(in_markdown(base, gains))
-    for name, state in states.items():
-        print(f"\n{name}: {state}")
+        studies = ", ".join(map(str, options.study))
+        parser.error(f"{studies}: no study.csv with a setting called {BASE} that has finished: {error!r}")
+    print(in_markdown(found[BASE], gains))
+    for each in unfinished:
+        print(f"\n{each}")
     if options.json is not None:
-        told = {"seeds": found[BASE].seeds, "base": base, "gains": gains, "unfinished": states}
+        settings = {name: each._asdict() for name, each in found.items()}
+        told = {"base": BASE, "settings": settings, "gains": gains, "unfinished": unfinished}
         write({"machine": machine("torch"), **told}, options.json)
 
 
-def read(file: Path) -> tuple[dict[str, Found], dict[str, str]]:
-    """The settings of a study that have finished, by their names; and the state of those that have not.
+def read(files: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
+    """The settings that have finished, by their names; and what is told of each trial that has not.
 
     Raises:
-        OSError: if the file cannot be read.
-        KeyError: if it has not the columns that such a study has.
+        OSError: if a file cannot be read.
+        KeyError: if one has not the columns that such a study has.
         ValueError: if its numbers are none.
     """
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    finished = {
-        row["factor"]: Found(
-            {score: (float(row[score]), float(row[f"{score}_sd"] or "nan")) for score in SCORES},
-            len(row["runs"].split()),
-            float(row["seconds"]),
-        )
-        for row in rows
-        if row["state"] == "finished"
-    }
-    return finished, {row["factor"]: row["state"] for row in rows if row["factor"] not in finished}
+    settings: dict[str, Found] = {}
+    unfinished = []
+    for file in files:
+        with file.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                if row["state"] != "finished":
+                    unfinished.append(f"{row['factor']}, trial {row['trial']} of {file.parent.name}: {row['state']}")
+                    continue
+                found = settings.setdefault(row["factor"], Found({score: [] for score in SCORES}, []))
+                found.seconds.append(float(row["seconds"]))
+                for score, values in found.scores.items():
+                    values.append(float(row[score]))
+    return settings, unfinished
 
 
 def gain(setting: Found, base: Found) -> dict[str, Any]:
-    """What a setting gains over the base: of each score the gain, its spread and p; and its time by the base's."""
-    from scipy.stats import ttest_ind_from_stats
+    """What a setting gains over the base: its seeds, its time by that of the base, and each score's gain, spread and p.
 
-    result: dict[str, Any] = {"time": (setting.seconds / setting.seeds) / (base.seconds / base.seeds)}
-    for score in SCORES:
-        (mean, sd), (base_mean, base_sd) = setting.scores[score], base.scores[score]
-        test = ttest_ind_from_stats(mean, sd, setting.seeds, base_mean, base_sd, base.seeds, equal_var=False)
-        result[score] = {"gain": mean - base_mean, "spread": math.hypot(sd, base_sd), "p": float(test.pvalue)}
+    The spread is None, and p as well, where either has one training alone.
+    """
+    from scipy.stats import ttest_ind
+
+    result: dict[str, Any] = {"seeds": len(setting.seconds), "time": fmean(setting.seconds) / fmean(base.seconds)}
+    for score, values in setting.scores.items():
+        others = base.scores[score]
+        result[score] = {"gain": fmean(values) - fmean(others), "spread": None, "p": None}
+        if min(len(values), len(others)) > 1:
+            p = float(ttest_ind(values, others, equal_var=False).pvalue)
+            result[score] |= {"spread": math.hypot(stdev(values), stdev(others)), "p": p}
     return result
 
 
-def in_markdown(base: dict[str, tuple[float, float]], gains: dict[str, dict[str, Any]]) -> str:
+def in_markdown(base: Found, gains: dict[str, dict[str, Any]]) -> str:
     """A table of the gains, the largest of the first score at its top; bold is what is told from chance."""
     first = next(iter(SCORES))
+    means = [
+        f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+        for values in base.scores.values()
+    ]
     lines = [
-        f"| setting | {' | '.join(f'{title}, gain' for title in SCORES.values())} | time |",
-        f"|---|{'---|' * len(SCORES)}---|",
-        f"| {BASE} | {' | '.join(f'{mean:.4f} ± {sd:.4f}' for mean, sd in base.values())} | 1 |",
+        f"| setting | seeds | {' | '.join(f'{title}, gain' for title in SCORES.values())} | time |",
+        f"|---|--:|{'---|' * len(SCORES)}---|",
+        f"| {BASE} | {len(base.seconds)} | {' | '.join(means)} | 1 |",
     ]
     for name, each in sorted(gains.items(), key=lambda item: -item[1][first]["gain"]):
         cells = []
         for score in SCORES:
-            told = "**" if each[score]["p"] < SIGNIFICANT else ""
-            cells.append(f"{told}{each[score]['gain']:+.4f}{told} ± {each[score]['spread']:.4f}")
-        lines.append(f"| {name} | {' | '.join(cells)} | {each['time']:.2f} |")
+            found = each[score]
+            told = "**" if found["p"] is not None and found["p"] < SIGNIFICANT else ""
+            spread = "" if found["spread"] is None else f" ± {found['spread']:.4f}"
+            cells.append(f"{told}{found['gain']:+.4f}{told}{spread}")
+        lines.append(f"| {name} | {each['seeds']} | {' | '.join(cells)} | {each['time']:.2f} |")
     return "\n".join(lines)
 
 

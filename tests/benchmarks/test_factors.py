@@ -16,9 +16,7 @@ from distrib.studies.record import Objective, Parameter, State, StudyRecord, Tri
 
 
 def found(values: list[float], seconds: float) -> Found:
-    mean = sum(values) / len(values)
-    spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return Found(dict.fromkeys(SCORES, (mean, spread)), len(values), seconds)
+    return Found(dict.fromkeys(SCORES, values), [seconds] * len(values))
 
 
 def test_a_gain_is_told_by_the_test_of_the_seeds_themselves() -> None:
@@ -34,38 +32,46 @@ def test_the_largest_gain_is_first_and_what_chance_explains_is_not_bold() -> Non
     gains = {
         "noise": gain(found([0.90, 0.907, 0.906], 30), base),
         "better": gain(found([0.94, 0.941, 0.942], 45), base),
+        "once": gain(found([0.93], 30), base),
         "worse": gain(found([0.80, 0.801, 0.802], 30), base),
     }
-    lines = in_markdown(base.scores, gains).splitlines()
-    assert [line.split(" |")[0] for line in lines[2:]] == ["| as it is", "| better", "| noise", "| worse"]
-    assert lines[3].startswith("| better | **+0.0380** ± 0.0028 |")
+    lines = in_markdown(base, gains).splitlines()
+    assert [line.split(" |")[0] for line in lines[2:]] == ["| as it is", "| better", "| once", "| noise", "| worse"]
+    assert lines[3].startswith("| better | 3 | **+0.0380** ± 0.0028 |")
     assert lines[3].endswith("| 1.50 |")
-    assert "**" not in lines[4]
-    assert "**-0.1020**" in lines[5]
+    assert lines[4].startswith("| once | 1 | +0.0270 |")
+    assert "**" not in lines[5]
+    assert "**-0.1020**" in lines[6]
 
 
 @pytest.mark.parametrize("name", ["screening", "stem"])
 def test_the_studies_of_the_recipe_have_a_setting_to_compare_with(name: str) -> None:
     study = read_study(ROOT / f"configs/recipe/{name}.yaml")
-    [parameter] = study.parameters
-    assert parameter.name == "factor"
-    assert "as it is" in parameter.choices
+    seed, factor = study.parameters
+    assert (seed.name, seed.choices) == ("train.seed", (0, 1, 2))
+    assert factor.name == "factor"
+    assert "as it is" in factor.choices
 
 
-def test_a_studys_own_file_is_read_without_what_has_not_finished(tmp_path: Path) -> None:
+def test_studies_are_read_together_without_what_has_not_finished(tmp_path: Path) -> None:
     objectives = tuple(Objective(score, "maximize") for score in SCORES)
 
-    def trial(number: int, state: State, factor: str) -> TrialRecord:
-        scores = ((0.9, 0.8, 0.7), (0.01, 0.02, 0.03)) if state == "finished" else (None, None)
-        return TrialRecord(number, state, {"factor": factor}, *scores, (), 16, 80.0, ("trials/a", "trials/b"), "")
+    def trial(number: int, state: State, factor: str, score: float) -> TrialRecord:
+        values = (score, 0.8, 0.7) if state == "finished" else None
+        return TrialRecord(number, state, {"factor": factor}, values, None, (), 8, 80.0, ("trials/a",), "")
 
-    trials = (trial(0, "finished", "as it is"), trial(1, "failed", "SGD"), trial(2, "finished", "SGD, Nesterov"))
-    parameters = (Parameter("factor", tuple(str(each.settings["factor"]) for each in trials)),)
-    record = StudyRecord("screening", tmp_path, objectives, parameters, trials, 3, (), (), seeds=2)
-    file = tmp_path / "study.csv"
-    file.write_text(study_csv(record))
-    finished, states = read(file)
+    def write(name: str, *trials: TrialRecord) -> Path:
+        parameters = (Parameter("factor", tuple(sorted({str(each.settings["factor"]) for each in trials}))),)
+        record = StudyRecord(name, tmp_path, objectives, parameters, trials, 3, (), ())
+        file = tmp_path / name / "study.csv"
+        file.parent.mkdir()
+        file.write_text(study_csv(record))
+        return file
+
+    first = write("first", trial(0, "finished", "as it is", 0.9), trial(1, "failed", "SGD", 0.0))
+    second = write("second", trial(0, "finished", "as it is", 0.92), trial(1, "finished", "SGD, Nesterov", 0.93))
+    finished, unfinished = read([first, second])
     assert set(finished) == {"as it is", "SGD, Nesterov"}
-    assert states == {"SGD": "failed"}
-    known = zip(SCORES, ((0.9, 0.01), (0.8, 0.02), (0.7, 0.03)), strict=True)
-    assert finished["as it is"] == Found(dict(known), 2, 80.0)
+    assert finished["as it is"].scores["val_roc_auc"] == [0.9, 0.92]
+    assert finished["as it is"].seconds == [80.0, 80.0]
+    assert unfinished == ["SGD, trial 1 of first: failed"]
