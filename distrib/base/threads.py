@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import Barrier
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -21,6 +22,34 @@ class Begun(Protocol[R_co]):
     def cancel(self) -> object:
         """Leave out what has not been started."""
         ...
+
+
+def pool_for_torch(threads: int, name: str) -> ThreadPoolExecutor:
+    """So many threads, in each of which torch computes with that thread alone.
+
+    Else every large operation in one of them would begin a team of OpenMP's threads of its own: beside the team of the
+    thread that trains there would be more of them than cores, and all would wait for each other. Elsewhere torch's
+    number of threads is as it was.
+    """
+    import torch
+
+    elsewhere, all_there = torch.get_num_threads(), Barrier(threads)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread takes over the process's number once, with its first question
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    try:
+        for begun in [pool.submit(begin) for _ in range(threads)]:
+            begun.result()
+    except RuntimeError:  # the system has no more threads: those that are there are not to wait for it
+        all_there.abort()
+        raise
+    finally:
+        torch.set_num_threads(elsewhere)
+    return pool
 
 
 def map_ahead(

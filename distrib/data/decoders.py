@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from distrib.base.cores import cores_of_rank
 from distrib.base.errors import UserError
-from distrib.base.threads import begin_ahead, map_ahead
+from distrib.base.threads import begin_ahead, map_ahead, pool_for_torch
 from distrib.base.words import few
 from distrib.config import DataConfig
 from distrib.data.batch import Batch, Replacement, Request, crop_regions, cut
@@ -155,7 +155,7 @@ class TorchDecoder:
         self.reader = reader or ImageReader(table)
         self._targets = torch.from_numpy(table.targets)
         self._threads = threads_of(config)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self._pool = pool_for_torch(self._threads, "decode")
         self._to_device = ToDevice(device)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
