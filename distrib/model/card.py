@@ -78,8 +78,12 @@ def model_card(description: Description) -> str:
 
 
 def _validated_on(description: Description) -> str:
-    fold = ((description.training.get("config") or {}).get("data") or {}).get("fold", "none")
-    return "the validation split" if fold == "none" else f"fold {_text(str(fold))} of the training split"
+    fold = _fold(description)
+    return "the validation split" if fold == "none" else f"fold {_text(fold)} of the training split"
+
+
+def _fold(description: Description) -> str:
+    return str(((description.training.get("config") or {}).get("data") or {}).get("fold", "none"))
 
 
 def _metadata(description: Description, kind: DataKind) -> "ModelCardData":
@@ -92,7 +96,7 @@ def _metadata(description: Description, kind: DataKind) -> "ModelCardData":
             task_name="face attributes",
             dataset_type=kind,
             dataset_name=DATA_NAMES[kind],
-            dataset_split="validation",
+            dataset_split="validation" if _fold(description) == "none" else "train",
             metric_type=name,
             metric_name=f"{TITLES[name]}, mean over attributes",
             metric_value=round(value, 6),

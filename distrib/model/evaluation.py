@@ -192,7 +192,8 @@ def labels(config: DataConfig, model: TrainedModel, options: EvaluateOptions) ->
     asked = options.data
     # For other data a random split is drawn only if that is asked for.
     drawn = config.split if asked.root is None else asked.split or "official"
-    whole = options.split == "all" or drawn != "official" or data_of_training(model).get("fold", "none") != "none"
+    folded = data_of_training(model).get("fold", "none") != "none" and options.split != "test"
+    whole = options.split == "all" or drawn != "official" or folded
     uses = SPLITS if whole else (options.split,)
     return model.labels(read_table(config.root, config.missing, uses), config.root)
 

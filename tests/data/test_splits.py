@@ -111,6 +111,8 @@ def test_the_same_on_every_machine() -> None:
     assert parts(by_image)[1:] == [[3, 10], [9, 17]]
     assert parts(by_identity)[1:] == [[6, 7], [18, 19]]
     assert subset.train.tolist() == [1, 6, 7, 10]
+    by_fold = make_splits(table, DataConfig(split_seed=1, fold="2/5"))
+    assert by_fold.valid.tolist() == [6, 7]
 
 
 @pytest.mark.parametrize("split", ["official", "image", "identity"])

@@ -104,6 +104,9 @@ def test_the_folder_is_a_model_of_the_hub(tmp_path: Path) -> None:
         "validation",
     )
     assert (result.metric_type, result.metric_value) == ("accuracy", 0.9125)
+    folded = description(training={"config": {"data": {"fold": "2/5"}}})
+    (result,) = ModelCard(model_card(folded)).data.eval_results
+    assert result.dataset_split == "train"
     assert (card.data.pipeline_tag, card.data.license) == ("image-classification", "other")
     assert card.data.model_name == "resnet18-face-attributes"
     assert (folder / "model.safetensors").is_file()
