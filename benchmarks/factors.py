@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from measure import machine, write
+from measure import write
 
 from distrib.reproduction.evidence import SIGNIFICANT
 
@@ -49,8 +49,7 @@ def main() -> None:
         print(f"\n{each}")
     if options.json is not None:
         settings = {name: each._asdict() for name, each in found.items()}
-        told = {"base": BASE, "settings": settings, "gains": gains, "unfinished": unfinished}
-        write({"machine": machine("torch"), **told}, options.json)
+        write({"base": BASE, "settings": settings, "gains": gains, "unfinished": unfinished}, options.json)
 
 
 def read(files: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
@@ -59,7 +58,7 @@ def read(files: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
     Raises:
         OSError: if a file cannot be read.
         KeyError: if one has not the columns that such a study has.
-        ValueError: if its numbers are none.
+        ValueError: if its numbers are none, or means over seeds.
     """
     settings: dict[str, Found] = {}
     unfinished = []
@@ -69,6 +68,8 @@ def read(files: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
                 if row["state"] != "finished":
                     unfinished.append(f"{row['factor']}, trial {row['trial']} of {file.parent.name}: {row['state']}")
                     continue
+                if len(row["runs"].split()) > 1:
+                    raise ValueError(f"trial {row['trial']} is the mean of several runs: put train.seed in the space")
                 found = settings.setdefault(row["factor"], Found({score: [] for score in SCORES}, []))
                 found.seconds.append(float(row["seconds"]))
                 for score, values in found.scores.items():

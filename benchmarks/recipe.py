@@ -33,7 +33,19 @@ import numpy as np
 import torch
 from measure import machine, write
 from numpy.typing import NDArray
-from train import OURS, PROJECT, Setting, Training, in_turn, ours, part_of, set_up, theirs
+from train import (
+    OURS,
+    PROJECT,
+    Setting,
+    Training,
+    in_turn,
+    ours,
+    part_of,
+    set_up,
+    shares_in_words,
+    theirs,
+    time_to_reach,
+)
 
 from distrib.base.cores import cores
 from distrib.data.table import read_table
@@ -47,8 +59,6 @@ BATCH_SIZE = 64  # of the report's recipe and of the plain one
 RESAMPLES, SEED = 1000, 0
 # What is to be gained over another recipe: over which, in which score, of the attributes that it knows, how much.
 GOALS = ((PLAIN, "accuracy", 0.008), (PLAIN, "roc_auc", 0.010), (REPORT, "roc_auc", 0.03))
-# In which share of its time the plain recipe's last mean ROC AUC is to be reached.
-SHARE_OF_TIME = 1 / 3
 
 
 class Validation(NamedTuple):
@@ -169,21 +179,6 @@ def gain(
     }  # fmt: skip
 
 
-def time_to_reach(mine: Sequence[Training], others: Sequence[Training]) -> dict[str, Any]:
-    """The share of another's time in which its last mean ROC AUC was reached, seed by seed; None: it was not."""
-    shares = []
-    for one, other in zip(mine, others, strict=True):
-        reached = (at for at, value in zip(one.seconds, one.roc_auc, strict=True) if value >= other.roc_auc[-1])
-        at = next(reached, None)
-        shares.append(None if at is None else at / other.seconds[-1])
-    known = [share for share in shares if share is not None]
-    mean = fmean(known) if len(known) == len(shares) else None
-    return {
-        "share_by_seed": shares, "share": mean, "wanted": SHARE_OF_TIME,
-        "met": mean is not None and mean <= SHARE_OF_TIME,
-    }  # fmt: skip
-
-
 def in_markdown(result: Mapping[str, Any]) -> str:
     columns = ("mean_accuracy", "mean_balanced_accuracy", "mean_roc_auc", f"{ATTRIBUTE}_roc_auc")
     lines = [
@@ -215,8 +210,7 @@ def in_markdown(result: Mapping[str, Any]) -> str:
             f"| {found['wanted']:+.3f} | {_met(found)} |"
         )
     time = result["time"]
-    shares = ", ".join("never" if share is None else f"{share:.2f}" for share in time["share_by_seed"])
-    mean = "not by all" if time["share"] is None else f"{time['share']:.2f}"
+    shares, mean = shares_in_words(time)
     lines.append(
         f"| share of plain's time until its last ROC AUC | {mean} | | {shares} | at most {time['wanted']:.2f} "
         f"| {_met(time)} |"

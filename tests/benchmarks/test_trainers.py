@@ -63,10 +63,21 @@ def test_timm_does_too(job: Job) -> None:
     assert [tuple(images.shape) for images, _ in train] == [(16, 3, *SIZE)] * 4
 
 
+def test_the_engines_peers_train_on_crops_and_mirror_images_as_this_project_does(job: Job) -> None:
+    train, _ = loaders(job._replace(recipe="one-cycle"))
+    crop, mirror, *_ = train.dataset.transform.transforms
+    torch.manual_seed(0)
+    sides = [crop.get_params(torch.empty(3, 178, 178), crop.scale, crop.ratio)[2:] for _ in range(400)]
+    assert all(height == width for height, width in sides)
+    assert 0.845 * 178 < min(sides)[0] < 0.87 * 178
+    assert max(sides)[0] > 0.98 * 178
+    assert mirror.p == 0.5
+
+
 @pytest.mark.slow
 def test_all_peers_that_are_there_train_to_their_end(faces: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/train.py"), "--root", str(faces), "--part", "engine"]
-    small = ["--sizes", "32", "--images", "64", "--batch-size", "16", "--epochs", "2", "--rounds", "1"]
+    small = ["--sizes", "32", "--images", "64", "--batch-size", "16", "--epochs", "3", "--rounds", "1"]
     files = ["--json", str(tmp_path / "train.json"), "--plot", str(tmp_path / "train.png")]
     done = subprocess.run([*command, *small, *files], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
