@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FACES := data/faces
-# Two tests at a time, since many wait more than they compute. OpenMP's threads sleep while they wait, because those of
-# the two processes share the cores; the programs that tests start choose for themselves.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
+# Two tests at a time, since many wait more than they compute; each computes in one thread, and the programs that it starts
+# on one rank do, since they share the cores.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 # What the other targets make first; alone, it is the environment and nothing else.
 env: .venv/.installed

@@ -9,8 +9,9 @@ from launching import ROOT, clean_environment, launch, read_events, read_metrics
 from PIL import Image
 from small_run import settings
 
-from distrib.__main__ import check
+from distrib.__main__ import check, train
 from distrib.config.section import keys
+from distrib.ranks.waiting import MEASURED
 
 
 def distrib(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,14 +56,22 @@ def test_train_says_what_is_wrong_before_it_launches(tmp_path: Path) -> None:
     ],
 )
 def test_train_checks_ranks_and_folder_before_it_launches(
-    options: list[object], sentence: str, faces: Path, tmp_path: Path
+    options: list[object],
+    sentence: str,
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv(MEASURED, "0")  # else it would be left for other tests
     (tmp_path / "best").mkdir()
     options = [tmp_path if each == "HERE" else each for each in options]
-    done = distrib("train", "configs/arched_eyebrows.yaml", "--data.root", faces, "--run.device", "cpu", *options)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert sentence in done.stderr
+    asked = ["configs/arched_eyebrows.yaml", "--data.root", faces, "--run.device", "cpu", *options]
+    assert train([str(each) for each in asked]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert sentence in said
 
 
 def test_check_tells_what_would_be_trained_and_writes_nothing(faces: Path, tmp_path: Path) -> None:
@@ -106,12 +115,19 @@ def test_check_refuses_what_train_would(
     ],
 )
 def test_check_refuses_what_a_job_would_only_learn_when_it_is_launched(
-    options: list[object], sentence: str, faces: Path, tmp_path: Path
+    options: list[object],
+    sentence: str,
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = distrib("check", *settings(faces, tmp_path / "run", *options), HOME=str(tmp_path))
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no key is
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert check([str(each) for each in settings(faces, tmp_path / "run", *options)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.splitlines()) == 1
 
 
 def faces_of_others(faces: Path, root: Path) -> list[str]:
@@ -156,7 +172,7 @@ def test_train_launches_two_ranks_on_a_cpu(faces: Path, tmp_path: Path) -> None:
     done = distrib(
         "train", "configs/arched_eyebrows.yaml", "--data.root", faces, "--data.image-size", 32, 32, "--train.epochs", 1,
         "--run.folder", tmp_path / "run", "--run.device", "cpu", "--tracking.mode", "disabled",
-        "--explain.images", 1, "--explain.truth-images", 1, "--explain.bootstrap", 10,
+        "--explain.after-training", False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert read_events(tmp_path / "run", "start")[0]["ranks"] == 2

@@ -11,6 +11,7 @@ import pytest
 from launching import launch, read_events, read_metrics
 from PIL import Image
 from random_model import write_model
+from small_run import copied
 from wandb_log import read_history, run_ids
 
 from distrib import train
@@ -52,7 +53,7 @@ def reported(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @pytest.fixture
 def run(reported: tuple[Path, str, Path], tmp_path: Path) -> Path:
     """A copy of that run to change."""
-    return Path(shutil.copytree(reported[0], tmp_path / "run"))
+    return copied(reported[0], tmp_path / "run")
 
 
 def result(folder: Path, job: str) -> dict[str, object]:

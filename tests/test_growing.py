@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from launching import launch, read_events
+from forked_ranks import train_on_ranks
+from launching import read_events
 from sentences import refusal
 from small_run import EVERY, assert_same_training, go_back, settings, the_plan
 
@@ -114,11 +115,11 @@ def test_it_resumes_before_and_after_images_have_grown_as_if_it_had_not_stopped(
 @pytest.mark.slow
 def test_on_two_ranks_it_resumes_as_if_it_had_not_stopped_with_images_in_memory(faces: Path, tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
-    done = launch(*growing(faces, undisturbed))
+    done = train_on_ranks(2, *growing(faces, undisturbed))
     assert done.returncode == 0, done.stderr
     steps = the_plan(faces, undisturbed).steps_per_epoch
     folder = go_back(undisturbed, tmp_path / "run", steps)
-    done = launch(*growing(faces, folder, "--resume", "auto", "--data.resident", "host"))
+    done = train_on_ranks(2, *growing(faces, folder, "--resume", "auto", "--data.resident", "host"))
     assert done.returncode == 0, done.stderr
     assert_same_training(undisturbed, folder)
 

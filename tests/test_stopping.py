@@ -359,7 +359,7 @@ def test_two_runs_do_not_share_a_folder(
 def test_the_clock_asks_for_checkpoints_too(faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = settings(faces, folder, "--checkpoint.every-minutes", 1e-6, "--checkpoint.every-steps", 1000,
-                         "--train.epochs", 1, "--tracking.mode", "disabled")  # fmt: skip
+                         "--train.epochs", 1, "--data.subset", 64, "--tracking.mode", "disabled")  # fmt: skip
     assert program.main([str(each) for each in arguments]) == 0
     last = the_plan(faces, folder).steps_per_epoch
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
@@ -398,8 +398,8 @@ def test_a_run_whose_checkpoints_could_not_be_written_starts_over(faces: Path, t
     rows = [",".join(METRICS), *(",".join([str(epoch)] * len(METRICS)) for epoch in (1, 2))]
     (tmp_path / "metrics.csv").write_text("\n".join([*rows, ""]))
     (tmp_path / "events.jsonl").write_text('{"event": "checkpoint_failed"}\n')
-    options = settings(faces, tmp_path, "--resume", "auto", "--train.epochs", 1, "--tracking.mode", "disabled")
-    assert program.main([str(each) for each in options]) == 0
+    short = ["--train.epochs", 1, "--data.subset", 32, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    assert program.main([str(each) for each in settings(faces, tmp_path, "--resume", "auto", *short)]) == 0
     assert [row["step"] for row in read_metrics(tmp_path)] == [the_plan(faces, tmp_path).steps_per_epoch]
 
 
@@ -412,7 +412,7 @@ def test_results_are_never_two_epochs_ahead_of_the_checkpoints(
     write, add_row = checkpoint.save_checkpoint, RunFolder.epoch
 
     def slow(*arguments: Any) -> Path:
-        time.sleep(4)
+        time.sleep(1)
         return write(*arguments)
 
     def look(self: RunFolder, row: dict[str, float], scores: Scores) -> None:
@@ -421,8 +421,8 @@ def test_results_are_never_two_epochs_ahead_of_the_checkpoints(
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", slow)
     monkeypatch.setattr(RunFolder, "epoch", look)
-    options = settings(faces, folder, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled")
-    assert program.main([str(each) for each in options]) == 0
+    short = ["--data.subset", 32, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    assert program.main([str(each) for each in settings(faces, folder, *short)]) == 0
     assert epochs == [[], [1], [1, 2]]
     assert not (folder / "former-best").exists()
 

@@ -15,10 +15,11 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from celeba_forms import archived, on_the_hub
+from forked_ranks import train_on_ranks
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
-from small_run import BATCH, EPOCHS, EVERY, assert_same_training, observed, settings, the_plan
+from small_run import BATCH, EPOCHS, EVERY, assert_same_training, copied, observed, settings, the_plan
 from wandb_log import read_history
 
 import distrib.training.checkpoint
@@ -176,7 +177,7 @@ def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
     assert len(read_events(folder, "stop")) == 1
     # Decoded once by both ranks, where each batch was decoded before; and deterministic, as every run on a CPU is.
     more = ("--data.resident", "host", "--train.deterministic", True)
-    resumed = launch(*settings(hub, folder, "--resume", "auto", *more))
+    resumed = train_on_ranks(2, *settings(hub, folder, "--resume", "auto", *more))
     assert resumed.returncode == 0, resumed.stderr
     assert "row groups of up to 7" in resumed.stderr
     assert "images:  decoded once, into the memory of the machine (22." in resumed.stdout
@@ -258,7 +259,7 @@ def test_broken_images_are_replaced_alike_on_any_number_of_ranks(decoder: str, f
         more += ["--optim.lr", 1e-6, "--optim.schedule", "constant"]  # so low that rounding stays rounding
         # From memory they are replaced alike, too; what DALI resizes would differ there.
         more += ["--data.resident", "host" if ranks == 2 and decoder == "torch" else "never"]
-        done = launch(*settings(root, folder, *more), ranks=ranks)
+        done = train_on_ranks(ranks, *settings(root, folder, *more))
         assert done.returncode == 0, done.stderr
         events = read_events(folder, "replaced")
         for event in events:
@@ -289,7 +290,9 @@ def test_a_broken_image_ends_all_ranks_and_is_named(faces: Path, tmp_path: Path)
     victim = broken / "img_align_celeba" / "000003.jpg"
     victim.unlink()
     victim.write_bytes((faces / "img_align_celeba" / "000003.jpg").read_bytes()[:1500])
-    done = launch(*settings(broken, tmp_path / "run"))
+    # All training images in two steps, so that none is left out.
+    few = ["--train.batch-size", 82, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    done = launch(*settings(broken, tmp_path / "run", *few))
     assert done.returncode != 0
     assert re.search(r"distrib: error: rank [01]: .*000003\.jpg cannot be decoded", done.stderr)
     (error,) = read_events(tmp_path / "run", "error")
@@ -463,13 +466,17 @@ def test_a_finished_checkpoint_elsewhere_starts_no_run(
 
 
 def test_more_epochs_go_on_from_a_finished_run(
-    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(finished[0], folder)
+    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = copied(finished[0], tmp_path / "run")
+    start = max((folder / "checkpoints").iterdir())
+    hashed: list[Path] = []
+    sha256 = distrib.training.checkpoint._sha256
+    monkeypatch.setattr(distrib.training.checkpoint, "_sha256", lambda path: hashed.append(path) or sha256(path))
     status, said = here(
         capsys, *settings(faces, folder, "--resume", "auto", "--train.epochs", 4, "--optim.weight-decay", 0.1,
-                  "--train.profile", 90)
+                  "--train.profile", 90, "--checkpoint.every-steps", 99)
     )  # fmt: skip
     assert status == 0, said
     assert "train.profile 90 has no effect: after a warm-up of 10 steps no epoch has 91 steps left" in said
@@ -479,14 +486,15 @@ def test_more_epochs_go_on_from_a_finished_run(
     newest = max((folder / "checkpoints").iterdir())
     decays = {g["weight_decay"] for g in torch.load(newest / "trainer.pt")["optimizer"]["param_groups"]}
     assert decays == {0.1, 0.0}  # today's settings, not the checkpoint's
+    names = ["config.yaml", "model.json", "model.safetensors", "trainer.pt"]
+    assert sorted(path.name for path in hashed if path.parent == start) == names  # read and hashed once
 
 
 def test_what_a_finished_run_chose_stays_in_its_configuration(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It was killed between its last checkpoint and its end, and nothing is left to train."""
-    folder = tmp_path / "run"
-    shutil.copytree(finished[0], folder)
+    folder = copied(finished[0], tmp_path / "run")
     lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
     (folder / "events.jsonl").write_text("".join(line for line in lines if '"event": "end"' not in line))
     status, said = here(capsys, *settings(faces, folder, "--resume", "auto"))
@@ -499,8 +507,7 @@ def test_what_a_finished_run_chose_stays_in_its_configuration(
 def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(finished[0], folder)
+    folder = copied(finished[0], tmp_path / "run")
     earlier = sorted((folder / "checkpoints").iterdir())[0]  # in epoch 3, before its end
     about = json.loads((folder / "best/model.json").read_text())
     (folder / "best/model.json").write_text(json.dumps({**about, "epoch": 3}))
@@ -514,31 +521,13 @@ def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
     assert len(read_events(folder, "resume")) == 1
 
 
-@pytest.mark.slow
-def test_the_checkpoint_that_a_run_resumes_from_is_read_and_hashed_once(
-    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    folder = tmp_path / "run"
-    shutil.copytree(finished[0], folder)
-    start = max((folder / "checkpoints").iterdir())
-    hashed: list[Path] = []
-    sha256 = distrib.training.checkpoint._sha256
-    monkeypatch.setattr(distrib.training.checkpoint, "_sha256", lambda path: hashed.append(path) or sha256(path))
-    status, said = here(capsys, *settings(faces, folder, "--resume", "auto", "--train.epochs", EPOCHS + 1))
-    assert status == 0, said
-    assert len(read_events(folder, "resume")) == 1
-    names = ["config.yaml", "model.json", "model.safetensors", "trainer.pt"]
-    assert sorted(path.name for path in hashed if path.parent == start) == names
-
-
 @pytest.fixture(scope="module")
 def stopped_early(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A learning rate of nearly 0 leaves the loss where the first epoch put it, but for BatchNorm's statistics."""
     folder = tmp_path_factory.mktemp("stopped-early") / "run"
-    options = ["--optim.lr", "1e-12", "--train.early-stopping", 1, "--train.epochs", 30, "--tracking.mode", "disabled"]
+    options = ["--optim.lr", "1e-12", "--train.early-stopping", 1, "--train.epochs", 30, "--checkpoint.every-steps", 99]
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert program.main([str(each) for each in settings(faces, folder, *options)]) == 0
+    assert program.main([*map(str, settings(faces, folder, *options)), "--tracking.mode", "disabled"]) == 0
     return folder
 
 
@@ -551,7 +540,7 @@ def test_early_stopping_stops(stopped_early: Path) -> None:
 def test_a_run_that_stopped_early_says_how_to_go_on(
     stopped_early: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path(shutil.copytree(stopped_early, tmp_path / "run"))
+    folder = copied(stopped_early, tmp_path / "run")
     options = ["--config", folder / "config.yaml", "--run.folder", folder, "--resume", "auto"]
     assert program.main([str(each) for each in options]) == 0
     assert "raise train.early_stopping to continue" in capsys.readouterr().out
@@ -598,7 +587,8 @@ def test_every_setting_trains(
     if "dali" in options:
         pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI, which exists for Linux alone")
     folder = tmp_path / "run"
-    arguments = settings(faces, folder, *options, "--train.epochs", 1, "--tracking.mode", "disabled")
+    short = ["--train.epochs", 1, "--data.subset", 64, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    arguments = settings(faces, folder, *options, *short)
     status = program.main([str(each) for each in arguments])
     said = capsys.readouterr()
     assert status == 0, said.err
@@ -613,8 +603,8 @@ def test_no_gpu_is_said(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    options = settings(faces, tmp_path / "run", "--run.device", "auto", "--train.epochs", 1)
-    status, said = here(capsys, *options)
+    short = ["--train.epochs", 1, "--data.subset", 32, "--checkpoint.every-steps", 99]
+    status, said = here(capsys, *settings(faces, tmp_path / "run", "--run.device", "auto", *short))
     assert status == 0
     assert "run.device auto found no GPU" in said
     assert any("no GPU" in note for note in read_events(tmp_path / "run", "start")[0]["warnings"])
@@ -664,9 +654,10 @@ def test_no_dali_on_a_gpu_is_said() -> None:
 
 def test_frozen_layers_stay_as_they_were(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    status, said = here(capsys, *settings(faces, folder, "--model.freeze", "backbone", "--checkpoint.keep", 99))
+    short = ["--train.epochs", 1, "--data.subset", 64]
+    status, said = here(capsys, *settings(faces, folder, "--model.freeze", "backbone", *short))
     assert status == 0, said
-    first, *_, last = [load_file(f / "model.safetensors") for f in sorted((folder / "checkpoints").iterdir())]
+    first, last = [load_file(f / "model.safetensors") for f in sorted((folder / "checkpoints").iterdir())]
     changed = {name for name in first if not torch.equal(first[name], last[name])}
     assert changed == {"fc.weight", "fc.bias"}
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from forked_ranks import train_on_ranks
 from launching import launch, read_events
 from safetensors.torch import load_file
 from small_run import BATCH, EVERY, assert_same_training, go_back, settings, the_plan
@@ -28,6 +29,10 @@ TRAINED = [
     {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"},
 ]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# A run of a few steps, and one checkpoint.
+SHORT = [
+    "--data.subset", 64, "--train.epochs", 1, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled",
+]  # fmt: skip
 
 
 def staged(faces: Path, folder: Path, *more: object) -> list[object]:
@@ -100,11 +105,11 @@ def test_it_goes_on_in_every_stage_as_if_it_had_not_stopped(
 @pytest.mark.slow
 def test_on_two_ranks_it_goes_on_as_if_it_had_not_stopped(faces: Path, tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
-    done = launch(*staged(faces, undisturbed))
+    done = train_on_ranks(2, *staged(faces, undisturbed))
     assert done.returncode == 0, done.stderr
     for number, moment in enumerate(["between the first and the second", "in the second stage"]):
         folder = go_back(undisturbed, tmp_path / str(number), moments(faces, undisturbed)[moment])
-        done = launch(*staged(faces, folder, "--resume", "auto"))
+        done = train_on_ranks(2, *staged(faces, folder, "--resume", "auto"))
         assert done.returncode == 0, done.stderr
         assert len(read_events(folder, "resume")) == 1
         assert_same_training(undisturbed, folder)
@@ -131,7 +136,7 @@ def test_a_run_may_begin_with_another_s_weights(
 ) -> None:
     """What was loaded and what was not is said; and what is frozen stays what was loaded, statistics and all."""
     best, folder = finished[0] / "best", tmp_path / "other"
-    common = ["--model.weights", finished[0], "--train.epochs", 1, "--tracking.mode", "disabled"]
+    common = ["--model.weights", finished[0], *SHORT]
     options = ["--data.attributes", "Smiling", "Young", "--model.freeze", "backbone"]
     assert program.main([str(each) for each in settings(faces, folder, *common, *options)]) == 0
     said = capsys.readouterr().out
@@ -193,16 +198,7 @@ def test_a_file_of_another_training_is_looked_through_and_one_of_none_refused(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder = tmp_path / "other.pth.tar", tmp_path / "run"
-    options = [
-        "--model.weights",
-        file,
-        "--train.epochs",
-        1,
-        "--model.freeze",
-        "backbone",
-        "--tracking.mode",
-        "disabled",
-    ]
+    options = ["--model.weights", file, "--model.freeze", "backbone", *SHORT]
     file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 46830571\n")
     assert program.main([str(each) for each in settings(faces, folder, *options)]) == 2
     assert f"model.weights {file} is a Git LFS pointer" in capsys.readouterr().err

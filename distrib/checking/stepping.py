@@ -38,6 +38,8 @@ AUGMENT = AugmentConfig(
     brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, grey=0.5, rotation=5, translation=0.05, scale=0.05,
     blur=0.5, erasing=0.5, mixup=0.2, cutmix=1,
 )  # fmt: skip
+# Steps of each of the two runs that are to end with the same bits.
+REPEATED = 50
 # Bytes by which the memory of the host may grow in 50 steps: an allocator's own.
 SLACK = 32 * 2**20
 
@@ -254,7 +256,7 @@ def checkpoint(bench: Bench) -> Passed:
 
 
 def repetition(bench: Bench) -> Passed:
-    """With train.deterministic the same 50 steps give the same bits again.
+    """With train.deterministic the same steps give the same bits again.
 
     In a process of its own: what it is told about determinism stays.
     """
@@ -264,16 +266,17 @@ def repetition(bench: Bench) -> Passed:
         except RuntimeError as error:
             leave_out_if_exclusive(str(error))
             raise
-    expect(not wrong, f"two runs of the same 50 steps differ in {plural(len(wrong), 'tensor')}: {listed(wrong)}")
-    return Passed("two runs of 50 steps end with the same bits (train.deterministic)")
+    which = f"{plural(len(wrong), 'tensor')}: {listed(wrong)}"
+    expect(not wrong, f"two runs of the same {REPEATED} steps differ in {which}")
+    return Passed(f"two runs of {REPEATED} steps end with the same bits (train.deterministic)")
 
 
 def differences(bench: Bench, deterministic: bool) -> list[str]:
-    """The tensors in which two runs of the same 50 steps differ at their end."""
+    """The tensors in which two runs of the same steps differ at their end."""
     ends = []
     for _ in range(2):
         with training(bench, deterministic=deterministic) as small:
-            for number in range(50):
+            for number in range(REPEATED):
                 small.step([batch(bench, seed=number % 4)], number)
             ends.append(small.state())
     return [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]

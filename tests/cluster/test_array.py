@@ -23,14 +23,14 @@ def test_an_array_trains_each_trial_once_whatever_happens_to_its_workers(
     (tmp_path / ".venv").symlink_to(sys.prefix)
     fixed = {
         "data.root": str(faces), "data.attributes": ["Smiling"], "data.image_size": [32, 32], "train.batch_size": 16,
-        "train.epochs": 3, "checkpoint.every_steps": 2, "explain.after_training": False, "run.ranks": 1,
+        "train.epochs": 3, "checkpoint.every_steps": 5, "explain.after_training": False, "run.ranks": 1,
     }  # fmt: skip
     study = {"set": fixed, "space": {"optim.lr": [0.01, 0.003, 0.001], "train.seed": [0, 1]}, "sampler": "grid"}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     folder = tmp_path / "studies/study"
     # A node each, so that the loss of one is the loss of one worker.
     options = ("--array=0-1", *ON_CPUS)
-    job = cluster.submit(*options, SWEEP, "study.yaml", cwd=tmp_path, WANDB_MODE="offline")
+    job = cluster.submit(*options, SWEEP, "study.yaml", cwd=tmp_path, WANDB_MODE="disabled")
     workers = [f"{job}_{number}" for number in range(2)]
 
     def log(number: int) -> str:

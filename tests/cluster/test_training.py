@@ -78,7 +78,7 @@ def start(cluster: Cluster, faces: Path, tmp_path_factory: pytest.TempPathFactor
     def start(*more: object, **environment: str) -> Training:
         place = repository(tmp_path_factory.mktemp("repository"))
         arguments = settings(faces, Path("run"), "--train.epochs", EPOCHS, "--checkpoint.every-steps", 4, *more)
-        told = {"WITNESS": str(place), "PAUSE": "0.3", "WANDB_MODE": "offline", **environment}
+        told = {"WITNESS": str(place), "PAUSE": "0.3", "WANDB_MODE": "disabled", **environment}
         job = cluster.submit("--nodes=2", *ON_CPUS, TRAIN, *arguments, cwd=place, **told)
         return Training(cluster, place, job)
 

@@ -109,9 +109,9 @@ def test_the_number_of_threads_is_a_matter_of_speed_and_is_left_as_it_is(net: At
     images, threads, finished = pictures(7), torch.get_num_threads(), []
     try:
         torch.set_num_threads(1)
-        alone = occlusion_maps(net, images, batch=16)
+        alone = occlusion_maps(net, images, (16, 16), (9, 9), batch=5)
         torch.set_num_threads(3)
-        shared = occlusion_maps(net, images, batch=16, report=finished.append)
+        shared = occlusion_maps(net, images, (16, 16), (9, 9), batch=5, report=finished.append)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -132,7 +132,7 @@ def test_the_network_is_left_as_it_is(net: AttributeClassifier) -> None:
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     kinds = [type(module) for module in net.modules()]
     images_BHWC = pictures()
-    occlusion_maps(net, images_BHWC, precision=torch.bfloat16)
+    occlusion_maps(net, images_BHWC, (16, 16), (9, 9), precision=torch.bfloat16)
     assert torch.equal(images_BHWC, pictures())
     assert kinds == [type(module) for module in net.modules()]
     for name, tensor in net.state_dict().items():

@@ -27,7 +27,7 @@ def random_case(count: int = 500, attributes: int = 4) -> tuple[NDArray[np.float
     return logits.astype(np.float32), targets
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-4, 4), st.booleans(), st.integers(-9, 9), st.booleans()), min_size=1, max_size=60)
 )

@@ -1,16 +1,45 @@
 """Ranks as forks of one process that has imported everything: several of them start in a moment."""
 
+import io
 import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from launching import clean_environment, free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["distrib.training.run"])
+
+
+class Ended(NamedTuple):
+    """How a program ended on a rank, and what it said there."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def train_on_ranks(ranks: int, *arguments: object) -> Ended:
+    """`distrib/train.py` on so many CPU ranks, where the launcher is not what is tested; what it was on rank 0.
+
+    Raises:
+        AssertionError: if the ranks end with different statuses.
+    """
+    ended = on_ranks(ranks, _train, [str(each) for each in arguments])
+    assert len({each.returncode for each in ended}) == 1, ended
+    return ended[0]
+
+
+def _train(arguments: list[str]) -> Ended:
+    from distrib import train
+
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as said:
+        status = train.main(arguments)
+    return Ended(status, out.getvalue(), said.getvalue())
 
 
 def on_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, timeout: float = 300) -> list[Any]:

@@ -35,8 +35,11 @@ def launch(
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """This process's environment without what would change a run: other launchers' variables, W&B's and OpenMP's."""
-    foreign = ("WANDB_", "ACCELERATE_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "SLURM_", "OMP_", MEASURED)
+    """This process's environment without what would change a run: other launchers' variables, and W&B's.
+
+    OpenMP's number of threads stays: a run has as many here as there.
+    """
+    foreign = ("WANDB_", "ACCELERATE_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "SLURM_", "OMP_W", "OMP_P", MEASURED)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, **changes}
 

@@ -68,7 +68,7 @@ def saved_after(*arguments: object) -> list[int]:
 
 def test_the_clock_of_rank_0_has_all_ranks_save_after_the_same_step(faces: Path, tmp_path: Path) -> None:
     half_a_second = 0.5 / 60
-    options = settings(faces, tmp_path / "run", "--checkpoint.every-minutes", half_a_second,
+    options = settings(faces, tmp_path / "run", "--checkpoint.every-minutes", half_a_second, "--train.epochs", 1,
                        "--checkpoint.every-steps", 1000, "--checkpoint.keep", 99)  # fmt: skip
     of_rank_0, of_rank_1 = on_ranks(2, saved_after, *options)
     assert of_rank_0 == of_rank_1
