@@ -13,7 +13,7 @@ import torch
 from forked_ranks import on_ranks
 from launching import read_events, read_metrics
 from safetensors.torch import load_file
-from small_run import assert_same_training, settings
+from small_run import assert_same_training, copied, settings
 from torch import fx, nn
 from torch._inductor.exc import InductorError
 
@@ -171,6 +171,7 @@ def options(faces: Path, folder: Path, *more: object) -> list[object]:
     plain = ["--optim.name", "sgd", "--optim.momentum", 0, "--optim.lr", 1e-5, "--optim.schedule", "constant"]
     plain += ["--model.freeze", "layer3", "--model.dropout", 0.2, "--model.stochastic-depth", 0.2]
     plain += ["--train.precision", "no", "--train.norm-size", 8, "--train.epochs", 1, "--tracking.mode", "disabled"]
+    plain += ["--data.subset", 64, "--checkpoint.every-steps", 1]
     return settings(faces, folder, *plain, *more)
 
 
@@ -199,7 +200,7 @@ def test_a_compiled_run_is_the_run_that_it_would_be(whole: Path, faces: Path, tm
 
 @pytest.mark.slow
 def test_a_compiled_run_resumes_to_the_bit(whole: Path, faces: Path, tmp_path: Path) -> None:
-    again = shutil.copytree(whole, tmp_path / "again")
+    again = copied(whole, tmp_path / "again")
     end, *before = sorted((again / "checkpoints").iterdir(), reverse=True)
     shutil.rmtree(end)
     assert len(before) == 2

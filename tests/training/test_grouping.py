@@ -94,7 +94,8 @@ def run(ranks: int, faces: Path, folder: Path, *more: object) -> float:
     """Train so on so many ranks, with plain SGD and four groups of eight; returns the first epoch's mean loss."""
     plain = ["--optim.name", "sgd", "--optim.momentum", 0, "--optim.lr", 1e-3, "--optim.schedule", "constant"]
     plain += ["--train.precision", "no", "--train.batch-size", 32, "--data.image-size", 48, 48]
-    status = on_ranks(ranks, trained, *settings(faces, folder, *plain, "--train.epochs", 1, *more))
+    plain += ["--train.epochs", 1, "--checkpoint.every-steps", 99]
+    status = on_ranks(ranks, trained, *settings(faces, folder, *plain, *more))
     assert status == [0] * ranks
     return read_metrics(folder)[0]["train_loss"]
 
