@@ -24,19 +24,31 @@ if os.environ.get("CI"):
 CELEBA_MINI = Path(__file__).resolve().parents[2] / "shared/celeba-mini"
 
 
+# What takes longest comes first, so that no worker is left alone with it at the end.
+DEAR = (
+    "test_truth", "test_command", "test_sweep", "/cluster/", "test_stopping", "test_train.", "test_explain",
+    "test_chaos", "test_gpu_benchmarks", "test_tracking_online", "test_trainers", "test_recipe", "test_scale",
+    "test_closed_doors", "test_transfer", "test_growing", "/training/",
+)  # fmt: skip
+
+
 class ByFile(LoadScopeScheduling):
-    """A worker of pytest-xdist takes a whole file, for its fixtures' sake, or all of the one Slurm's files."""
+    """A worker of pytest-xdist takes a whole file, for its fixtures, or all that use the one Slurm, or the demo."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "cluster" if "/cluster/" in file else file
+        if "/cluster/" in file:
+            return "cluster"
+        return "demo" if file.endswith(("/test_truth.py", "/test_command.py")) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    config.option.loadscopereorder = False  # which would begin with the files of most tests
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((place for place, part in enumerate(DEAR) if part in item.nodeid), len(DEAR)))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
