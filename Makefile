@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FACES := data/faces
-# Two tests at a time, since many wait more than they compute; each computes in one thread, and the programs that it starts
-# on one rank do, since they share the cores.
+# Two tests at a time, since many wait more than they compute. They share the cores, so each computes in one thread, as
+# does each rank that it starts.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 # What the other targets make first; alone, it is the environment and nothing else.

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, nargs="+", help="study.csv of a study with factors in its space")
+    parser.add_argument("study", type=Path, nargs="+", help="study.csv of a study with a factor in its space")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     try:

@@ -450,6 +450,7 @@ def test_images_of_other_splits_need_not_be_there(
 ) -> None:
     """As where somebody has the annotations of a whole data set, and the images of its test."""
     root, model = Path(shutil.copytree(faces, tmp_path / "faces")), model_of(faces, tmp_path / "model")
+    folded = model_of(faces, tmp_path / "folded", fold="2/5")
     table = read_table(root)
     splits = make_splits(table, DataConfig())
     for row in (*splits.train, *splits.valid):
@@ -457,6 +458,7 @@ def test_images_of_other_splits_need_not_be_there(
     (table.store.folder / "more.jpg").write_bytes(table.store.path(splits.test[0]).read_bytes())
     result, rows = evaluate(tmp_path, model, "--data.root", root)
     assert [row["file"] for row in rows] == [table.names[row] for row in splits.test]
+    assert evaluate(tmp_path, folded, "--data.root", root)[1] == rows  # which validated on a fold of those that lack
     assert "lacks" not in (said := capsys.readouterr().err)
     assert "more.jpg" not in said
     lost = table.store.path(splits.test[1])

@@ -24,10 +24,10 @@ class Begun(Protocol[R_co]):
         ...
 
 
-def pool_for_torch(threads: int, name: str) -> ThreadPoolExecutor:
-    """So many threads, in each of which torch computes with that thread alone.
+def pool_for_torch(threads: int, name: str, each: int = 1) -> ThreadPoolExecutor:
+    """So many threads, in each of which torch computes with so many of OpenMP's.
 
-    Else every large operation in one of them would begin a team of OpenMP's threads of its own: beside the team of the
+    Else every large operation in one of them would begin a team of as many as there are cores: beside the team of the
     thread that trains there would be more of them than cores, and all would wait for each other. Elsewhere torch's
     number of threads is as it was.
     """
@@ -36,7 +36,7 @@ def pool_for_torch(threads: int, name: str) -> ThreadPoolExecutor:
     elsewhere, all_there = torch.get_num_threads(), Barrier(threads)
 
     def begin() -> None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(each)
         torch.get_num_threads()  # a thread takes over the process's number once, with its first question
         all_there.wait()
 

@@ -95,8 +95,9 @@ def sheet(
     for axis, (picture_HWC, overlay_HW4, caption) in zip(axes.flat, cards, strict=False):
         axis.imshow(picture_HWC)
         if overlay_HW4 is not None:
-            height, width, _ = picture_HWC.shape
-            axis.imshow(overlay_HW4, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
+            pixels_high, pixels_wide, _ = picture_HWC.shape
+            extent = (-0.5, pixels_wide - 0.5, pixels_high - 0.5, -0.5)
+            axis.imshow(overlay_HW4, extent=extent, interpolation="bilinear")
         axis.set_title(caption, fontsize=8)
     figure.suptitle("\n".join(lines), fontsize=11)
     return figure

@@ -10,7 +10,6 @@ Legend: B images, H height, W width, A attributes; y and x count the positions o
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from distrib.base.threads import pool_for_torch
 from distrib.explaining.grid import Grid, make_grid
 from distrib.explaining.incremental import Places, network_for
 from distrib.model.trained import TrainedModel
@@ -115,12 +115,11 @@ def _in_threads(work: Callable[[T], R], parts: Sequence[T], on_cpu: bool) -> Gen
     if workers < 2:
         yield from map(work, parts)
         return
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
+    with pool_for_torch(workers, "occlusion", cores // workers) as pool:
         try:
             yield from pool.map(work, parts)
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(cores)  # for threads that are yet to be made
 
 
 def covering(images_BHWC: torch.Tensor, fill: Fill, window: tuple[int, int]) -> torch.Tensor:

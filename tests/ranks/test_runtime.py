@@ -38,6 +38,11 @@ def test_the_one_thread_of_a_launcher_is_no_wish_and_a_persons_is(monkeypatch: p
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     use_all_cores(local_ranks=2)
     assert torch.get_num_threads() == 4
+    torch.set_num_threads(1)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.delenv("OMP_NUM_THREADS")  # which the Makefile sets for the tests
+    use_all_cores(local_ranks=2)
+    assert torch.get_num_threads() == 4
 
 
 def test_a_job_takes_its_share_of_a_node_where_slurm_binds_no_process_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
