@@ -17,6 +17,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -28,8 +29,8 @@ from distrib.ranks.meeting import own_store, set_timeout
 BEAT = 1.0
 # Seconds that the store may take for one answer; the launcher it lives in may be stopped for a while.
 ANSWER_WITHIN = 5.0
-# Seconds of silence after which a rank that was asked to stop no longer waits for another one. A launcher asks so when
-# it has lost a rank, and kills 30 s later; NCCL meanwhile waits for the lost one without an error.
+# Seconds of silence after which a rank no longer waits for one whose process has ended, or, asked to stop itself, for
+# any. A launcher asks so when it has lost a rank, and kills 30 s later; NCCL meanwhile waits without an error.
 GONE_AFTER = 10.0
 # The last sign of a rank that has come to the end of its watch, and is missed by nobody.
 OVER = "over"
@@ -45,6 +46,36 @@ class _Sign:
     moved: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Process:
+    """Where a rank runs."""
+
+    number: int
+    host: str
+    namespace: str  # of process ids: a container has its own
+
+    @classmethod
+    def own(cls) -> Self:
+        try:
+            namespace = os.readlink("/proc/self/ns/pid")
+        except OSError:  # there are none on macOS
+            namespace = ""
+        return cls(os.getpid(), socket.gethostname(), namespace)
+
+    def __str__(self) -> str:
+        return f"process {self.number} on {self.host}"
+
+    def has_ended(self) -> bool:
+        """Whether it is known to be no more, as it is of a process on this host alone."""
+        own = self.own()
+        if (self.host, self.namespace) != (own.host, own.namespace):
+            return False
+        try:
+            return psutil.Process(self.number).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+
 class Watch:
     """Watches the ranks while it is entered as a context.
 
@@ -52,7 +83,7 @@ class Watch:
         accelerator: of this rank.
         timeout: seconds without progress after which a rank is lost.
         start_timeout: the same until `started` is called.
-        give_up: called with a sentence before this rank leaves because another one hangs.
+        give_up: called with a sentence before this rank leaves because another one hangs or has gone.
         asked: whether this rank has been asked to stop, which it does together with the others, and will be killed if
             that takes long.
     """
@@ -71,7 +102,7 @@ class Watch:
         self._progress = 0
         self._over = threading.Event()
         self._signs = [_Sign() for _ in range(self._ranks)]
-        self._names = [""] * self._ranks
+        self._processes: list[_Process] = []
         self._store: Any = None  # a torch.distributed.Store
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
 
@@ -79,10 +110,9 @@ class Watch:
         if self._ranks > 1:
             self._store = self._connect()
             self._store.set(str(self._rank), self._word())
-            names: list[str] = [""] * self._ranks
+            self._processes = [_Process.own()] * self._ranks
             # Every rank has given its first sign before any reads the others'.
-            torch.distributed.all_gather_object(names, f"process {os.getpid()} on {socket.gethostname()}")
-            self._names = names
+            torch.distributed.all_gather_object(self._processes, _Process.own())
             self._thread.start()
         return self
 
@@ -158,13 +188,15 @@ class Watch:
             sign.lived = sign.moved = now
 
     def _verdict(self, now: float) -> str | None:
-        """A sentence on the ranks that hang, if the time for that has come."""
+        """A sentence on the ranks that hang or have gone, if the time for that has come."""
         if not all(sign.life for sign in self._signs):
             return None
         silent = self._silent(self._limit, now)
         if silent:
             return f"{self._listed(silent)} {_no_sign(silent)} for {self._limit:g} s"
         silent = self._silent(GONE_AFTER, now)
+        if gone := [rank for rank in silent if self._processes[rank].has_ended()]:
+            return f"{self._listed(gone)} {_has(gone)} gone"
         if silent and self._asked() and now - self._signs[self._rank].moved > GONE_AFTER:
             return (
                 f"{self._listed(silent)} {_no_sign(silent)} for {GONE_AFTER:g} s, and this rank has been asked to stop"
@@ -196,7 +228,7 @@ class Watch:
         os._exit(1)
 
     def _listed(self, ranks: list[int]) -> str:
-        names = [f"{rank} ({self._names[rank]})" for rank in ranks[:8]]
+        names = [f"{rank} ({self._processes[rank]})" for rank in ranks[:8]]
         more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
         return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(names)}{more}"
 

@@ -83,6 +83,24 @@ def test_asked_to_stop_beside_a_silent_rank_it_names_it_and_leaves(tmp_path: Pat
             os.kill(int((tmp_path / "stopped").read_text()), signal.SIGKILL)
 
 
+def wait_beside_a_dead_rank(folder: Path) -> None:
+    """Rank 1 dies; nobody asks rank 0 to stop, whose launcher may wait for ever."""
+    accelerator = start_ranks(resolve(Config().replace("run", device="cpu").replace("train", precision="no")))
+    watch.GONE_AFTER = 1.0
+    with Watch(accelerator, 600, 600, (folder / f"lost-{accelerator.process_index}").write_text):
+        if accelerator.process_index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)  # as with NCCL: no error, and no end
+
+
+def test_a_rank_whose_process_has_ended_is_named_and_left(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(EOFError):  # neither leaves with an answer
+        on_ranks(2, wait_beside_a_dead_rank, tmp_path)
+    assert time.monotonic() - began < 30
+    assert re.fullmatch(r"rank 1 \(process \d+ on .+\) has gone", (tmp_path / "lost-0").read_text())
+
+
 @pytest.mark.parametrize(
     ("last_sign", "asked", "leaves"),
     [("1.5", True, True), ("1.5", False, False), (OVER, True, False)],
