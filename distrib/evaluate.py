@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return prepare_evaluation(options)
 
-    return run_program(prepare, lambda evaluate: evaluate(), "distrib: interrupted")
+    return run_program(prepare, lambda evaluate: evaluate(), "distrib: interrupted", "lower --batch-size")
 
 
 def read_options(argv: Sequence[str] | None) -> EvaluateOptions:

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from distrib.training.precision import Precision
     from distrib.training.training_run import Judge, TrainingRun
 
+# What to do where memory runs out, and the loop is not there yet, which knows its numbers.
+MAKE_ROOM = (
+    "lower train.norm_size, the images that a rank holds at a time, set data.resident to never, or lower, in a new run, "
+    "train.batch_size or data.image_size"
+)
+
 
 @standard_streams()
 def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None) -> int:
@@ -75,7 +81,7 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests | None = None
         return run_training(*ready, requests, open_judge, make_report)
 
     with requests.listening():
-        return run_program(prepare, work, "distrib: interrupted")
+        return run_program(prepare, work, "distrib: interrupted", MAKE_ROOM)
 
 
 def show_log() -> None:

@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""What is the user's to mend: one exception, and one for memory that has run out."""
 
 import errno
 import re
@@ -57,3 +57,28 @@ class UserError(Exception):
         handled = sys.exc_info()[1]
         passing = isinstance(handled, OSError) and handled.errno in PASSING
         self.may_pass: bool = passing or (isinstance(handled, UserError) and handled.may_pass)
+
+
+class OutOfMemory(UserError):  # noqa: N818 - as torch has it
+    """Memory that has run out; no reason not to try again, as another program may have had it.
+
+    Its exit status is one of its own, so that a study can tell it from other ends.
+
+    Args:
+        said: what a library said of it.
+        remedy: what to make smaller.
+        on_all_ranks: whether every rank raises the same.
+    """
+
+    exit_status = 3
+
+    def __init__(self, said: str, remedy: str, on_all_ranks: bool = False) -> None:
+        super().__init__(f"out of memory ({printable(said).partition('. ')[0][:200]}): {remedy}", on_all_ranks)
+        self.may_pass = True
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device, or the host, has no room for what was asked of it."""
+    # torch has no type of its own for it on the CPU, nor have DALI and CUDA's libraries; its own for GPUs says so too.
+    said = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation", "bad_alloc")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)

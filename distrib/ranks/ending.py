@@ -6,52 +6,19 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from distrib.base.errors import UserError, printable
+from distrib.base.errors import OutOfMemory, UserError, out_of_memory
 from distrib.ranks.environment import rank, several_ranks
 from distrib.ranks.printing import say
 from distrib.ranks.stopping import STOPPED
 
 T = TypeVar("T")
 
-# A rank that has run out of memory leaves with this, so that a study can tell it from other ends.
-OUT_OF_MEMORY = 3
 # Seconds that other ranks leave rank 0 to print an error that all of them have.
 SPEAK_WITHIN = 60
 
 
 class RankLost(Exception):  # noqa: N818 - nothing that this rank did wrong
     """Another rank has died or hangs; says which."""
-
-
-class OutOfMemory(UserError):  # noqa: N818 - as torch has it
-    """Memory that has run out; no reason not to try again, as another program may have had it.
-
-    Args:
-        said: what a library said of it.
-        remedy: what to make smaller; a run that is under way knows its numbers.
-        on_all_ranks: whether every rank raises the same.
-    """
-
-    exit_status = OUT_OF_MEMORY
-
-    def __init__(
-        self,
-        said: str,
-        remedy: str = "lower train.norm_size, the images that a rank holds at a time, set data.resident to never, or "
-        "lower, in a new run, train.batch_size or data.image_size",
-        on_all_ranks: bool = False,
-    ) -> None:
-        super().__init__(f"out of memory ({printable(said).partition('. ')[0][:200]}): {remedy}", on_all_ranks)
-        self.may_pass = True
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the device, or the host, has no room for what was asked of it."""
-    import torch
-
-    # torch has no type of its own for it on the CPU, nor have DALI and CUDA's libraries.
-    said = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
 def not_deterministic(error: Exception) -> bool:
@@ -76,13 +43,14 @@ def stopped_status() -> int:
     return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else STOPPED
 
 
-def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], interrupted: str) -> int:
+def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], interrupted: str, make_room: str) -> int:
     """Run a program on this rank, and print whatever ends it early as one sentence.
 
     Args:
         prepare: everything until the ranks have met; what is wrong here is wrong on every rank.
         work: the rest; it gets what `prepare` returns, and may return an exit status.
         interrupted: what to say after Ctrl-C.
+        make_room: what to do where memory has run out, unless `work` knows better.
 
     Returns:
         The exit status: that of `work`, 1 if another rank was lost, 2 for what the user can mend, 3 if there was not
@@ -107,8 +75,8 @@ def run_program(prepare: Callable[[], T], work: Callable[[T], int | None], inter
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
             who = f"rank {rank()}: " if several_ranks() else ""
-            print(f"distrib: error: {who}{OutOfMemory(str(error))}", file=sys.stderr, flush=True)
-            return OUT_OF_MEMORY
+            print(f"distrib: error: {who}{OutOfMemory(str(error), make_room)}", file=sys.stderr, flush=True)
+            return OutOfMemory.exit_status
         if not_deterministic(error):
             who = f"rank {rank()}: " if several_ranks() else ""
             print(

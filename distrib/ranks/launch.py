@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from distrib.base.errors import UserError, first_line
+from distrib.base.errors import OutOfMemory, UserError, first_line
 from distrib.base.streams import standard_streams
 from distrib.base.words import nearest
 from distrib.config import Config, load_config
@@ -347,8 +347,6 @@ def _status(error: "ChildFailedError", requests: StopRequests, short_of_memory: 
         requests: to stop.
         short_of_memory: whether the kernel has killed processes for want of memory.
     """
-    from distrib.ranks.ending import OUT_OF_MEMORY
-
     number, failure = error.get_first_failure()
     statuses = {rank: each.exitcode for rank, each in error.failures.items()}
     killed = [rank for rank, status in statuses.items() if status == -signal.SIGKILL]
@@ -358,7 +356,7 @@ def _status(error: "ChildFailedError", requests: StopRequests, short_of_memory: 
             "the job: ask for more, start fewer ranks, or lower train.batch_size or data.prefetch",
             file=sys.stderr,
         )
-        return OUT_OF_MEMORY
+        return OutOfMemory.exit_status
     # Ranks that have stopped leave together; before they listen, a signal ends them.
     if requests.reason is not None and (
         STOPPED in statuses.values() or all(-status in SIGNALS for status in statuses.values())

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import optuna
 
-from distrib.base.errors import UserError, afterwards
+from distrib.base.errors import OutOfMemory, UserError, afterwards
 from distrib.base.files import write_whole
 from distrib.config import Config
-from distrib.ranks.ending import OUT_OF_MEMORY
 from distrib.ranks.memory import kernel_kills
 from distrib.ranks.stopping import STOPPED
 from distrib.runs.folder import RunFolder
@@ -237,7 +236,7 @@ class TrialRun:
             raise Interrupted(f"{run.name} was asked to stop; the next worker resumes it")
         if status != 0:
             killed = status == -signal.SIGKILL and kernel_kills() > kills
-            state: State = "out of memory" if status == OUT_OF_MEMORY or killed else "failed"
+            state: State = "out of memory" if status == OutOfMemory.exit_status or killed else "failed"
             raise _Ended(state, _reason(log, began, status))
         result = self._result(run)
         if result is None:

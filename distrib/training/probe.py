@@ -13,9 +13,8 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 
-from distrib.base.errors import UserError, first_line
+from distrib.base.errors import OutOfMemory, UserError, first_line, out_of_memory
 from distrib.model.network import AttributeClassifier
-from distrib.ranks.ending import OutOfMemory, out_of_memory
 from distrib.ranks.environment import trials_on_gpu
 from distrib.ranks.meeting import from_rank_0
 from distrib.ranks.printing import say

@@ -8,12 +8,12 @@ from functools import partial
 
 from accelerate import Accelerator
 
-from distrib.base.errors import UserError
+from distrib.base.errors import OutOfMemory, UserError, out_of_memory
 from distrib.base.streams import standard_streams
 from distrib.base.words import duration, percent
 from distrib.config import Config
 from distrib.model.network import AttributeClassifier
-from distrib.ranks.ending import OutOfMemory, RankLost, out_of_memory, stopped_status
+from distrib.ranks.ending import RankLost, stopped_status
 from distrib.ranks.meeting import from_rank_0, on_every_rank, on_rank_0
 from distrib.ranks.printing import say, warn
 from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests

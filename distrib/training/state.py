@@ -9,11 +9,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
-from distrib.base.errors import UserError, first_line
+from distrib.base.errors import UserError, first_line, out_of_memory
 from distrib.data.augmentation import Augmentation
 from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
-from distrib.ranks.ending import out_of_memory
 from distrib.ranks.stopping import Agreement
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.compilation import of_the_compiler

@@ -65,7 +65,7 @@ def test_an_operation_that_has_no_deterministic_form_ends_in_a_sentence(capsys: 
     def work(_: None) -> None:
         torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))  # which torch refuses on a CPU too
 
-    assert run_program(make_deterministic, work, "interrupted") == 2
+    assert run_program(make_deterministic, work, "interrupted", "") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("distrib: error: train.deterministic is true, and put_ does not have a deterministic impl")
     assert line.endswith("set train.deterministic to false, which may be done on resuming too")
