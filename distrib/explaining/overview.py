@@ -12,7 +12,7 @@ from distrib.base.words import data_size, duration, plural, words
 from distrib.explaining.finished_run import Finding, FinishedRun, read_finding
 from distrib.reporting.page import score_in_text
 from distrib.reporting.panels import PANELS, SUMMARY
-from distrib.runs.metrics import read_metrics, read_speed, seconds_by_part
+from distrib.runs.metrics import model_flops_utilisation, peak_memory, read_metrics, read_speed, seconds_by_part
 
 PART_NAMES = {
     "preparation": "preparation",
@@ -124,22 +124,14 @@ def _time(folder: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
     seconds = {name: by_part[part] for part, name in PART_NAMES.items()}
     seconds["the parts of the report"] = sum(result["seconds"] for result in results.values())
     total = sum(seconds.values())
-    # A resumed run may have changed its device, and some have no peak that is known, or no memory of their own.
-    known = [row for row in rows if math.isfinite(row["mfu"])]
-    possible = sum(
-        row["seconds"] * (row["data_share"] + row["steps_share"]) * row["peak_flops_per_second"] for row in known
-    )
-    peak = known[-1]["peak_flops_per_second"] if known else math.nan
-    memory = {}
-    for place in ("device", "host"):
-        if sizes := [row[f"{place}_memory"] for row in rows if math.isfinite(row[f"{place}_memory"])]:
-            memory[place] = max(sizes)
+    mfu, peaks = model_flops_utilisation(rows), [row["peak_flops_per_second"] for row in rows]
+    peak = next((each for each in reversed(peaks) if math.isfinite(each)), math.nan)
     return {
         "parts": [{"part": part, "seconds": spent, "share": spent / total} for part, spent in seconds.items()],
-        "mfu": sum(row["flops"] for row in known) / possible if known else None,
+        "mfu": mfu if math.isfinite(mfu) else None,
         "peak": f"{peak / 1e12:,.0f} TFLOP/s" if peak >= 1e13 else f"{peak / 1e9:,.0f} GFLOP/s",
         "measured": _start(folder).get("device", "").startswith("CPU"),
-        "memory": {place: data_size(int(size)) for place, size in memory.items()},
+        "memory": {place: data_size(size) for place, size in peak_memory(rows).items()},
     }
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from distrib.base.errors import UserError
@@ -67,3 +67,20 @@ def seconds_by_part(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for part in PARTS:
             seconds[part] += row["seconds"] * row[f"{part}_share"]
     return seconds
+
+
+def model_flops_utilisation(rows: Iterable[Mapping[str, float]]) -> float:
+    """MFU over rows of speed.csv; NaN where no row knows its device's peak."""
+    # A resumed run may have changed its device.
+    known = [row for row in rows if math.isfinite(row["mfu"])]
+    possible = sum(
+        row["seconds"] * (row["data_share"] + row["steps_share"]) * row["peak_flops_per_second"] for row in known
+    )
+    return sum(row["flops"] for row in known) / possible if known else math.nan
+
+
+def peak_memory(rows: Sequence[Mapping[str, float]]) -> dict[str, int]:
+    """Place, the device's or the host's memory -> the most bytes that rows of speed.csv have; known ones alone."""
+    peaks = {place: [row[f"{place}_memory"] for row in rows] for place in ("device", "host")}
+    known = {place: [size for size in sizes if math.isfinite(size)] for place, sizes in peaks.items()}
+    return {place: int(max(sizes)) for place, sizes in known.items() if sizes}

@@ -1,5 +1,6 @@
 """A training from its preparation to its end: what surrounds the loop."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 
 from distrib.base.errors import OutOfMemory, UserError, out_of_memory
 from distrib.base.streams import standard_streams
-from distrib.base.words import duration, percent
+from distrib.base.words import data_size, duration, percent
 from distrib.config import Config
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.ending import RankLost, stopped_status
@@ -19,7 +20,7 @@ from distrib.ranks.printing import say, warn
 from distrib.ranks.stopping import STOP_BUTTON, STOPPED, Agreement, Stopped, StopRequests
 from distrib.ranks.watch import Watch
 from distrib.runs.folder import RunFolder
-from distrib.runs.metrics import read_speed, seconds_by_part
+from distrib.runs.metrics import model_flops_utilisation, peak_memory, read_speed, seconds_by_part
 from distrib.runs.tracking import Tracker, open_tracker
 from distrib.training.check import read_data
 from distrib.training.checkpoint import Checkpoint, Progress
@@ -231,14 +232,20 @@ def write_last_speed(run: TrainingRun, progress: Progress, clock: SpeedClock) ->
 
 
 def where_the_time_went(folder: RunFolder) -> str:
-    """The shares of a run's parts in a line; empty where none is known."""
+    """The shares of a run's parts in a line, and in another how its device was used; empty where nothing is known."""
     try:
-        seconds = seconds_by_part(read_speed(folder.path))
+        rows = read_speed(folder.path)
     except UserError as error:
         return f"time: unknown ({error})"
+    seconds = seconds_by_part(rows)
     total = sum(seconds.values())
+    if not total:
+        return ""
     shares = (f"{part} {percent(spent / total)}" for part, spent in seconds.items() if spent)
-    return f"time: {duration(total)}: {', '.join(shares)}" if total else ""
+    mfu, peaks = model_flops_utilisation(rows), peak_memory(rows)
+    used = [f"MFU {percent(mfu)}"] if math.isfinite(mfu) else []
+    used += [f"at most {data_size(size)} of the {place}'s memory" for place, size in peaks.items()]
+    return f"time: {duration(total)}: {', '.join(shares)}\nrank 0: {', '.join(used)}"
 
 
 def wants_report(config: Config, outcome: Outcome) -> bool:

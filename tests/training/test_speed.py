@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distrib.ranks.devices import look_up, measure_cpu
-from distrib.runs.metrics import ADDED, seconds_by_part
+from distrib.runs.metrics import ADDED, model_flops_utilisation, peak_memory, seconds_by_part
 from distrib.training.position import Position
 from distrib.training.profiling import steps_to_profile
 from distrib.training.speed import Spent, flops_per_image
@@ -104,3 +104,18 @@ def test_the_seconds_of_a_run_are_those_of_its_rows() -> None:
     expected = {"preparation": 0.0, "data": 3.0, "steps": 21.0, "validation": 6.0, "checkpoints": 1.0, "report": 3.0}
     assert seconds == pytest.approx(expected)
     assert math.fsum(seconds.values()) == pytest.approx(34)
+
+
+def test_the_mfu_of_a_run_is_over_the_time_of_its_steps_on_devices_whose_peak_is_known() -> None:
+    row = {"seconds": 10.0, "data_share": 0.1, "steps_share": 0.4, "flops": 100.0, "peak_flops_per_second": 50.0}
+    slower = row | {"peak_flops_per_second": 40.0, "mfu": 0.5}
+    unknown = row | {"peak_flops_per_second": math.nan, "mfu": math.nan}
+    assert model_flops_utilisation([row | {"mfu": 0.4}, unknown, slower]) == pytest.approx(200 / (250 + 200))
+    assert math.isnan(model_flops_utilisation([unknown]))
+    assert math.isnan(model_flops_utilisation([]))
+
+
+def test_the_memory_of_a_run_is_the_most_of_its_rows() -> None:
+    rows = [{"device_memory": math.nan, "host_memory": size} for size in (3e9, 5e9, 4e9)]
+    assert peak_memory(rows) == {"host": 5_000_000_000}
+    assert peak_memory([*rows, {"device_memory": 2e9, "host_memory": 1e9}]) == {"device": 2 * 10**9, "host": 5 * 10**9}
