@@ -18,6 +18,7 @@ from distrib.data.batch import Batch, Request
 from distrib.data.views import views, views_of
 from distrib.model.network import AttributeClassifier
 from distrib.scoring.evaluation import AUTOCAST, score_rows
+from distrib.training.ema import MovingAverage
 from distrib.training.step import TrainStep
 
 CUDA = torch.device("cuda")
@@ -111,7 +112,10 @@ def test_a_step_but_for_its_backward_pass(
         device=CUDA, scaler=None, num_processes=1, backward=backward, no_sync=lambda _: torch.enable_grad()
     )
     weight = torch.ones(2, device=CUDA) if weighted else None
-    step = TrainStep(config, accelerator, net, Optimizer(), weight, NOBODY)  # type: ignore[arg-type]
+    average = MovingAverage(net, 0.9) if weighted else None
+    if average is not None:
+        average.attach()
+    step = TrainStep(config, accelerator, net, Optimizer(), weight, NOBODY, average=average)  # type: ignore[arg-type]
     step.begin_epoch(0.0)
     with torch.autocast("cuda", torch.bfloat16):
         step([batch(4)] * micro_batches, 0)

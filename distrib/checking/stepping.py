@@ -28,6 +28,7 @@ from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress, load_checkpoint
 from distrib.training.dropping import Dropping, dropping_of
+from distrib.training.ema import MovingAverage
 from distrib.training.optimizer import make_optimizer
 from distrib.training.state import restore
 from distrib.training.step import TrainStep
@@ -53,6 +54,7 @@ class Training:
     net: AttributeClassifier
     optimizer: AcceleratedOptimizer
     accelerator: Accelerator
+    average: MovingAverage | None
 
     def step(self, micro_batches: Sequence[Batch], number: int) -> None:
         """A step, and what the loop asks after each: it lets go of what the steps before have left to be read."""
@@ -60,8 +62,10 @@ class Training:
         self.agreement.answer()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """A copy of the weights, BatchNorm's statistics and the optimiser's state, by name."""
+        """A copy of the weights, BatchNorm's statistics, their average and the optimiser's state, by name."""
         found = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average.{name}": tensor.clone() for name, tensor in self.average.net.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{number}.{name}": tensor.clone() for name, tensor in state.items()}
         return found
@@ -90,11 +94,14 @@ def training(
     accelerator = start_ranks(config)
     torch.manual_seed(0)
     net = AttributeClassifier(len(bench.table.attributes), config.train.channels_last).to(bench.device)
+    average = None if config.train.ema is None else MovingAverage(net, config.train.ema)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
+    if average is not None:
+        average.attach()
     agreement = Agreement(StopRequests(), accelerator)
-    step = TrainStep(config, accelerator, model, optimizer, None, agreement, dropping=dropping)
+    step = TrainStep(config, accelerator, model, optimizer, None, agreement, average=average, dropping=dropping)
     try:
-        yield Training(step, agreement, net, optimizer, accelerator)
+        yield Training(step, agreement, net, optimizer, accelerator, average)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -115,9 +122,10 @@ def batch(bench: Bench, target: float | None = None, seed: int = 0) -> Batch:
 
 
 def nonfinite(bench: Bench) -> Passed:
-    """A step whose loss is NaN leaves parameters, moments, statistics and counts of steps as they are, to the bit."""
+    """A step whose loss is NaN leaves parameters, their average, moments, statistics and counts of steps as they are,
+    to the bit."""
     for name in OPTIMIZERS:
-        with training(bench, name, on_nonfinite="skip") as small:
+        with training(bench, name, on_nonfinite="skip", ema=0.9) as small:
             for number in range(2):
                 small.step([batch(bench)], number)
             before = small.state()
@@ -140,7 +148,7 @@ def nonfinite(bench: Bench) -> Passed:
 def overflow(bench: Bench) -> Passed:
     """In fp16 a gradient that overflows halves the scale and moves nothing."""
     bench.need_gpu("fp16 needs a GPU")
-    with training(bench, precision="fp16") as small:
+    with training(bench, precision="fp16", ema=0.9) as small:
         scaler = small.accelerator.scaler
         small.step([batch(bench)], 0)
         scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**60})
@@ -148,7 +156,8 @@ def overflow(bench: Bench) -> Passed:
         small.step([batch(bench)], 1)
         scale, after = scaler.get_scale(), small.state()
         moved = [key for key, _ in small.net.named_parameters() if not torch.equal(before[key], after[key])]
-        moved += [key for key in before if key.startswith("optimizer.") and not torch.equal(before[key], after[key])]
+        others = [key for key in before if key.startswith(("optimizer.", "average."))]
+        moved += [key for key in others if not torch.equal(before[key], after[key])]
         expect(not moved, f"a gradient that overflows in fp16 has moved {listed(moved)}", {"moved": moved})
         expect(scale == 2.0**59, f"the scale is {scale:g} after an overflow at {2.0**60:g}; half of it was expected")
     return Passed("an overflow in fp16 halves the scale and moves nothing")
@@ -181,12 +190,13 @@ def memory_format(bench: Bench) -> Passed:
 
 
 def synchronisation(bench: Bench) -> Passed:
-    """Augmentation, a step of one batch or of two, and a look at the loss ask nothing of the device that the host would
-    wait for."""
+    """Augmentation, a step of one batch or of two, the average of the weights and a look at the loss ask nothing of the
+    device that the host would wait for."""
     bench.need_gpu("on a CPU nothing is waited for")
     mixups, cutmixes = (Augmentation(AUGMENT.model_copy(update={name: 0.0}), seed=0) for name in ("cutmix", "mixup"))
     dropping = dropping_of(Config().replace("model", stochastic_depth=0.2, dropout=0.2), epoch=0)
     whole: dict[str, Any] = {"clip_norm": 1.0, "dropping": dropping, "on_nonfinite": "skip", "loss": "asymmetric"}
+    whole["ema"] = 0.9
     for precision in ("no", "bf16", "fp16"):
         if not computes_in(precision, "cuda"):
             continue
@@ -206,12 +216,12 @@ def synchronisation(bench: Bench) -> Passed:
                 expect(False, f"a step in {precision_name(precision)} waits for the device: {error}")
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-    return Passed("augmentation, a step and a look at the loss wait for nothing")
+    return Passed("augmentation, a step, the average of the weights and a look at the loss wait for nothing")
 
 
 def memory(bench: Bench) -> Passed:
     """The memory of device and host does not grow from step 50 on."""
-    with training(bench) as small:
+    with training(bench, ema=0.9) as small:
         ready, sizes = batch(bench), []
         for number in range(100):
             small.step([ready], number)

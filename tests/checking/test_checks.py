@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from distrib.checking.devices import devices
 from distrib.checking.images import kind_of
 from distrib.checking.machine import describe, variables
 from distrib.checking.run import check_machine
-from distrib.data.batch import Batch
+from distrib.data.batch import Batch, Request
 from distrib.data.decoders import DaliDecoder, TorchDecoder, dali_installed
 from distrib.data.images import is_plain_jpeg, read_jpeg_header
 from distrib.data.reader import ImageReader
@@ -264,11 +265,28 @@ def test_an_overflow_that_moves_the_weights_is_found(
     assert "a gradient that overflows in fp16 has moved" in found(stepping.overflow, bench, tmp_path)
 
 
-@pytest.mark.parametrize("slow", ["decode", "step"])
-def test_the_part_that_is_slow_is_named(slow: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("slow", "named"),
+    [
+        ("make_decoder", "decode, and with images in memory (data.resident) the step"),
+        ("make_resident_decoder", "step, and with images in memory (data.resident) the resident"),
+        ("step", "step"),
+    ],
+)
+def test_the_part_that_is_slow_is_named(slow: str, named: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowed(make: Callable[..., Any]) -> Callable[..., Any]:
+        def batches(decoder: Any, requests: Iterator[Request]) -> Iterator[Batch]:
+            for each in decoder.batches(requests):
+                time.sleep(0.6)
+                yield each
+
+        return lambda *arguments: SimpleNamespace(batches=partial(batches, make(*arguments)))
+
     monkeypatch.setattr(speed, "SECONDS", 0.05)
-    monkeypatch.setattr(TrainStep, "__call__", lambda *_: time.sleep(0.3 if slow == "step" else 0))
-    assert speed.bottleneck(bench).sentence.endswith(f"; the bottleneck is the {slow}")
+    monkeypatch.setattr(TrainStep, "__call__", lambda *_: time.sleep(0.6 if slow == "step" else 0.2))
+    if slow != "step":
+        monkeypatch.setattr(speed, slow, slowed(getattr(speed, slow)))
+    assert speed.bottleneck(bench).sentence.endswith(f"; the bottleneck is the {named}")
 
 
 @pytest.mark.parametrize(("slow", "fast"), [("no", "bf16"), ("bf16", "float32")])
