@@ -13,7 +13,7 @@ import torch
 from forked_ranks import on_ranks
 from launching import read_events, read_metrics
 from safetensors.torch import load_file
-from small_run import assert_same_training, copied, settings
+from small_run import assert_same_training, go_back, settings
 from torch import fx, nn
 from torch._inductor.exc import InductorError
 
@@ -166,12 +166,13 @@ def trained(*arguments: object) -> tuple[int, int]:
 
 
 def options(faces: Path, folder: Path, *more: object) -> list[object]:
-    """An epoch with two groups of eight in a step, in what compiles fastest: float32, and the first layers frozen. The
-    learning rate is so small that rounding does not grow."""
+    """Two epochs with two groups of eight in a step, in what compiles fastest: float32, and the first layers frozen. A
+    layer is freed after four steps, images grow after five, and the weights are averaged. The learning rate is so small
+    that rounding does not grow."""
     plain = ["--optim.name", "sgd", "--optim.momentum", 0, "--optim.lr", 1e-5, "--optim.schedule", "constant"]
-    plain += ["--model.freeze", "layer3", "--model.dropout", 0.2, "--model.stochastic-depth", 0.2]
-    plain += ["--train.precision", "no", "--train.norm-size", 8, "--train.epochs", 1, "--tracking.mode", "disabled"]
-    plain += ["--data.subset", 64, "--checkpoint.every-steps", 1]
+    plain += ["--model.freeze", "layer3 2:layer2", "--data.grow", "16@0 32@0.7", "--train.ema", 0.9, "--model.dropout", 0.2, "--model.stochastic-depth", 0.2]
+    plain += ["--train.precision", "no", "--train.norm-size", 8, "--train.epochs", 2, "--tracking.mode", "disabled"]
+    plain += ["--data.subset", 64, "--checkpoint.every-steps", 1, "--checkpoint.keep", 99]
     return settings(faces, folder, *plain, *more)
 
 
@@ -179,8 +180,8 @@ def options(faces: Path, folder: Path, *more: object) -> list[object]:
 def a_compiled_run(kernels: None, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one on two ranks."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    # What was compiled when it was tried is what the steps take.
-    assert on_ranks(2, trained, *options(faces, folder, "--train.compile", "default")) == [(0, 1)] * 2
+    # What was compiled when it was tried is what the steps take: two parts of the network, the second in two sizes.
+    assert on_ranks(2, trained, *options(faces, folder, "--train.compile", "default")) == [(0, 3)] * 2
     return folder
 
 
@@ -193,18 +194,16 @@ def test_a_compiled_run_is_the_run_that_it_would_be(whole: Path, faces: Path, tm
         assert (start["compile_seconds"] is None) == (mode == "no")
     weights, others = (load_file(run / "best/model.safetensors") for run in (whole, tmp_path))
     assert list(weights) == list(others)
-    (row,), (other,) = (read_metrics(run) for run in (whole, tmp_path))
-    assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
-    assert row["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
+    for row, other in zip(read_metrics(whole), read_metrics(tmp_path), strict=True):
+        for loss in ("train_loss", "val_loss", "val_loss_raw"):
+            assert row[loss] == pytest.approx(other[loss], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_a_compiled_run_resumes_to_the_bit(whole: Path, faces: Path, tmp_path: Path) -> None:
-    again = copied(whole, tmp_path / "again")
-    end, *before = sorted((again / "checkpoints").iterdir(), reverse=True)
-    shutil.rmtree(end)
-    assert len(before) == 2
-    assert on_ranks(2, trained, *options(faces, again, "--resume", "auto")) == [(0, 1)] * 2
+@pytest.mark.parametrize(("steps", "graphs"), [(3, 3), (6, 1)], ids=["before it changes", "after"])
+def test_a_compiled_run_resumes_to_the_bit(steps: int, graphs: int, whole: Path, faces: Path, tmp_path: Path) -> None:
+    again = go_back(whole, tmp_path / "again", steps)
+    assert on_ranks(2, trained, *options(faces, again, "--resume", "auto")) == [(0, graphs)] * 2
     assert [start["compile"] for start in read_events(again, "start")] == ["default"] * 2
     assert_same_training(again, whole)
 
@@ -212,10 +211,10 @@ def test_a_compiled_run_resumes_to_the_bit(whole: Path, faces: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_compiled_step_accumulates(whole: Path, faces: Path, tmp_path: Path) -> None:
     """The same groups on one rank, one after the other."""
-    assert on_ranks(1, trained, *options(faces, tmp_path, "--train.compile", "default")) == [(0, 1)]
+    assert on_ranks(1, trained, *options(faces, tmp_path, "--train.compile", "default")) == [(0, 3)]
     (start,) = read_events(tmp_path, "start")
     assert start["accumulation"] == 2
-    losses = [read_metrics(run)[0]["train_loss"] for run in (whole, tmp_path)]
+    losses = [[row["train_loss"] for row in read_metrics(run)] for run in (whole, tmp_path)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
