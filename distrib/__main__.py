@@ -27,7 +27,7 @@ USAGE = """usage: distrib COMMAND …
   predict MODEL PHOTO … attributes of the faces in photographs
   export MODEL          the model as one ONNX file
   sweep STUDY           many trainings that differ in a few settings
-  reproduce             the experiments of the report that this project began from, beside what it says
+  reproduce             the experiments of the student's report that this project began from, beside what it says
   prepare               make or prepare a data set
 
 MODEL is a run, its best/, a checkpoint or an exported .onnx file. `distrib COMMAND --help` tells more of each."""
@@ -60,9 +60,13 @@ def train(arguments: Sequence[str]) -> int:
     Returns:
         The exit status of the ranks, as `distrib/train.py` says; 75 also where a signal came before there were any.
     """
+    from distrib.config import load_config
     from distrib.ranks.stopping import StopRequests
     from distrib.ranks.waiting import choose_waiting
 
+    file, arguments = _take_launch(_with_config(arguments))
+    if {"-h", "--help"} & {*arguments}:
+        load_config(arguments, "distrib train [CONFIG] [--launch FILE]")
     requests = StopRequests()
     with requests.listening():  # first, because the imports below take seconds
         choose_waiting()  # torch, which they import, reads it then
@@ -70,7 +74,6 @@ def train(arguments: Sequence[str]) -> int:
         from distrib.train import main as train_here
         from distrib.training.check import check_start
 
-        file, arguments = _take_launch(_with_config(arguments))
         launch = plan_launch(arguments, file, check_start)
         # One rank needs no launcher, which would have a status, and a way with signals, of its own.
         return train_here(arguments, requests) if launch.ranks == 1 else start(launch, arguments, requests)
@@ -92,14 +95,15 @@ def check(arguments: Sequence[str]) -> int:
     from distrib.training.check import check_start
 
     here = "--here" in arguments
-    config, _ = load_config(_with_config([each for each in arguments if each != "--here"]))
+    options = _with_config([each for each in arguments if each != "--here"])
+    config, _ = load_config(options, "distrib check [CONFIG] [--here]")
     config = resolve(config) if here else config
     table, splits = check_start(config, config.run.ranks or config.train.ranks_asked_for or 1)
     for note in (*table.notes, *splits.notes):
         print(f"distrib: warning: {note}", file=sys.stderr)
     print(f"data:    {config.data.root}")
     print(f"images:  {len(splits.train):,} train, {len(splits.valid):,} valid, {len(splits.test):,} test")
-    print(f"labels:  {', '.join(table.attributes)}")
+    print(f"attributes: {', '.join(table.attributes)}")
     print(f"folder:  {config.run.folder or 'none'}")
     return 0
 

@@ -78,7 +78,7 @@ def test_check_tells_what_would_be_trained_and_writes_nothing(faces: Path, tmp_p
     done = distrib("check", "configs/arched_eyebrows.yaml", "--data.root", faces, "--run.folder", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert f"data:    {faces}\n" in done.stdout
-    assert "labels:  Arched_Eyebrows\n" in done.stdout
+    assert "attributes: Arched_Eyebrows\n" in done.stdout
     assert f"folder:  {tmp_path / 'run'}\n" in done.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -21,7 +21,7 @@ from distrib.reporting.panels import PANELS
 
 @program
 def main(argv: Sequence[str]) -> int:
-    """Run the program; returns its exit status: 0, or 1 if a job failed."""
+    """Run the program; returns its exit status: 0, or 1 if a part failed."""
     if rank() > 0:
         print(f"distrib: rank {rank()} leaves: one process makes the report", file=sys.stderr)
         return 0
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> tuple[Path, tuple[str, ...], list[str]]:
-    """The run, the jobs after --only, and the configuration's options."""
+    """The run, the parts after --only, and the configuration's options."""
     only: list[str] = []
     rest: list[str] = []
     taking = False
@@ -47,16 +47,16 @@ def _arguments(argv: Sequence[str]) -> tuple[Path, tuple[str, ...], list[str]]:
         else:
             (only if taking else rest).append(argument)
     if taking and not only:
-        raise UserError(f"--only needs the names of jobs: {', '.join(PANELS)}")
+        raise UserError(f"--only needs the names of parts: {', '.join(PANELS)}")
     for name in only:
         if name not in PANELS:
             raise UserError(
-                f"--only {name}: there is no such job{nearest(name, list(PANELS))}: choose of {', '.join(PANELS)}"
+                f"--only {name}: there is no such part{nearest(name, list(PANELS))}: choose from {', '.join(PANELS)}"
             )
     if rest and rest[0] not in ("-h", "--help") and not rest[0].startswith("-"):
         return expanded_path(rest[0]), tuple(only), rest[1:]
     if "-h" in rest or "--help" in rest:
         print(__doc__)
-        print(f"jobs: {', '.join(PANELS)}\n\nOptions, with the run's own settings as defaults:\n")
+        print(f"parts: {', '.join(PANELS)}\n\nOptions, with the run's own settings as defaults:\n")
         parse(["--help"], Config(), "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
     raise UserError("name the run first: distrib explain runs/NAME")

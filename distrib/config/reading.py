@@ -22,11 +22,12 @@ from distrib.config.yaml_files import read_settings
 UNDECODED = re.compile("[\udc80-\udcff]")
 
 
-def load_config(argv: Sequence[str]) -> tuple[Config, str]:
+def load_config(argv: Sequence[str], prog: str = "train.py") -> tuple[Config, str]:
     """The configuration that a command line asks for.
 
     Args:
         argv: `--config FILE` (at most once, anywhere) and options such as `--optim.lr 3e-4`.
+        prog: name of the program, and what it takes beside these, for `--help`.
 
     Returns:
         The configuration, and a name for the run: the stem of the YAML file, or "run".
@@ -43,7 +44,7 @@ def load_config(argv: Sequence[str]) -> tuple[Config, str]:
         "Trains ResNet18 on face attributes. --config FILE reads a YAML file with these same fields; options on the "
         "command line win over it. --resume is short for --run.resume."
     )
-    return parse(arguments, config, "train.py", description), "run" if file is None else file.stem
+    return parse(arguments, config, prog, description), "run" if file is None else file.stem
 
 
 def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> Config:

@@ -408,7 +408,7 @@ class CheckpointConfig(Section):
     keep: int = Field(2, ge=1)
     """Checkpoints kept, the newest ones (best/ is kept apart)."""
     every_steps: int | None = Field(None, ge=1)
-    """Checkpoint every so many steps within an epoch, beside the one at its end; None: at its end alone."""
+    """Checkpoint every so many steps within an epoch, beside the one at its end; None: only at its end."""
     every_minutes: float | None = Field(None, gt=0)
     """Checkpoint also where the last one is so many minutes old; None: by steps and epochs alone."""
     on_failure: Literal["stop", "continue"] = "stop"
