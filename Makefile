@@ -24,9 +24,13 @@ env: .venv/.installed
 $(FACES)/boxes.csv: | .venv/.installed
 	@$(BIN)/distrib prepare faces --out $(FACES) --count 3000 --seed 0
 
+# How many torch can use; a GPU that it cannot use is an error, as in every training.
+COUNT_GPUS := import sys, torch; from distrib.ranks.machine import unusable_gpu; print(torch.cuda.device_count()); \
+	wrong = unusable_gpu(); sys.exit(wrong and "distrib: error: " + wrong)
+
 demo: .venv/.installed $(FACES)/boxes.csv
 	@rm -rf runs/demo
-	@launch=cpu; ranks=2; gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
+	@launch=cpu; ranks=2; gpus=$$($(BIN)/python -c '$(COUNT_GPUS)') || exit 2; \
 	if [ $$gpus -eq 1 ]; then launch=one_gpu ranks=1; elif [ $$gpus -gt 1 ]; then launch=one_node ranks=$$gpus; fi; \
 	while [ $$((64 % ranks)) -ne 0 ]; do ranks=$$((ranks - 1)); done; \
 	set -x; $(BIN)/accelerate launch --config_file launch/$$launch.yaml --num_processes $$ranks \
