@@ -2,7 +2,8 @@
 # A training as a job, on one node or many, on GPUs or CPUs. It outlives its time limit, lost nodes and crashes.
 #
 #   sbatch slurm/train.sh --config configs/celeba.yaml                                  # one GPU
-#   sbatch --nodes=4 --gpus-per-node=8 slurm/train.sh --config configs/celeba.yaml --optim.lr 3e-4
+#   sbatch --gpus-per-node=8 slurm/train.sh --config configs/celeba_8gpu.yaml           # a node's eight
+#   sbatch --nodes=4 --gpus-per-node=8 slurm/train.sh --config configs/celeba_8gpu.yaml --train.norm-size 64
 #   sbatch --nodes=2 --gpus-per-node=0 slurm/train.sh --config configs/celeba.yaml      # CPUs, one rank a node
 #   STAGE=/tmp sbatch slurm/train.sh --config configs/celeba.yaml      # the data set is copied to each node's own disk
 #
@@ -29,7 +30,7 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1        # one launcher, which starts the ranks of its node
 #SBATCH --mincpus=8                # a node's without GPUs, and the least with them
-#SBATCH --mem=64G                  # a node's
+#SBATCH --mem=64G                  # a node's; with eight GPUs more, such as 128G
 
 set -euo pipefail
 

@@ -1,6 +1,6 @@
 """A study as its YAML file says: what is varied over which configuration, how it is searched, and what counts.
 
-    base: ../arched_eyebrows.yaml          # the configuration beneath; relative to this file
+    base: configs/arched_eyebrows.yaml     # the configuration beneath; relative to this file
     set: {train.epochs: 10}                # changed in all trials
     space:
       train.batch_size: [16, 32, 64]                                  # one of these
@@ -9,7 +9,7 @@
       backbone:                                                       # several settings under one name
         variants:
           trained: {}
-          frozen: {model.freeze: backbone, optim.lr: 3.0e-3}
+          frozen: {model.weights: imagenet, model.freeze: backbone}
     sampler: tpe                           # or {name: tpe, multivariate: true}
     pruner: median
     objective: val_roc_auc                 # or several: [val_roc_auc, {score: seconds, direction: minimize}]
