@@ -96,7 +96,6 @@ def test_another_augmentation_or_loss_is_refused_on_resuming(faces: Path, undist
     for key, value in (
         ("train.loss", "focal"), ("train.focal_gamma", 3.0), ("train.gamma_positive", 1.0), ("train.margin", 0.1),
         ("train.gamma_negative", 2.0), ("train.label_smoothing", 0.1), ("train.positive_weight", "balanced"),
-        ("model.dropout", 0.3), ("model.stochastic_depth", 0.3),
     ):  # fmt: skip
         config, _ = load_config([str(each) for each in augmented(faces, folder, f"--{key.replace('_', '-')}", value)])
         refusal(lambda config=config: refuse_changes(checkpoint, config, "", []), f"{key} is {value}, and ")

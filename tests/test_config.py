@@ -467,8 +467,6 @@ def test_the_refusal_names_the_unknown_key_whatever_it_begins_with(tmp_path: Pat
         ("model.freeze", "[backbone, none]"),
         ("model.freeze", "null"),
         ("model.stem", "tiny"),
-        ("model.dropout", "1"),
-        ("model.stochastic_depth", "-0.1"),
         ("model.frozen_statistics", "frozen"),
         ("train.batch_size", "0"),
         ("train.epochs", "0"),
@@ -777,7 +775,6 @@ def configs(draw: st.DrawFn) -> Config:
             },
             "model": {
                 "weights": draw(st.sampled_from(["none", "imagenet", "off", "1.0"])),
-                "stochastic_depth": draw(st.floats(0, 0.99)),
                 "stem": draw(st.sampled_from(["imagenet", "small"])),
                 "freeze": draw(st.sampled_from(["none", "backbone", "layer2", f"layer2 {epochs}:none"])),
                 "frozen_statistics": draw(st.sampled_from(["kept", "updated"])),
@@ -869,11 +866,6 @@ def test_replace_changes_one_group_and_validates_it() -> None:
             "--optim.backbone-lr 1 --model.weights imagenet --model.freeze backbone",
             "--model.freeze none",
             "optim.backbone_lr",
-        ),
-        (
-            "--model.stochastic-depth .5 --model.weights imagenet --model.freeze backbone",
-            "--model.freeze none",
-            "model.stochastic_depth",
         ),
         (
             "--optim.layer-decay .5 --model.weights imagenet --model.freeze backbone",

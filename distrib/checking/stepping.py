@@ -27,7 +27,6 @@ from distrib.ranks.machine import computes_in
 from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress, load_checkpoint
-from distrib.training.dropping import Dropping, dropping_of
 from distrib.training.ema import MovingAverage
 from distrib.training.optimizer import make_optimizer
 from distrib.training.state import restore
@@ -79,12 +78,7 @@ class Training:
 
 @contextmanager
 def training(
-    bench: Bench,
-    optim: str = "adamw",
-    precision: str = "no",
-    clip_norm: float | None = None,
-    dropping: Dropping | None = None,
-    **train: Any,
+    bench: Bench, optim: str = "adamw", precision: str = "no", clip_norm: float | None = None, **train: Any
 ) -> Iterator[Training]:
     """A training on one rank, of the network as a run has it, from the same first weights each time."""
     bench.collect()
@@ -99,7 +93,7 @@ def training(
     if average is not None:
         average.attach()
     agreement = Agreement(StopRequests(), accelerator)
-    step = TrainStep(config, accelerator, model, optimizer, None, agreement, average=average, dropping=dropping)
+    step = TrainStep(config, accelerator, model, optimizer, None, agreement, average=average)
     try:
         yield Training(step, agreement, net, optimizer, accelerator, average)
     finally:
@@ -194,9 +188,7 @@ def synchronisation(bench: Bench) -> Passed:
     device that the host would wait for."""
     bench.need_gpu("on a CPU nothing is waited for")
     mixups, cutmixes = (Augmentation(AUGMENT.model_copy(update={name: 0.0}), seed=0) for name in ("cutmix", "mixup"))
-    dropping = dropping_of(Config().replace("model", stochastic_depth=0.2, dropout=0.2), epoch=0)
-    whole: dict[str, Any] = {"clip_norm": 1.0, "dropping": dropping, "on_nonfinite": "skip", "loss": "asymmetric"}
-    whole["ema"] = 0.9
+    whole: dict[str, Any] = {"clip_norm": 1.0, "on_nonfinite": "skip", "ema": 0.9, "loss": "asymmetric"}
     for precision in ("no", "bf16", "fp16"):
         if not computes_in(precision, "cuda"):
             continue

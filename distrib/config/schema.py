@@ -200,11 +200,6 @@ class ModelConfig(Section):
     frozen_statistics: Literal["kept", "updated"] = "kept"
     """What BatchNorm does in frozen layers while training. kept: it normalises by the statistics it has, and keeps them
     (evaluation mode); updated: it normalises by the batch's, and keeps averaging them."""
-    stochastic_depth: float = Field(0.0, ge=0, lt=1)
-    """Share of the training images for which the last residual block is left out, and linearly fewer for those before
-    it; frozen ones never are (Huang et al., 2016)."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the features before the head that are left out, others for each training image."""
 
     @property
     def stages(self) -> tuple[tuple[int, str], ...]:
@@ -607,8 +602,6 @@ class Config(Section):
              "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
             (self.train.norm_size == 1 and bool(self.augment.mixup or self.augment.cutmix), "mixing images (augment)",
              "train.norm_size is 1, and groups of one image have no partners"),
-            (model.stochastic_depth > 0 and model.trains_head_alone, "model.stochastic_depth",
-             f"model.freeze is {model.freeze}"),
             *((getattr(optim, name) is not None and model.trains_head_alone, f"optim.{name}",
                f"model.freeze is {model.freeze}") for name in ("backbone_lr", "layer_decay")),
             (train.loss != "focal" and train.focal_gamma != TrainConfig().focal_gamma, "train.focal_gamma",

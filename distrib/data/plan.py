@@ -15,17 +15,17 @@ from distrib.config.growing import Stage
 from distrib.data.batch import Request
 
 # The third word of the counter: what the random numbers are for, so that no two uses share any;
-# `augmentation.py` has its own from 2**16 on, and `training/dropping.py` from 2**20 on.
+# `augmentation.py` has its own from 2**16 on.
 _ORDER, _VIEW, _SUBSTITUTE = 0, 1, 2  # and 3, 4 … for further substitutes
 
 
-def philox(seed: int, epoch: int, purpose: int | NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.uint32]:
+def philox(seed: int, epoch: int, purpose: int, ids: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Philox4x32-10, the counter-based generator of Salmon et al. (SC 2011), for many counters at once.
 
     Args:
         seed: the key, 64 bits.
         epoch: 32 bits of the counter.
-        purpose: 32 bits of the counter; int64 [N], one for each id, or the same for all.
+        purpose: 32 bits of the counter.
         ids: int64 [N], 64 bits of the counter each.
 
     Returns:

@@ -81,7 +81,6 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         data = here | elsewhere
         here_are = ", ".join(f"{len(getattr(run.splits, split)):,} {split}" for split in run.scored)
         scored = f"{here['root']}, split {here['split']}: {here_are}"
-    dropped = {"dropout": config.model.dropout, "stochastic depth": config.model.stochastic_depth}
     fold = "" if data.get("fold", "none") == "none" else f", fold {data['fold']} of its training split"
     facts = [
         ("Data", f"{data['root']}, split {data['split']}{fold}: " + ", ".join(f"{n:,} {s}" for s, n in sizes.items())),
@@ -97,7 +96,6 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
             f"batch {config.train.batch_size}, {config.optim.name} at {config.optim.lr:g}, {config.optim.schedule}"
             + ("" if config.train.loss == "bce" else f", trained on {config.train.loss} loss")
             + "".join(f", {name} {value:g}" for name, value in config.augment if value)
-            + "".join(f", {name} {rate:g}" for name, rate in dropped.items() if rate)
             + ("" if config.train.ema is None else f", weights averaged (EMA {config.train.ema:g})"),
         ),
         ("Kept", f"epoch {description.epoch}, the best by validation {score_in_text(config.checkpoint.best_score)}"),

@@ -145,8 +145,6 @@ def _training(description: Description) -> dict[str, str]:
             f"{name} {value}" for name, value in (_at(known, "config", "augment") or {}).items() if value
         )
         or None,
-        "dropout": _at(known, "config", "model", "dropout") or None,
-        "stochastic depth": _at(known, "config", "model", "stochastic_depth") or None,
         "global batch": _at(known, "config", "train", "batch_size"),
         "epochs": _at(known, "config", "train", "epochs"),
         "seed": _at(known, "config", "train", "seed"),

@@ -1,6 +1,6 @@
 """ResNet18 that takes images: normalisation is its first operation, so nothing outside it knows a mean.
 
-Legend: B images, H height, W width, A attributes, K residual blocks and features.
+Legend: B images, H height, W width, A attributes.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,6 @@ from distrib.config import LAYERS, POLICIES
 # ImageNet's channel means and deviations on the scale 0 … 255, as torchvision's ResNet18 weights expect them.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-# Residual blocks of a ResNet18, and features before its head.
-BLOCKS, FEATURES = 8, 512
 
 
 class AttributeClassifier(nn.Module):
@@ -58,42 +56,18 @@ class AttributeClassifier(nn.Module):
         self.net.to(memory_format=self._format)
         self._keeps_statistics = frozen_statistics == "kept"
         self._frozen: list[nn.Module] = []
-        self.compiled: Callable[[AttributeClassifier, torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None
+        self.compiled: Callable[[AttributeClassifier, torch.Tensor], torch.Tensor] | None = None
         self.train()
 
-    def forward(self, images_BHWC: torch.Tensor, kept_BK: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits float [B, A] of uint8 RGB images [B, H, W, 3].
-
-        Args:
-            images_BHWC: of training or evaluation.
-            kept_BK: float [B, 8] or [B, 8 + 512], in training: by what each residual branch, and each feature before
-                the head, is multiplied; 0 leaves it out. Frozen blocks are whole. None: nothing is left out.
-        """
+    def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """Logits float [B, A] of uint8 RGB images [B, H, W, 3]."""
         if self.compiled is not None and self.training:
-            return self.compiled(self, images_BHWC, kept_BK)
-        return self.logits(images_BHWC, kept_BK)
+            return self.compiled(self, images_BHWC)
+        return self.logits(images_BHWC)
 
-    def logits(self, images_BHWC: torch.Tensor, kept_BK: torch.Tensor | None = None) -> torch.Tensor:
+    def logits(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """The same, operation by operation."""
-        x_BCHW = self.normalise(images_BHWC)
-        logits_BA: torch.Tensor = self.net(x_BCHW) if kept_BK is None else self._logits_without(x_BCHW, kept_BK)
-        return logits_BA
-
-    def _logits_without(self, x_BCHW: torch.Tensor, kept_BK: torch.Tensor) -> torch.Tensor:
-        """What `net` computes, by its own modules, with parts left out."""
-        net = self.net
-        x_BCHW = net.maxpool(net.relu(net.bn1(net.conv1(x_BCHW))))
-        blocks = (block for layer in (net.layer1, net.layer2, net.layer3, net.layer4) for block in layer)
-        for block, kept_B in zip(blocks, kept_BK[:, :BLOCKS].unbind(1), strict=True):
-            branch_BCHW = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x_BCHW)))))
-            if block.conv1.weight.requires_grad:
-                branch_BCHW = branch_BCHW * kept_B.view(-1, 1, 1, 1).to(branch_BCHW.dtype)
-            shortcut_BCHW = x_BCHW if block.downsample is None else block.downsample(x_BCHW)
-            x_BCHW = block.relu(branch_BCHW + shortcut_BCHW)
-        features_BK = net.avgpool(x_BCHW).flatten(1)
-        if kept_BK.shape[1] > BLOCKS:
-            features_BK = features_BK * kept_BK[:, BLOCKS:].to(features_BK.dtype)
-        logits_BA: torch.Tensor = net.fc(features_BK)
+        logits_BA: torch.Tensor = self.net(self.normalise(images_BHWC))
         return logits_BA
 
     def normalise(self, images_BHWC: torch.Tensor) -> torch.Tensor:

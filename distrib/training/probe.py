@@ -22,7 +22,6 @@ from distrib.ranks.watch import Watch
 from distrib.scoring.evaluation import AUTOCAST
 from distrib.training.checkpoint import Checkpoint
 from distrib.training.compilation import choose_mode, compile_network, mode_of
-from distrib.training.dropping import dropping_of
 from distrib.training.grouping import Grouping, halve, what_to_lower
 from distrib.training.losses import attribute_loss
 from distrib.training.optimizer import make_optimizer
@@ -198,8 +197,6 @@ def _make_steps(
     if looks_for_room and device.type == "cuda":
         held.append(torch.empty(int(SPARE * torch.cuda.mem_get_info(device)[1]), dtype=torch.uint8, device=device))
     targets_BA = torch.zeros(grouping.micro_batch, len(run.table.attributes), device=device)
-    dropping = dropping_of(config, 0)
-    kept = [] if dropping is None else [torch.ones(grouping.micro_batch, len(dropping.rates_K), device=device)]
     precision = AUTOCAST[config.train.precision]
     # The CUDA graphs of these modes are warmed up in the first step, recorded in the second, and replayed in the third.
     rounds = 3 if config.train.compile in ("reduce-overhead", "max-autotune") else 1
@@ -209,7 +206,7 @@ def _make_steps(
         for _ in range(rounds):
             for _ in range(min(2, grouping.accumulation)):  # the second has the first one's gradients beside it
                 with torch.autocast(device.type, precision) if precision else nullcontext():
-                    logits_BA = net(images_BHWC, *kept)
+                    logits_BA = net(images_BHWC)
                 attribute_loss(logits_BA, targets_BA, config.train, None).backward()  # type: ignore[no-untyped-call]
             logits_BA.sum().item()  # waits for the device
             net.zero_grad(set_to_none=True)

@@ -16,7 +16,6 @@ from distrib.model.network import AttributeClassifier
 from distrib.ranks.stopping import Agreement
 from distrib.training.checkpoint import Checkpoint, Progress
 from distrib.training.compilation import of_the_compiler
-from distrib.training.dropping import dropping_of
 from distrib.training.ema import MovingAverage
 from distrib.training.grouping import Grouping
 from distrib.training.optimizer import learning_rate, make_optimizer, set_learning_rate
@@ -142,7 +141,6 @@ class TrainState:
             self._agreement,
             progress.skipped,
             self.average,
-            dropping_of(self._config, self.position.epoch),
         )
         self._train_step.begin_epoch(progress.loss_sum)
         return changed

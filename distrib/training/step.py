@@ -18,7 +18,6 @@ from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.ranks.host_copy import HostCopy
 from distrib.ranks.stopping import Agreement
-from distrib.training.dropping import Dropping
 from distrib.training.ema import MovingAverage
 from distrib.training.losses import attribute_loss
 
@@ -134,7 +133,6 @@ class TrainStep:
         agreement: by which the ranks learn, in the same all-reduce, what any of them wishes.
         skipped: the bad steps of this run's earlier parts.
         average: of the weights, updated by every step that moves them; None: there is none.
-        dropping: what the network does without in this epoch; None: nothing.
     """
 
     def __init__(
@@ -147,9 +145,7 @@ class TrainStep:
         agreement: Agreement,
         skipped: Sequence[int] = (),
         average: MovingAverage | None = None,
-        dropping: Dropping | None = None,
     ) -> None:
-        self._dropping = dropping
         self._agreement, self._average = agreement, average
         self._train, self._clip_norm = config.train, config.optim.clip_norm
         self._accelerator = accelerator
@@ -185,7 +181,7 @@ class TrainStep:
             if number > 0:
                 norms.restore()
             with nullcontext() if batch is micro_batches[-1] else self._accelerator.no_sync(self._model):
-                logits_BA = self._logits(batch)
+                logits_BA = self._model(batch.images_BHWC)
                 part = self._loss(logits_BA, batch.targets_BA) / len(micro_batches)
                 self._accelerator.backward(part)
             parts.append(part.detach())
@@ -206,17 +202,6 @@ class TrainStep:
     def read(self) -> StepStats:
         """Wait for the device and look."""
         return self.look().stats()
-
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        logits_BA: torch.Tensor
-        if self._dropping is None:
-            logits_BA = self._model(batch.images_BHWC)
-        else:
-            kept_BK = self._dropping.kept(batch.requested)
-            if self._accelerator.device.type == "cuda":  # so that the host does not wait for the copy
-                kept_BK = kept_BK.pin_memory()
-            logits_BA = self._model(batch.images_BHWC, kept_BK.to(self._accelerator.device, non_blocking=True))
-        return logits_BA
 
     def _loss(self, logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
         return attribute_loss(logits_BA, targets_BA, self._train, self._positive_weight)

@@ -156,7 +156,7 @@ def averaging(faces: Path, folder: Path, *more: object) -> list[str]:
     options = settings(
         faces, folder, "--train.ema", EMA, "--train.batch-size", 64, "--train.epochs", 2, "--checkpoint.every-steps", 1,
         "--checkpoint.keep", 9, "--model.freeze", "layer2 2:none", "--train.precision", "no", "--tracking.mode",
-        "disabled", "--model.dropout", 0.2, "--model.stochastic-depth", 0.2, *more,
+        "disabled", *more,
     )  # fmt: skip
     return [str(each) for each in options]
 

@@ -144,7 +144,6 @@ def test_two_ranks_lower_the_loss_that_one_does_and_validate_by_the_cross_entrop
             faces, folder, "--train.epochs", 1, "--train.precision", "no", "--train.norm-size", 32, "--data.subset",
             64, "--train.batch-size", 64, "--optim.name", "sgd", "--train.loss", "asymmetric",
             "--train.positive-weight", "balanced", "--train.label-smoothing", 0.1, "--tracking.mode", "disabled",
-            "--model.dropout", 0.3, "--model.stochastic-depth", 0.3,
         )  # fmt: skip
         assert on_ranks(ranks, trained, [str(each) for each in options]) == [0] * ranks
         rows += read_metrics(folder)
