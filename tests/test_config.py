@@ -472,9 +472,6 @@ def test_the_refusal_names_the_unknown_key_whatever_it_begins_with(tmp_path: Pat
         ("train.epochs", "0"),
         ("train.accumulation", "0"),
         ("train.label_smoothing", "1"),
-        ("train.loss", "hinge"),
-        ("train.focal_gamma", "-1"),
-        ("train.margin", "1"),
         ("train.seed", "-1"),
         ("data.image_size", "[7, 64]"),
         ("data.image_size", "[64, 5000]"),
@@ -790,7 +787,6 @@ def configs(draw: st.DrawFn) -> Config:
                 "accumulation": accumulation,
                 "batch_size": accumulation * draw(st.integers(1, 512)),
                 "precision": draw(st.sampled_from(["auto", "no", "bf16", "fp16"])),
-                "loss": draw(st.sampled_from(["bce", "focal", "asymmetric"])),
                 "seed": draw(st.integers(0, 2**63 - 1)),
             },
             "run": {

@@ -188,7 +188,7 @@ def synchronisation(bench: Bench) -> Passed:
     device that the host would wait for."""
     bench.need_gpu("on a CPU nothing is waited for")
     mixups, cutmixes = (Augmentation(AUGMENT.model_copy(update={name: 0.0}), seed=0) for name in ("cutmix", "mixup"))
-    whole: dict[str, Any] = {"clip_norm": 1.0, "on_nonfinite": "skip", "ema": 0.9, "loss": "asymmetric"}
+    whole: dict[str, Any] = {"clip_norm": 1.0, "on_nonfinite": "skip", "ema": 0.9}
     for precision in ("no", "bf16", "fp16"):
         if not computes_in(precision, "cuda"):
             continue

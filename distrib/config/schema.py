@@ -347,18 +347,6 @@ class TrainConfig(Section):
     deterministic: bool = False
     """Compute the same bits again on the same GPUs, at a cost in speed: by deterministic algorithms, and without JPEG
     hardware, whose pixels are not quite those of the GPU's cores. A CPU computes the same bits either way."""
-    loss: Literal["bce", "focal", "asymmetric"] = "bce"
-    """Loss that is trained on. bce: binary cross-entropy; focal: that with what is learnt already weighted down (Lin et
-    al., 2017); asymmetric: with negatives weighted down more than positives, and those left out of which the model is
-    sure (ASL; Ridnik et al., 2021). The validation loss is bce whatever this says, so that runs can be compared."""
-    focal_gamma: float = Field(2.0, ge=0)
-    """Focusing of focal: how fast a label's weight falls as its probability rises; 0: bce."""
-    gamma_positive: float = Field(0.0, ge=0)
-    """Focusing of asymmetric on positives."""
-    gamma_negative: float = Field(4.0, ge=0)
-    """Focusing of asymmetric on negatives."""
-    margin: float = Field(0.05, ge=0, lt=1)
-    """Margin of asymmetric: probability that is taken off negatives, so that those below it cost nothing."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Pull the targets this far towards 1/2."""
     positive_weight: Literal["none", "balanced"] = "none"
@@ -579,7 +567,7 @@ class Config(Section):
 
     def ineffective(self) -> list[str]:
         """Settings that were changed from their default and do nothing in this run, a sentence each."""
-        data, model, optim, train = self.data, self.model, self.optim, self.train
+        data, model, optim = self.data, self.model, self.optim
         cases = [
             (data.split == "official" and data.split_fractions != DataConfig().split_fractions, "data.split_fractions",
              "data.split is official"),
@@ -604,10 +592,6 @@ class Config(Section):
              "train.norm_size is 1, and groups of one image have no partners"),
             *((getattr(optim, name) is not None and model.trains_head_alone, f"optim.{name}",
                f"model.freeze is {model.freeze}") for name in ("backbone_lr", "layer_decay")),
-            (train.loss != "focal" and train.focal_gamma != TrainConfig().focal_gamma, "train.focal_gamma",
-             f"train.loss is {train.loss}"),
-            *((train.loss != "asymmetric" and getattr(train, name) != getattr(TrainConfig(), name), f"train.{name}",
-               f"train.loss is {train.loss}") for name in ("gamma_positive", "gamma_negative", "margin")),
             (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
              "tracking.mode is disabled"),
             (self.train.on_nonfinite == "stop" and self.train.nonfinite_limit != TrainConfig().nonfinite_limit,

@@ -26,7 +26,7 @@ def curves(run: FinishedRun) -> Finding:
     """
     columns, rows = read_metrics(run.folder)
     best, chosen = run.model.description.epoch, run.config.checkpoint.best_score
-    data = {"columns": columns, "rows": rows, "best_epoch": best, "best_score": chosen, "loss": run.config.train.loss}
+    data = {"columns": columns, "rows": rows, "best_epoch": best, "best_score": chosen}
     return Finding(data, {"curves": _figure(columns, rows, best)}, {"epochs": (columns, [list(row) for row in rows])})
 
 

@@ -94,7 +94,6 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
             "Training",
             f"{plural(len(rows), 'epoch')} of {plural(int(rows[0][columns.index('step')]), 'step')}, "
             f"batch {config.train.batch_size}, {config.optim.name} at {config.optim.lr:g}, {config.optim.schedule}"
-            + ("" if config.train.loss == "bce" else f", trained on {config.train.loss} loss")
             + "".join(f", {name} {value:g}" for name, value in config.augment if value)
             + ("" if config.train.ema is None else f", weights averaged (EMA {config.train.ema:g})"),
         ),

@@ -140,7 +140,6 @@ def _training(description: Description) -> dict[str, str]:
         "learning rate": _at(known, "config", "optim", "lr"),
         "schedule": _at(known, "config", "optim", "schedule"),
         "weight decay": _at(known, "config", "optim", "weight_decay"),
-        "loss": _at(known, "config", "train", "loss"),
         "augmentation": ", ".join(
             f"{name} {value}" for name, value in (_at(known, "config", "augment") or {}).items() if value
         )

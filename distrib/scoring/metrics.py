@@ -96,7 +96,8 @@ def score(attributes: tuple[str, ...], logits_NA: NDArray[np.float32], targets_N
 def mean_loss(logits_NA: NDArray[np.float32], targets_NA: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The binary cross-entropy of each attribute, float64 [A]; not finite where a logit is not.
 
-    It is the validation loss whatever `train.loss` is, so that runs with different losses can be compared.
+    It is the validation loss whatever `train.label_smoothing` and `train.positive_weight` are, so that runs with
+    different ones can be compared.
 
     Args:
         logits_NA: float [N, A].

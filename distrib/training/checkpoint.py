@@ -33,7 +33,6 @@ FIXED = (
     "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom",
     *(f"augment.{name}" for name in AugmentConfig.model_fields), "model.name", "model.stem", "model.freeze",
     "model.frozen_statistics", "optim.name", "optim.layer_decay", "train.batch_size", "train.seed", "train.ema",
-    "train.loss", "train.focal_gamma", "train.gamma_positive", "train.gamma_negative", "train.margin",
     "train.label_smoothing", "train.positive_weight", "checkpoint.best_score", "checkpoint.thresholds",
 )  # fmt: skip
 

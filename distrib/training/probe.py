@@ -207,7 +207,8 @@ def _make_steps(
             for _ in range(min(2, grouping.accumulation)):  # the second has the first one's gradients beside it
                 with torch.autocast(device.type, precision) if precision else nullcontext():
                     logits_BA = net(images_BHWC)
-                attribute_loss(logits_BA, targets_BA, config.train, None).backward()  # type: ignore[no-untyped-call]
+                loss = attribute_loss(logits_BA, targets_BA, config.train.label_smoothing, None)
+                loss.backward()  # type: ignore[no-untyped-call]
             logits_BA.sum().item()  # waits for the device
             net.zero_grad(set_to_none=True)
 

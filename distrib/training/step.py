@@ -204,7 +204,7 @@ class TrainStep:
         return self.look().stats()
 
     def _loss(self, logits_BA: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
-        return attribute_loss(logits_BA, targets_BA, self._train, self._positive_weight)
+        return attribute_loss(logits_BA, targets_BA, self._train.label_smoothing, self._positive_weight)
 
     def _update(self, loss: torch.Tensor, step: int) -> torch.Tensor:
         """Move the weights unless something is not finite; whether it is, as bool [] on the device."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from distrib.config import Config, TrainConfig
+from distrib.config import Config
 from distrib.data.batch import Batch
 from distrib.model.network import AttributeClassifier
 from distrib.ranks.machine import resolve
@@ -116,7 +116,7 @@ def test_sgd_is_torchs_own(nesterov: bool) -> None:
     for step in range(3):
         one_step([batch()], step)
         plain.zero_grad()
-        attribute_loss(reference(batch().images_BHWC), batch().targets_BA, TrainConfig(), None).backward()
+        attribute_loss(reference(batch().images_BHWC), batch().targets_BA, 0.0, None).backward()
         plain.step()
     for a, b in zip(net.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -126,9 +126,7 @@ def test_micro_batches_add_up_to_the_mean_loss() -> None:
     one_step, net, _ = make_step()
     halves = [batch(1.0), batch(0.0)]
     with torch.no_grad():
-        expected = (
-            sum(attribute_loss(net(half.images_BHWC), half.targets_BA, TrainConfig(), None) for half in halves) / 2
-        )
+        expected = sum(attribute_loss(net(half.images_BHWC), half.targets_BA, 0.0, None) for half in halves) / 2
     one_step.begin_epoch(10.0)
     one_step(halves, 0)
     assert one_step.read().loss_sum == pytest.approx(10.0 + float(expected), rel=1e-4)
@@ -177,13 +175,12 @@ def test_a_skipped_step_leaves_every_kind_of_batchnorm_alone(synchronised: bool,
 
 def test_a_network_in_float64_has_its_loss_in_float64() -> None:
     _, net, _ = make_step()
-    smooth = TrainConfig(label_smoothing=0.1)
     net.double()
     with torch.no_grad():
         logits = net(batch().images_BHWC)
-        loss = attribute_loss(logits, batch().targets_BA, smooth, torch.ones(2))
+        loss = attribute_loss(logits, batch().targets_BA, 0.1, torch.ones(2))
     assert logits.dtype == loss.dtype == torch.float64
-    assert attribute_loss(logits.bfloat16(), batch().targets_BA, smooth, None).dtype == torch.float32
+    assert attribute_loss(logits.bfloat16(), batch().targets_BA, 0.1, None).dtype == torch.float32
 
 
 def test_clipping_bounds_the_update() -> None:
