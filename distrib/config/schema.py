@@ -173,10 +173,7 @@ class AugmentConfig(Section):
     """Probability that a rectangle of 2 to 20 % of an image gets its mean colour."""
     mixup: float = Field(0.0, ge=0, le=100)
     """Mix each image and its targets with another's of its group (train.norm_size); the share of the other is from the
-    Beta distribution with both parameters this, such as 0.2; 0: off. With augment.cutmix a group gets one of them."""
-    cutmix: float = Field(0.0, ge=0, le=100)
-    """Replace a rectangle of each image by that of another one of its group, and mix their targets by its area; before
-    borders cut it, its share is from the Beta distribution with both parameters this, such as 1; 0: off."""
+    Beta distribution with both parameters this, such as 0.2; 0: off."""
 
 
 class ModelConfig(Section):
@@ -537,11 +534,10 @@ class Config(Section):
                 f"train.batch_size {batch} cannot be cut into train.accumulation {accumulation} equal micro-batches: "
                 "change one of the two"
             )
-        mixing = [f"augment.{name}" for name in ("mixup", "cutmix") if getattr(self.augment, name)]
-        if norm == "batch" and mixing:
+        if norm == "batch" and self.augment.mixup:
             raise UserError(
-                f"{mixing[0]} mixes the images of a group on one rank, and train.norm_size batch makes one group of "
-                f"all ranks' images: set train.norm_size to auto or a number, or {mixing[0]} to 0"
+                "augment.mixup mixes the images of a group on one rank, and train.norm_size batch makes one group of "
+                "all ranks' images: set train.norm_size to auto or a number, or augment.mixup to 0"
             )
         if isinstance(norm, int) and batch % norm:
             lower = next(size for size in range(min(norm, batch), 0, -1) if batch % size == 0)
@@ -586,9 +582,9 @@ class Config(Section):
             (model.frozen_statistics != "kept" and model.freeze == "none", "model.frozen_statistics",
              "model.freeze is none"),
             (self.train.norm_size != "auto" and model.trains_head_alone and model.frozen_statistics == "kept"
-             and not (self.augment.mixup or self.augment.cutmix),
+             and self.augment.mixup == 0,
              "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
-            (self.train.norm_size == 1 and bool(self.augment.mixup or self.augment.cutmix), "mixing images (augment)",
+            (self.train.norm_size == 1 and self.augment.mixup > 0, "augment.mixup",
              "train.norm_size is 1, and groups of one image have no partners"),
             *((getattr(optim, name) is not None and model.trains_head_alone, f"optim.{name}",
                f"model.freeze is {model.freeze}") for name in ("backbone_lr", "layer_decay")),

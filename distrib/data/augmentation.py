@@ -7,7 +7,7 @@ they may not be fused), and torch's bilinear sampling, which goes image by image
 numbers, which are exact.
 
 All is done in one pass in float32 between uint8 and uint8, in this order: rotation, translation and scale; blur;
-erasing; colours; mixup or cutmix. Random numbers are drawn on the host, and the device is never waited for.
+erasing; colours; mixup. Random numbers are drawn on the host, and the device is never waited for.
 
 Legend: B images, C channels, H height, W width, A attributes.
 """
@@ -78,8 +78,9 @@ class Augmentation:
             planes_BCHW = recolour(
                 planes_BCHW, config, mean_BC if config.contrast else None, draw(_COLOUR), draw(_GREY)
             )
-        if config.mixup or config.cutmix:
-            planes_BCHW, targets_BA = mix(planes_BCHW, targets_BA, config, draw(_MIXING, rows[:1])[:, 0])
+        if config.mixup:
+            quantile = draw(_MIXING, rows[:1])[1, 0]  # the second number, as in runs of earlier versions
+            planes_BCHW, targets_BA = mix(planes_BCHW, targets_BA, config.mixup, quantile)
         images_BHWC = planes_BCHW.round_().permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
         return replace(batch, images_BHWC=images_BHWC, targets_BA=targets_BA)
 
@@ -182,30 +183,18 @@ def recolour(
 
 
 def mix(
-    planes_BCHW: torch.Tensor, targets_BA: torch.Tensor, config: AugmentConfig, random_4: NDArray[np.float64]
+    planes_BCHW: torch.Tensor, targets_BA: torch.Tensor, alpha: float, quantile: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each image and its targets mixed with those before it in the group, the first with the last.
+    """Mixup (Zhang et al., ICLR 2018): each image and its targets mixed with those before it in the group, the first
+    with the last.
 
-    By one share for the whole group: mixup (Zhang et al., ICLR 2018) or cutmix (Yun et al., ICCV 2019), either for half
-    of the groups where both are on. The order within a group is random in every epoch, and so are the partners.
+    By one share for the whole group, which is this quantile of the Beta distribution with both parameters alpha. The
+    order within a group is random in every epoch, and so are the partners.
     """
     from scipy.special import betaincinv  # takes half a second to import
 
-    which, quantile, *middle = random_4.tolist()
-    cuts = bool(config.cutmix) and (not config.mixup or which < 0.5)
-    alpha = config.cutmix if cuts else config.mixup
     share = float(betaincinv(alpha, alpha, quantile))  # of the partner
-    if cuts:
-        sides = planes_BCHW.shape[2:]
-        bounds = []
-        for side, place in zip(sides, middle, strict=True):
-            first = int(place * side) - (length := round(side * share**0.5)) // 2
-            bounds.append(slice(max(first, 0), min(first + length, side)))
-        box_BCHW = planes_BCHW[:, :, bounds[0], bounds[1]]
-        share = box_BCHW[0, 0].numel() / (sides[0] * sides[1])
-        box_BCHW.copy_(box_BCHW.roll(1, 0))
-    else:
-        planes_BCHW = planes_BCHW + (planes_BCHW.roll(1, 0) - planes_BCHW).mul_(share)
+    planes_BCHW = planes_BCHW + (planes_BCHW.roll(1, 0) - planes_BCHW).mul_(share)
     return planes_BCHW, targets_BA + (targets_BA.roll(1, 0) - targets_BA).mul_(share)
 
 

@@ -113,7 +113,7 @@ def group_batch(config: Config, ranks: int, checkpoint: "Checkpoint | None") -> 
         notes.append(
             f"BatchNorm normalises over {norm_size} images (train.norm_size) from this step on, instead of over "
             f"{before} as before: what a step computes changes"
-            + (", and which images are mixed (augment)" if config.augment.mixup or config.augment.cutmix else "")
+            + (", and which images are mixed (augment.mixup)" if config.augment.mixup else "")
         )
     if past is not None and past.consecutive:
         notes.append(

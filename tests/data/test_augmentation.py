@@ -95,7 +95,7 @@ def test_the_bits_are_the_same_where_threads_share_out_a_batch() -> None:
     assert torch.equal(torch.cat([each.images_BHWC for each in alone]), whole.images_BHWC)
 
 
-@pytest.mark.parametrize("part", [{name: value} for name, value in PER_IMAGE.items()] + [{"mixup": 1}, {"cutmix": 1}])
+@pytest.mark.parametrize("part", [{name: value} for name, value in PER_IMAGE.items()] + [{"mixup": 1}])
 def test_each_epoch_and_seed_has_its_own(part: dict[str, Any]) -> None:
     batch = noise(32)
     ends = [augmented(batch, epoch, seed, **part).images_BHWC for epoch, seed in ((0, 0), (1, 0), (0, 1), (0, 0))]
@@ -249,42 +249,13 @@ def test_mixup_mixes_images_and_targets_by_one_share() -> None:
     assert np.var(shares) == pytest.approx(1 / 7.2, abs=0.05)
 
 
-def test_cutmix_puts_a_rectangle_of_another_image_in_each_and_mixes_targets_by_its_area() -> None:
-    batch = noise(6, 30, 20)
-    before, partner = batch.targets_BA, batch.targets_BA.roll(1, 0)
-    shares = []
-    for epoch in range(40):
-        mixed = augmented(batch, epoch, cutmix=1)
-        taken_BHW = (mixed.images_BHWC == batch.images_BHWC.roll(1, 0)).all(3)
-        kept_BHW = (mixed.images_BHWC == batch.images_BHWC).all(3)
-        assert (taken_BHW ^ kept_BHW).all()
-        assert (taken_BHW == taken_BHW[0]).all()
-        ys, xs = torch.nonzero(taken_BHW[0], as_tuple=True)
-        shares.append(len(ys) / 600)
-        if len(ys):
-            assert len(ys) == (ys.max() - ys.min() + 1) * (xs.max() - xs.min() + 1)
-        assert torch.allclose(mixed.targets_BA, before + (partner - before) * shares[-1])
-    assert min(shares) < 0.1
-    assert max(shares) > 0.5
-
-
-def test_with_both_on_each_group_gets_one_of_them() -> None:
-    batch = noise(6)
-    both = [augmented(batch, epoch, mixup=1, cutmix=1) for epoch in range(60)]
-    cut = [same(mixed, augmented(batch, epoch, cutmix=1)) for epoch, mixed in enumerate(both)]
-    up = [same(mixed, augmented(batch, epoch, mixup=1)) for epoch, mixed in enumerate(both)]
-    assert all(one != other for one, other in zip(cut, up, strict=True))
-    assert 15 < sum(cut) < 45
-
-
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 100])
 def test_a_share_is_one_for_every_alpha(alpha: float) -> None:
     x_BCHW, targets_BA = torch.zeros(2, 3, 8, 8), torch.tensor([[0.0], [1.0]])
     for quantile in (0.0, 0.3, 0.5, 0.7, 1 - 2**-32):
-        for config in (AugmentConfig(mixup=alpha), AugmentConfig(cutmix=alpha)):
-            _, mixed_BA = mix(x_BCHW, targets_BA, config, np.array([0.0, quantile, 0.5, 0.5]))
-            assert mixed_BA.sum() == pytest.approx(1)
-            assert mixed_BA.min() >= 0
+        _, mixed_BA = mix(x_BCHW, targets_BA, alpha, quantile)
+        assert mixed_BA.sum() == pytest.approx(1)
+        assert mixed_BA.min() >= 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -309,8 +280,8 @@ def test_the_loss_of_mixed_targets_is_the_losses_mixed(smoothing: float) -> None
         ("--augment.erasing 2", ["augment.erasing", "less than or equal to 1"]),
         ("--augment.mixup -1", ["augment.mixup", "greater than or equal to 0"]),
         (
-            "--augment.cutmix 1 --train.norm-size batch",
-            ["augment.cutmix mixes the images of a group", "train.norm_size to auto", "or augment.cutmix to 0"],
+            "--augment.mixup 1 --train.norm-size batch",
+            ["augment.mixup mixes the images of a group", "train.norm_size to auto", "or augment.mixup to 0"],
         ),
     ],
 )
@@ -321,6 +292,6 @@ def test_bad_values_are_refused(words: str, parts: list[str]) -> None:
 def test_groups_of_one_image_have_no_partners() -> None:
     idle = ["--augment.mixup", ".2", "--train.norm-size", "1"]
     (warning,) = load_config(idle)[0].ineffective()
-    assert warning.startswith("mixing images (augment) has no effect because train.norm_size is 1")
+    assert warning.startswith("augment.mixup has no effect because train.norm_size is 1")
     batch = noise(1)
     assert same(augmented(batch, mixup=1.0), batch)
