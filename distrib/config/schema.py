@@ -169,8 +169,6 @@ class AugmentConfig(Section):
     """Factor of the size, from 1 - this to 1 + this."""
     blur: Fraction = 0.0
     """Probability that an image is blurred by a Gaussian of 0.1 to 1.5 pixels."""
-    erasing: Fraction = 0.0
-    """Probability that a rectangle of 2 to 20 % of an image gets its mean colour."""
     mixup: float = Field(0.0, ge=0, le=100)
     """Mix each image and its targets with another's of its group (train.norm_size); the share of the other is from the
     Beta distribution with both parameters this, such as 0.2; 0: off."""

@@ -7,7 +7,7 @@ they may not be fused), and torch's bilinear sampling, which goes image by image
 numbers, which are exact.
 
 All is done in one pass in float32 between uint8 and uint8, in this order: rotation, translation and scale; blur;
-erasing; colours; mixup. Random numbers are drawn on the host, and the device is never waited for.
+colours; mixup. Random numbers are drawn on the host, and the device is never waited for.
 
 Legend: B images, C channels, H height, W width, A attributes.
 """
@@ -23,13 +23,11 @@ from distrib.config import AugmentConfig
 from distrib.data.batch import Batch
 from distrib.data.plan import philox
 
-# What random numbers are for, as in `plan.py`, far above its own.
-_GEOMETRY, _BLUR, _ERASING, _ERASING_PLACE, _COLOUR, _GREY, _MIXING = range(2**16, 2**16 + 7)
+# What random numbers are for, as in `plan.py`, far above its own; those left out were for what there is no more.
+_GEOMETRY, _BLUR, _COLOUR, _GREY, _MIXING = (2**16 + number for number in (0, 1, 4, 5, 6))
 
 # Pixels: standard deviations of the blur, and the taps on each side of its middle one.
 _SIGMAS, _TAPS = (0.1, 1.5), 4
-# Share of an image that is erased, and the smallest ratio of the sides of what is (Zhong et al., AAAI 2020, section 4).
-_AREAS, _NARROWEST = (0.02, 0.2), 0.3
 # Luma by the channels (ITU-R BT.601), and what turns colours a quarter from red towards green, about grey (in YIQ).
 _LUMA = np.tile([0.299, 0.587, 0.114], (3, 1))
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -66,18 +64,13 @@ class Augmentation:
 
         # Planes, as each channel of an image is then one block of memory, over which kernels are fast.
         planes_BCHW = batch.images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        mean_BC = mean_colours(planes_BCHW) if config.contrast or config.erasing else None
+        mean_BC = mean_colours(planes_BCHW) if config.contrast else None
         if config.rotation or config.translation or config.scale:
             planes_BCHW = move(planes_BCHW, config, draw(_GEOMETRY))
         if config.blur:
             planes_BCHW = blur(planes_BCHW, config.blur, draw(_BLUR))
-        if config.erasing:
-            assert mean_BC is not None
-            planes_BCHW = erase(planes_BCHW, config.erasing, mean_BC, draw(_ERASING), draw(_ERASING_PLACE))
         if config.brightness or config.contrast or config.saturation or config.hue or config.grey:
-            planes_BCHW = recolour(
-                planes_BCHW, config, mean_BC if config.contrast else None, draw(_COLOUR), draw(_GREY)
-            )
+            planes_BCHW = recolour(planes_BCHW, config, mean_BC, draw(_COLOUR), draw(_GREY))
         if config.mixup:
             quantile = draw(_MIXING, rows[:1])[1, 0]  # the second number, as in runs of earlier versions
             planes_BCHW, targets_BA = mix(planes_BCHW, targets_BA, config.mixup, quantile)
@@ -127,29 +120,6 @@ def blur(planes_BCHW: torch.Tensor, probability: float, random_4B: NDArray[np.fl
             before, after = (padded_BCHW.narrow(dim, _TAPS + offset, side) for offset in (-tap, tap))
             part_BCHW += (before + after).mul_(weights_TB111[tap])
     return planes_BCHW.index_copy_(0, index, part_BCHW)
-
-
-def erase(
-    planes_BCHW: torch.Tensor,
-    probability: float,
-    colour_BC: torch.Tensor,
-    random_4B: NDArray[np.float64],
-    place_4B: NDArray[np.float64],
-) -> torch.Tensor:
-    """Random erasing (Zhong et al., AAAI 2020): a rectangle of some of the images gets the image's mean colour."""
-    (height, width), (smallest, largest) = planes_BCHW.shape[2:], _AREAS
-    chosen, area, ratio, _ = random_4B
-    pixels = height * width * (smallest + (largest - smallest) * area)
-    aspect = _NARROWEST ** (2 * ratio - 1)
-    rows = np.minimum(np.rint(np.sqrt(pixels * aspect)), height) * (chosen < probability)
-    columns = np.minimum(np.rint(np.sqrt(pixels / aspect)), width)
-    top, left = np.floor(place_4B[0] * (height - rows + 1)), np.floor(place_4B[1] * (width - columns + 1))
-    box_4B1 = on_device(np.stack((top, top + rows, left, left + columns))[..., None], planes_BCHW.device)
-    y_H, x_W = (torch.arange(side, device=planes_BCHW.device) for side in (height, width))
-    rows_BH = (y_H >= box_4B1[0]) & (y_H < box_4B1[1])
-    columns_BW = (x_W >= box_4B1[2]) & (x_W < box_4B1[3])
-    erased_BHW = rows_BH[:, :, None] & columns_BW[:, None]
-    return torch.where(erased_BHW[:, None], colour_BC[:, :, None, None], planes_BCHW)
 
 
 def recolour(
