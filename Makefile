@@ -26,7 +26,7 @@ $(FACES)/boxes.csv: | .venv/.installed
 
 # How many torch can use; a GPU that it cannot use is an error, as in every training.
 COUNT_GPUS := import sys, torch; from distrib.ranks.machine import unusable_gpu; print(torch.cuda.device_count()); \
-	wrong = unusable_gpu(); sys.exit(wrong and "distrib: error: " + wrong)
+	wrong = unusable_gpu(); sys.exit(wrong and f"distrib: error: {wrong}, or train on the CPU: CUDA_VISIBLE_DEVICES= make demo")
 
 demo: .venv/.installed $(FACES)/boxes.csv
 	@rm -rf runs/demo

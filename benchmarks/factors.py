@@ -3,8 +3,9 @@
     distrib sweep configs/recipe/screening.yaml --data.root data/celeba --folder studies/screening
     python benchmarks/factors.py studies/screening/study.csv --json benchmarks/results/recipe/screening.json
 
-Each trial is one training, with a seed of its own; several files are one study with more seeds. A gain is a difference
-of means over seeds; its spread is the standard deviation that the difference of two such trainings has. It is told from
+Each trial is one training, with a seed of its own; several files are one study with more settings or seeds. A gain is a
+difference of means over the seeds that a setting has in common with the base; its spread (±) is the standard deviation
+that the difference of two such trainings has, and not that of the mean. It is told from
 chance where Welch's t-test at 5 %, by which `distrib reproduce` judges, says so; one seed has neither spread nor test.
 Of many settings one in twenty passes that test by chance, which is why the survivors are trained again on other images.
 Time is that of the trainings, beside each other as the study ran them.
@@ -27,10 +28,10 @@ SCORES = {"val_roc_auc": "ROC AUC", "val_accuracy": "accuracy", "val_balanced_ac
 
 
 class Found(NamedTuple):
-    """Of one setting: each score, and the seconds, of its trainings."""
+    """Of one setting: each score of its trainings, and their seconds, by the seed."""
 
-    scores: dict[str, list[float]]
-    seconds: list[float]
+    scores: dict[str, dict[int, float]]
+    seconds: dict[int, float]
 
 
 def main() -> None:
@@ -43,7 +44,9 @@ def main() -> None:
         gains = {name: gain(found[name], found[BASE]) for name in found if name != BASE}
     except (OSError, KeyError, ValueError) as error:
         studies = ", ".join(map(str, options.study))
-        parser.error(f"{studies}: no study.csv with a setting called {BASE} that has finished: {error!r}")
+        parser.error(
+            f"{studies}: not study.csv of trainings of which one that has finished is called {BASE}: {error!r}"
+        )
     print(in_markdown(found[BASE], gains))
     for each in unfinished:
         print(f"\n{each}")
@@ -58,7 +61,7 @@ def read(files: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
     Raises:
         OSError: if a file cannot be read.
         KeyError: if one has not the columns that such a study has.
-        ValueError: if its numbers are none, or means over seeds.
+        ValueError: if its numbers are none, or means over seeds, or a setting was trained twice with a seed.
     """
     settings: dict[str, Found] = {}
     unfinished = []
@@ -70,27 +73,37 @@ def read(files: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
                     continue
                 if len(row["runs"].split()) > 1:
                     raise ValueError(f"trial {row['trial']} is the mean of several runs: put train.seed in the space")
-                found = settings.setdefault(row["factor"], Found({score: [] for score in SCORES}, []))
-                found.seconds.append(float(row["seconds"]))
+                found = settings.setdefault(row["factor"], Found({score: {} for score in SCORES}, {}))
+                seed = int(row["train.seed"])
+                if seed in found.seconds:
+                    raise ValueError(f"{row['factor']} was trained twice with seed {seed}: leave one of the files out")
+                found.seconds[seed] = float(row["seconds"])
                 for score, values in found.scores.items():
-                    values.append(float(row[score]))
+                    values[seed] = float(row[score])
     return settings, unfinished
 
 
 def gain(setting: Found, base: Found) -> dict[str, Any]:
     """What a setting gains over the base: its seeds, its time by that of the base, and each score's gain, spread and p.
 
-    The spread is None, and p as well, where either has one training alone.
+    The spread is None, and p as well, where they have one seed in common alone.
+
+    Raises:
+        ValueError: if they have no seed in common.
     """
     from scipy.stats import ttest_ind
 
-    result: dict[str, Any] = {"seeds": len(setting.seconds), "time": fmean(setting.seconds) / fmean(base.seconds)}
-    for score, values in setting.scores.items():
-        others = base.scores[score]
+    seeds = sorted(setting.seconds.keys() & base.seconds.keys())
+    if not seeds:
+        raise ValueError(f"no seed of {sorted(setting.seconds)} is one of {BASE}, {sorted(base.seconds)}")
+    time = sum(setting.seconds[seed] for seed in seeds) / sum(base.seconds[seed] for seed in seeds)
+    result: dict[str, Any] = {"seeds": len(seeds), "time": time}
+    for score in SCORES:
+        values, others = ([found.scores[score][seed] for seed in seeds] for found in (setting, base))
         result[score] = {"gain": fmean(values) - fmean(others), "spread": None, "p": None}
-        if min(len(values), len(others)) > 1:
+        if len(seeds) > 1:
             p = float(ttest_ind(values, others, equal_var=False).pvalue)
-            result[score] |= {"spread": math.hypot(stdev(values), stdev(others)), "p": p}
+            result[score] |= {"spread": math.hypot(stdev(values), stdev(others)), "p": None if math.isnan(p) else p}
     return result
 
 
@@ -98,7 +111,7 @@ def in_markdown(base: Found, gains: dict[str, dict[str, Any]]) -> str:
     """A table of the gains, the largest of the first score at its top; bold is what is told from chance."""
     first = next(iter(SCORES))
     means = [
-        f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+        f"{fmean(values.values()):.4f}" + (f" ± {stdev(values.values()):.4f}" if len(values) > 1 else "")
         for values in base.scores.values()
     ]
     lines = [

@@ -10,12 +10,12 @@ Three recipes, each trained with every seed, in turn:
 - *plain*: all attributes by a loop of one's own, AdamW with a one-cycle schedule, as `trainers.py` has it for
   Accelerate by hand.
 
-All have the same budget of time, in which each of the last two is given as many epochs as fit, by the time of a first
-one of its own, and at most `--epochs`, the report's number. Of every training the epoch with the highest mean ROC AUC
-on the validation split counts, and decisions are made at 1/2. A gain is the difference of two means over the seeds; its
-95 % interval comes from resamples of the validation split's identities, the same for all models, and says nothing of
-the spread over seeds, which is told beside. The clock is that of `train.py`: from before the first batch is decoded to
-when an epoch is validated.
+All have the same budget of time, in which each is given as many epochs as fit, by the time of a first one of its own:
+at most as many as the configuration has, and `--epochs`, the report's number, for the last two. Of every training the
+epoch with the highest mean ROC AUC on the validation split counts, and decisions are made at 1/2. A gain is the
+difference of two means over the seeds; its 95 % interval comes from resamples of the validation split's identities, the
+same for all models, and says nothing of the spread over seeds, which is told beside. The clock is that of `train.py`:
+from before the first batch is decoded to when an epoch is validated.
 
 Use seeds that no choice was made by.
 """
@@ -48,6 +48,7 @@ from train import (
 )
 
 from distrib.base.cores import cores
+from distrib.config import read_yaml
 from distrib.data.table import read_table
 from distrib.scoring.bootstrap import paired_bootstrap
 from distrib.scoring.metrics import score
@@ -99,10 +100,11 @@ def compare(options: argparse.Namespace, scratch: Path, result: dict[str, Any]) 
     with np.load(folder / "valid.npz") as valid:
         validation = Validation(attributes, valid["targets"], valid.get("identity"))
     setting = set_up(BATCH_SIZE, folder, scratch, (options.size, options.size), 1)
-    first, epochs = {}, {OURS: 0}  # 0: as the configuration says
-    for name in (REPORT, PLAIN):
+    most = {OURS: read_yaml(options.config).train.epochs, REPORT: options.epochs, PLAIN: options.epochs}
+    first, epochs = {}, {}
+    for name in most:
         (first[name],) = train(name, setting, options.seeds[0], options.config).seconds
-        epochs[name] = max(1, min(options.epochs, math.floor(60 * options.minutes / first[name])))
+        epochs[name] = max(1, min(most[name], math.floor(60 * options.minutes / first[name])))
         yield f"a first epoch of {name} takes {first[name]:.0f} s: it is given {epochs[name]}"
     result["setting"] = {
         "config": options.config.name, "size": list(setting.size), "precision": setting.precision,

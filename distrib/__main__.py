@@ -60,12 +60,13 @@ def train(arguments: Sequence[str]) -> int:
     Returns:
         The exit status of the ranks, as `distrib/train.py` says; 75 also where a signal came before there were any.
     """
-    from distrib.config import load_config
     from distrib.ranks.stopping import StopRequests
     from distrib.ranks.waiting import choose_waiting
 
     file, arguments = _take_launch(_with_config(arguments))
     if {"-h", "--help"} & {*arguments}:
+        from distrib.config import load_config
+
         load_config(arguments, "distrib train [CONFIG] [--launch FILE]")
     requests = StopRequests()
     with requests.listening():  # first, because the imports below take seconds
@@ -96,7 +97,8 @@ def check(arguments: Sequence[str]) -> int:
 
     here = "--here" in arguments
     options = _with_config([each for each in arguments if each != "--here"])
-    config, _ = load_config(options, "distrib check [CONFIG] [--here]")
+    does = "Says what a training with these options would be of, or why it would be refused."
+    config, _ = load_config(options, "distrib check [CONFIG] [--here | --gpu]", does)
     config = resolve(config) if here else config
     table, splits = check_start(config, config.run.ranks or config.train.ranks_asked_for or 1)
     for note in (*table.notes, *splits.notes):

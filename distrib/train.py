@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # What to do where memory runs out, and the loop is not there yet, which knows its numbers.
 MAKE_ROOM = (
-    "lower train.norm_size, the images that a rank holds at a time, set data.resident to never, or lower, in a new run, "
-    "train.batch_size or data.image_size"
+    "lower train.norm_size, the images that a rank holds at a time, set data.resident to never, or lower, in a new "
+    "run, train.batch_size or data.image_size"
 )
 
 

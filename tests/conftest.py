@@ -24,8 +24,8 @@ if os.environ.get("CI"):
 CELEBA_MINI = Path(__file__).resolve().parents[2] / "shared/celeba-mini"
 
 
-# What takes longest comes first, so that no worker is left alone with it at the end; and beside the demo, which computes
-# on all cores, what waits for Slurm.
+# What takes longest comes first, so that no worker is left alone with it at the end; and beside the demo, which
+# computes on all cores, what waits for Slurm.
 DEAR = (
     "test_truth", "test_command", "/cluster/", "test_sweep", "test_stopping", "test_train.", "test_explain",
     "test_chaos", "test_gpu_benchmarks", "test_tracking_online", "test_trainers", "test_recipe", "test_scale",

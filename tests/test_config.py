@@ -288,6 +288,27 @@ def test_a_group_with_nothing_under_it_has_its_defaults(tmp_path: Path, text: st
     assert read_yaml(written(tmp_path, text)) == Config()
 
 
+# What every run has written that was trained before these settings were taken out.
+OFF = """
+augment: {cutmix: 0.0, erasing: 0.0}
+model: {stochastic_depth: 0.0, dropout: 0.0}
+train: {loss: bce, focal_gamma: 2.0, gamma_positive: 0.0, gamma_negative: 4.0, margin: 0.05}
+"""
+
+
+def test_a_file_of_an_earlier_version_is_read_where_it_does_without_what_was_taken_out(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path, OFF)) == Config()
+    for there, other, key in (
+        ("dropout: 0.0", "dropout: 0.2", "model.dropout"),
+        ("bce", "focal", "train.loss"),
+        ("cutmix: 0.0", "cutmix: 1.0", "augment.cutmix"),
+    ):
+        file = written(tmp_path, OFF.replace(there, other))
+        refusal(
+            lambda file=file: read_yaml(file), str(file), f"{key} is {other.rpartition(' ')[2]}, a setting that later"
+        )
+
+
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda file: file.name)
 def test_the_ready_made_configurations_load(file: Path) -> None:
     config, name = load_config(["--config", str(file)])

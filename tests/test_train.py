@@ -89,7 +89,7 @@ def test_a_run_says_where_its_time_went(faces: Path, finished: tuple[Path, str, 
     # What comes after the last epoch: its checkpoint, and no report here.
     assert (last["epoch"], last["step"], last["checkpoints_share"], last["flops"]) == (3, rows[-1]["step"], 1, 0)
     shares = ", ".join(rf"{part} .+%" for part in PARTS[:-1])
-    used = r"rank 0: MFU .+ %, at most \d[\d.]* .B of the host's memory"
+    used = r"rank 0: MFU .+%, at most \d[\d.]* .B of the host's memory"
     assert re.search(rf"^time: .+: {shares}\n{used}$", printed, re.MULTILINE)
     logged = [row for row in read_history(folder) if "speed/mfu" in row]
     assert [row["speed/data_share"] for row in logged] == pytest.approx([row["data_share"] for row in rows])

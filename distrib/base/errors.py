@@ -73,7 +73,8 @@ class OutOfMemory(UserError):  # noqa: N818 - as torch has it
     exit_status = 3
 
     def __init__(self, said: str, remedy: str, on_all_ranks: bool = False) -> None:
-        super().__init__(f"out of memory ({printable(said).partition('. ')[0][:200]}): {remedy}", on_all_ranks)
+        said = printable(said).partition(". ")[0][:200] or "MemoryError"  # Python's own says nothing
+        super().__init__(f"out of memory ({said}): {remedy}", on_all_ranks)
         self.may_pass = True
 
 

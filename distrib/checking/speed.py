@@ -64,8 +64,9 @@ def bottleneck(bench: Bench) -> Passed:
         f"batch {count}: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
         for count, rates in figures.items()
     )
-    otherwise = f", and with images in memory (data.resident) the {in_memory}" if in_memory != decoding else ""
-    sentence = f"images/s at {size[0]} x {size[1]}: {seen}{left_out}; the bottleneck is the {decoding}{otherwise}"
+    named = {"decode": "decoding", "resident": "cutting them out", "step": "the step"}
+    otherwise = f", and with images in memory (data.resident) {named[in_memory]}" if in_memory != decoding else ""
+    sentence = f"images/s at {size[0]} x {size[1]}: {seen}{left_out}; the bottleneck is {named[decoding]}{otherwise}"
     return Passed(sentence, {**figures, "bottleneck": {"decoded": decoding, "in memory": in_memory}})
 
 

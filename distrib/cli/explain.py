@@ -58,5 +58,5 @@ def _arguments(argv: Sequence[str]) -> tuple[Path, tuple[str, ...], list[str]]:
     if "-h" in rest or "--help" in rest:
         print(__doc__)
         print(f"parts: {', '.join(PANELS)}\n\nOptions, with the run's own settings as defaults:\n")
-        parse(["--help"], Config(), "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
+        parse(["--help"], Config(), "distrib explain RUN [--only PART …]", "Makes the report of a finished run.")
     raise UserError("name the run first: distrib explain runs/NAME")

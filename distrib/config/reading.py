@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -18,16 +19,25 @@ from distrib.config.schema import Config
 from distrib.config.section import SWITCHES, Switch, Takes, as_taken, keys, spellings
 from distrib.config.yaml_files import read_settings
 
+# Settings of earlier versions that were taken out, as they brought nothing (docs/recipe.md): what each was when it did
+# nothing, as in most files that a run has written; None: whatever it was, as another one of these was off.
+REMOVED = {
+    "model.dropout": 0, "model.stochastic_depth": 0, "augment.cutmix": 0, "augment.erasing": 0, "train.loss": "bce",
+    "train.focal_gamma": None, "train.gamma_positive": None, "train.gamma_negative": None, "train.margin": None,
+}  # fmt: skip
 # Bytes of a command line that are no text in the locale, as Python has them.
 UNDECODED = re.compile("[\udc80-\udcff]")
 
 
-def load_config(argv: Sequence[str], prog: str = "train.py") -> tuple[Config, str]:
+def load_config(
+    argv: Sequence[str], prog: str = "train.py", does: str = "Trains ResNet18 on face attributes."
+) -> tuple[Config, str]:
     """The configuration that a command line asks for.
 
     Args:
         argv: `--config FILE` (at most once, anywhere) and options such as `--optim.lr 3e-4`.
         prog: name of the program, and what it takes beside these, for `--help`.
+        does: what the program does, for `--help`.
 
     Returns:
         The configuration, and a name for the run: the stem of the YAML file, or "run".
@@ -41,8 +51,8 @@ def load_config(argv: Sequence[str], prog: str = "train.py") -> tuple[Config, st
     file, arguments = _take_config(arguments)
     config = Config() if file is None else read_yaml(file)
     description = (
-        "Trains ResNet18 on face attributes. --config FILE reads a YAML file with these same fields; options on the "
-        "command line win over it. --resume is short for --run.resume."
+        f"{does} --config FILE reads a YAML file with these same fields; options on the command line win over it. "
+        "--resume is short for --run.resume."
     )
     return parse(arguments, config, prog, description), "run" if file is None else file.stem
 
@@ -91,15 +101,29 @@ def read_yaml(file: Path) -> Config:
     """The configuration in a YAML file; what it leaves out has its default.
 
     Raises:
-        UserError: if the file is missing, is not YAML, or holds what the tree does not know.
+        UserError: if the file is missing, is not YAML, or holds what the tree does not know, unless it is a setting of
+            an earlier version that did nothing.
     """
     values = read_settings(file, "--config ", "groups such as data: and optim:")
     try:
+        _leave_removed(values)
         config = Config.model_validate(values)
         _refuse_unusable(config)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return config
+
+
+def _leave_removed(values: dict[Any, Any]) -> None:
+    """Take settings of earlier versions out of the groups of a file; refuse them where they did something."""
+    for key, off in REMOVED.items():
+        section, _, name = key.partition(".")
+        group = values.get(section)
+        if isinstance(group, dict) and name in group and (value := group.pop(name)) != off and off is not None:
+            raise UserError(
+                f"{key} is {value}, a setting that later versions do not have, because it brought nothing: use the "
+                "version that wrote this, or remove the line to do without"
+            )
 
 
 def _in_the_fields_words(arguments: Iterable[str]) -> Iterator[str]:

@@ -82,7 +82,7 @@ def explain(run: FinishedRun, jobs: Sequence[str], tracker: Tracker, say: Say) -
     say(f"report:  {page}")
     if failed:
         say(
-            f"report:  {len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); make them again with: distrib "
+            f"report:  {len(failed)} of {len(jobs)} parts failed ({', '.join(failed)}); make them again with: distrib "
             f"explain {run.folder} --only {' '.join(failed)}"
         )
     return failed

@@ -89,7 +89,7 @@ def _config(folder: Path, options: Sequence[str]) -> tuple[Config, TrainedModel,
         of_run = of_run.replace("train", precision="auto")
 
     def with_options(config: Config) -> Config:
-        return parse(options, config, "distrib explain RUN [--only JOB …]", "Makes the report of a finished run.")
+        return parse(options, config, "distrib explain RUN [--only PART …]", "Makes the report of a finished run.")
 
     config, model = with_options(of_run), load(folder)
     model = model.with_thresholds(config.checkpoint.thresholds)

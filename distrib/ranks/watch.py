@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,32 +49,43 @@ class _Sign:
 
 @dataclass(frozen=True)
 class _Process:
-    """Where a rank runs."""
+    """Where a rank runs.
+
+    Attributes:
+        number: of the process.
+        began: when it did.
+        host: its name.
+        system: what tells the numbers of this machine, or of a container on it, from those of others; "": not known.
+    """
 
     number: int
+    began: float
     host: str
-    namespace: str  # of process ids: a container has its own
+    system: str
 
     @classmethod
     def own(cls) -> Self:
         try:
-            namespace = os.readlink("/proc/self/ns/pid")
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            system = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         except OSError:  # there are none on macOS
-            namespace = ""
-        return cls(os.getpid(), socket.gethostname(), namespace)
+            system = ""
+        return cls(os.getpid(), psutil.Process().create_time(), socket.gethostname(), system)
 
     def __str__(self) -> str:
         return f"process {self.number} on {self.host}"
 
     def has_ended(self) -> bool:
-        """Whether it is known to be no more, as it is of a process on this host alone."""
-        own = self.own()
-        if (self.host, self.namespace) != (own.host, own.namespace):
+        """Whether it is known to be no more, as it is of a process on this machine alone."""
+        if not self.system or self.system != self.own().system:
             return False
         try:
-            return psutil.Process(self.number).status() == psutil.STATUS_ZOMBIE
+            process = psutil.Process(self.number)
+            return process.status() == psutil.STATUS_ZOMBIE or process.create_time() != self.began
         except psutil.NoSuchProcess:
             return True
+        except (psutil.Error, OSError):
+            return False
 
 
 class Watch:

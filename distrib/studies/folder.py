@@ -25,6 +25,7 @@ from typing import Any, Literal
 import yaml
 
 from distrib.base.errors import UserError, afterwards, first_line
+from distrib.config.reading import REMOVED
 from distrib.studies.definition import Study, to_yaml
 
 # What may be another when a study is resumed: how much is to be done, and on what; not what it is of.
@@ -122,6 +123,9 @@ class StudyFolder:
             for each in (before, now):
                 if each.get("config.train.accumulation") == 1:
                     each["config.train.accumulation"] = "auto"
+        for key, off in REMOVED.items():
+            if off is None or before.get(f"config.{key}") == off:
+                before.pop(f"config.{key}", None)
         for key in sorted((before.keys() | now.keys()) - {"data"}):
             if before.get(key) != now.get(key) and not key.startswith(FREE):
                 raise UserError(

@@ -245,7 +245,7 @@ def where_the_time_went(folder: RunFolder) -> str:
     mfu, peaks = model_flops_utilisation(rows), peak_memory(rows)
     used = [f"MFU {percent(mfu)}"] if math.isfinite(mfu) else []
     used += [f"at most {data_size(size)} of the {place}'s memory" for place, size in peaks.items()]
-    return f"time: {duration(total)}: {', '.join(shares)}\nrank 0: {', '.join(used)}"
+    return f"time: {duration(total)}: {', '.join(shares)}" + (f"\nrank 0: {', '.join(used)}" if used else "")
 
 
 def wants_report(config: Config, outcome: Outcome) -> bool:

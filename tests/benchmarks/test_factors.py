@@ -16,7 +16,8 @@ from distrib.studies.record import Objective, Parameter, State, StudyRecord, Tri
 
 
 def found(values: list[float], seconds: float) -> Found:
-    return Found(dict.fromkeys(SCORES, values), [seconds] * len(values))
+    by_seed = dict(enumerate(values))
+    return Found(dict.fromkeys(SCORES, by_seed), dict.fromkeys(by_seed, seconds))
 
 
 def test_a_gain_is_told_by_the_test_of_the_seeds_themselves() -> None:
@@ -25,6 +26,15 @@ def test_a_gain_is_told_by_the_test_of_the_seeds_themselves() -> None:
     assert got["time"] == 2
     assert got["val_roc_auc"]["gain"] == pytest.approx(0.029 / 3)
     assert got["val_roc_auc"]["p"] == pytest.approx(ttest_ind(ours, base, equal_var=False).pvalue)
+
+
+def test_a_setting_is_compared_by_the_seeds_that_both_have() -> None:
+    base = found([0.90, 0.80, 0.70], 30)
+    got = gain(found([0.91, 0.83], 60), base)
+    assert got["seeds"] == 2
+    assert got["val_roc_auc"]["gain"] == pytest.approx(0.02)
+    with pytest.raises(ValueError, match=r"no seed of \[\] is one of as it is, \[0, 1, 2\]"):
+        gain(found([], 60), base)
 
 
 def test_the_largest_gain_is_first_and_what_chance_explains_is_not_bold() -> None:
@@ -39,7 +49,7 @@ def test_the_largest_gain_is_first_and_what_chance_explains_is_not_bold() -> Non
     assert [line.split(" |")[0] for line in lines[2:]] == ["| as it is", "| better", "| once", "| noise", "| worse"]
     assert lines[3].startswith("| better | 3 | **+0.0380** ± 0.0028 |")
     assert lines[3].endswith("| 1.50 |")
-    assert lines[4].startswith("| once | 1 | +0.0270 |")
+    assert lines[4].startswith("| once | 1 | +0.0300 |")
     assert "**" not in lines[5]
     assert "**-0.1020**" in lines[6]
 
@@ -56,12 +66,15 @@ def test_the_studies_of_the_recipe_have_a_setting_to_compare_with(name: str) -> 
 def test_studies_are_read_together_without_what_has_not_finished(tmp_path: Path) -> None:
     objectives = tuple(Objective(score, "maximize") for score in SCORES)
 
-    def trial(number: int, state: State, factor: str, score: float) -> TrialRecord:
+    def trial(number: int, state: State, factor: str, score: float, seed: int = 0) -> TrialRecord:
         values = (score, 0.8, 0.7) if state == "finished" else None
-        return TrialRecord(number, state, {"factor": factor}, values, None, (), 8, 80.0, ("trials/a",), "")
+        return TrialRecord(
+            number, state, {"train.seed": seed, "factor": factor}, values, None, (), 8, 80.0, ("trials/a",), ""
+        )
 
     def write(name: str, *trials: TrialRecord) -> Path:
-        parameters = (Parameter("factor", tuple(sorted({str(each.settings["factor"]) for each in trials}))),)
+        factors = tuple(sorted({str(each.settings["factor"]) for each in trials}))
+        parameters = (Parameter("train.seed", (0, 1)), Parameter("factor", factors))
         record = StudyRecord(name, tmp_path, objectives, parameters, trials, 3, (), ())
         file = tmp_path / name / "study.csv"
         file.parent.mkdir()
@@ -69,9 +82,11 @@ def test_studies_are_read_together_without_what_has_not_finished(tmp_path: Path)
         return file
 
     first = write("first", trial(0, "finished", "as it is", 0.9), trial(1, "failed", "SGD", 0.0))
-    second = write("second", trial(0, "finished", "as it is", 0.92), trial(1, "finished", "SGD, Nesterov", 0.93))
+    second = write("second", trial(0, "finished", "as it is", 0.92, 1), trial(1, "finished", "SGD, Nesterov", 0.93))
     finished, unfinished = read([first, second])
     assert set(finished) == {"as it is", "SGD, Nesterov"}
-    assert finished["as it is"].scores["val_roc_auc"] == [0.9, 0.92]
-    assert finished["as it is"].seconds == [80.0, 80.0]
+    assert finished["as it is"].scores["val_roc_auc"] == {0: 0.9, 1: 0.92}
+    assert finished["as it is"].seconds == {0: 80.0, 1: 80.0}
     assert unfinished == ["SGD, trial 1 of first: failed"]
+    with pytest.raises(ValueError, match="as it is was trained twice with seed 0"):
+        read([first, first])

@@ -3,13 +3,16 @@
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from forked_ranks import on_ranks
@@ -19,7 +22,7 @@ from distrib.ranks import watch
 from distrib.ranks.machine import resolve
 from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import StopRequests
-from distrib.ranks.watch import OVER, Watch
+from distrib.ranks.watch import OVER, Watch, _Process
 
 
 class SlowStore:
@@ -99,6 +102,21 @@ def test_a_rank_whose_process_has_ended_is_named_and_left(tmp_path: Path) -> Non
         on_ranks(2, wait_beside_a_dead_rank, tmp_path)
     assert time.monotonic() - began < 30
     assert re.fullmatch(r"rank 1 \(process \d+ on .+\) has gone", (tmp_path / "lost-0").read_text())
+
+
+def test_only_of_this_machine_is_it_known_that_a_process_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = _Process.own()
+    assert not own.has_ended()
+    child = subprocess.Popen(["sleep", "60"])
+    ended = replace(own, number=child.pid, began=psutil.Process(child.pid).create_time())
+    assert not ended.has_ended()
+    child.kill()
+    child.wait()
+    assert ended.has_ended()
+    assert not replace(ended, system="another's").has_ended()
+    assert replace(own, began=own.began - 60).has_ended(), "its number is another process's now"
+    monkeypatch.setattr(_Process, "own", classmethod(lambda _: replace(ended, system="")))
+    assert not replace(ended, system="").has_ended(), "where nothing tells machines apart"
 
 
 @pytest.mark.parametrize(

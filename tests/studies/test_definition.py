@@ -247,3 +247,17 @@ def test_a_study_of_the_version_before_norm_size_goes_on(tmp_path: Path) -> None
     folder.check(found)
     other = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}\nset: {train.norm_size: 8}")
     refusal(lambda: folder.check(other), "train.norm_size auto", "now it is 8")
+
+
+def test_a_study_of_a_version_with_settings_that_were_taken_out_goes_on(tmp_path: Path) -> None:
+    found = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}")
+    folder = StudyFolder(tmp_path, "a-study")
+    text = to_yaml(found)
+    assert text.count("\n  train:\n") == 1
+    for loss in ("bce", "focal"):
+        folder.definition.write_text(
+            text.replace("\n  train:\n", f"\n  train:\n    loss: {loss}\n    focal_gamma: 2.0\n")
+        )
+        if loss == "bce":
+            folder.check(found)
+    refusal(lambda: folder.check(found), "train.loss focal", "now it is None")
