@@ -42,7 +42,8 @@ def draw_engines(panel: Axes, size: str, found: dict[str, Any], names: bool) -> 
         whisker = [[rate["median"] - rate["min"]], [rate["max"] - rate["median"]]]
         colour = BY_HAND if name.endswith("by hand") else AS_IT_COMES if "," in name else OURS
         panel.barh(place, rate["median"], 0.72, xerr=whisker, color=colour, error_kw={"capsize": 2.5})
-        panel.text(rate["max"], place, f"  {rate['median']:.0f}", va="center", fontsize=9)
+        digits = 1 if rate["median"] < 100 else 0
+        panel.text(rate["max"], place, f"  {rate['median']:,.{digits}f}", va="center", fontsize=9)
     panel.set_yticks(range(len(rates)), list(rates) if names else [""] * len(rates))
     panel.invert_yaxis()
     panel.tick_params(axis="y", length=0)
