@@ -70,7 +70,7 @@ def test_training_ends_with_every_job_and_the_page(reported: tuple[Path, str, Pa
         "Where the time went",
         "Waiting for data",
         "The parts of the report",
-        "MFU, median of the epochs",
+        "MFU, over all epochs",
         "FLOP/s is what",
     ):
         assert part in page.read_text()

@@ -166,12 +166,12 @@ def trained(*arguments: object) -> tuple[int, int]:
 
 
 def options(faces: Path, folder: Path, *more: object) -> list[object]:
-    """Two epochs with two groups of eight in a step, in what compiles fastest: float32, and the first layers frozen. A
-    layer is freed after four steps, images grow after five, and the weights are averaged. The learning rate is so small
-    that rounding does not grow."""
+    """An epoch with two groups of eight in each of four steps, in what compiles fastest: float32, and the first layers
+    frozen. Images grow after two steps, and the weights are averaged. The learning rate is so small that rounding does
+    not grow."""
     plain = ["--optim.name", "sgd", "--optim.momentum", 0, "--optim.lr", 1e-5, "--optim.schedule", "constant"]
-    plain += ["--model.freeze", "layer3 2:layer2", "--data.grow", "16@0 32@0.7", "--train.ema", 0.9]
-    plain += ["--train.precision", "no", "--train.norm-size", 8, "--train.epochs", 2, "--tracking.mode", "disabled"]
+    plain += ["--model.freeze", "layer3", "--data.grow", "16@0 32@0.5", "--train.ema", 0.9]
+    plain += ["--train.precision", "no", "--train.norm-size", 8, "--train.epochs", 1, "--tracking.mode", "disabled"]
     plain += ["--data.subset", 64, "--checkpoint.every-steps", 1, "--checkpoint.keep", 99]
     return settings(faces, folder, *plain, *more)
 
@@ -180,8 +180,8 @@ def options(faces: Path, folder: Path, *more: object) -> list[object]:
 def a_compiled_run(kernels: None, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one on two ranks."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    # What was compiled when it was tried is what the steps take: two parts of the network, the second in two sizes.
-    assert on_ranks(2, trained, *options(faces, folder, "--train.compile", "default")) == [(0, 3)] * 2
+    # What was compiled when it was tried is what the steps take: a graph of each size.
+    assert on_ranks(2, trained, *options(faces, folder, "--train.compile", "default"), timeout=600) == [(0, 2)] * 2
     return folder
 
 
@@ -200,7 +200,7 @@ def test_a_compiled_run_is_the_run_that_it_would_be(whole: Path, faces: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "graphs"), [(3, 3), (6, 1)], ids=["before it changes", "after"])
+@pytest.mark.parametrize(("steps", "graphs"), [(1, 2), (3, 1)], ids=["before images grow", "after"])
 def test_a_compiled_run_resumes_to_the_bit(steps: int, graphs: int, whole: Path, faces: Path, tmp_path: Path) -> None:
     again = go_back(whole, tmp_path / "again", steps)
     assert on_ranks(2, trained, *options(faces, again, "--resume", "auto")) == [(0, graphs)] * 2
@@ -211,7 +211,7 @@ def test_a_compiled_run_resumes_to_the_bit(steps: int, graphs: int, whole: Path,
 @pytest.mark.slow
 def test_a_compiled_step_accumulates(whole: Path, faces: Path, tmp_path: Path) -> None:
     """The same groups on one rank, one after the other."""
-    assert on_ranks(1, trained, *options(faces, tmp_path, "--train.compile", "default")) == [(0, 3)]
+    assert on_ranks(1, trained, *options(faces, tmp_path, "--train.compile", "default")) == [(0, 2)]
     (start,) = read_events(tmp_path, "start")
     assert start["accumulation"] == 2
     losses = [[row["train_loss"] for row in read_metrics(run)] for run in (whole, tmp_path)]
