@@ -3,13 +3,15 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from launching import ROOT
+from safetensors.numpy import save_file
 from scipy.stats import ttest_ind
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from factors import SCORES, Found, gain, in_markdown, read
+from factors import SCORES, Found, Validation, gain, in_markdown, read
 
 from distrib.studies.definition import read_study
 from distrib.studies.record import Objective, Parameter, State, StudyRecord, TrialRecord, study_csv
@@ -17,7 +19,7 @@ from distrib.studies.record import Objective, Parameter, State, StudyRecord, Tri
 
 def found(values: list[float], seconds: float) -> Found:
     by_seed = dict(enumerate(values))
-    return Found(dict.fromkeys(SCORES, by_seed), dict.fromkeys(by_seed, seconds))
+    return Found(dict.fromkeys(SCORES, by_seed), dict.fromkeys(by_seed, seconds), {})
 
 
 def test_a_gain_is_told_by_the_test_of_the_seeds_themselves() -> None:
@@ -35,6 +37,27 @@ def test_a_setting_is_compared_by_the_seeds_that_both_have() -> None:
     assert got["val_roc_auc"]["gain"] == pytest.approx(0.02)
     with pytest.raises(ValueError, match=r"no seed of \[\] is one of as it is, \[0, 1, 2\]"):
         gain(found([], 60), base)
+
+
+def test_people_say_how_sure_a_gain_is(tmp_path: Path) -> None:
+    """Of 20 people with three images each one model knows more than the other, whoever is drawn."""
+    random = np.random.default_rng(0)
+    targets = random.integers(0, 2, (60, 3)).astype(np.uint8)
+    validation = Validation(targets, np.arange(60) // 3)
+    runs = {}
+    for name, skill in (("better", 2.0), ("base", 0.5)):
+        runs[name] = {}
+        for seed in (0, 1):
+            runs[name][seed] = tmp_path / f"{name}-{seed}"
+            (runs[name][seed] / "best").mkdir(parents=True)
+            logits = (random.normal(size=targets.shape) + skill * (2.0 * targets - 1)).astype(np.float32)
+            save_file({"logits": logits}, runs[name][seed] / "best/validation.safetensors")
+    better, base = (found([0.9, 0.8], 30)._replace(runs=runs[name]) for name in ("better", "base"))
+    low, high = gain(better, base, validation)["val_roc_auc"]["interval"]
+    assert 0 < low < high
+    low, high = gain(base, base, validation)["val_roc_auc"]["interval"]
+    assert low == high == 0
+    assert " (+0.0000 to +0.0000) |" in in_markdown(base, {"the same": gain(base, base, validation)})
 
 
 def test_the_largest_gain_is_first_and_what_chance_explains_is_not_bold() -> None:
@@ -87,6 +110,7 @@ def test_studies_are_read_together_without_what_has_not_finished(tmp_path: Path)
     assert set(finished) == {"as it is", "SGD, Nesterov"}
     assert finished["as it is"].scores["val_roc_auc"] == {0: 0.9, 1: 0.92}
     assert finished["as it is"].seconds == {0: 80.0, 1: 80.0}
+    assert finished["as it is"].runs[1] == tmp_path / "second/trials/a"
     assert unfinished == ["SGD, trial 1 of first: failed"]
     with pytest.raises(ValueError, match="as it is was trained twice with seed 0"):
         read([first, first])
