@@ -57,6 +57,7 @@ def wait_for(condition):
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
 
+#before
 config = TrackingConfig(**values)
 tracker = timed("open", tracking.open_tracker, config, folder, {"optim": {"lr": 0.1}})
 row = json.loads(os.environ["ROW"])
@@ -74,14 +75,28 @@ print(json.dumps(seconds))
 
 
 def train(
-    folder: Path, body: str = PLAIN, first: int = 0, environment: Mapping[str, str] | None = None, **values: Any
+    folder: Path,
+    body: str = PLAIN,
+    first: int = 0,
+    environment: Mapping[str, str] | None = None,
+    before: str = "",
+    **values: Any,
 ) -> tuple[dict[str, float], str]:
-    """Run a training program; returns the longest time of each call and what was written to stderr."""
+    """Run a training program; returns the longest time of each call and what was written to stderr.
+
+    What is to be done `before` the tracker is opened, whose thread goes on by itself from then on, is Python too.
+    """
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + f"FIRST = {first}\n" + textwrap.dedent(body), folder, json.dumps(values)],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM.replace("#before", textwrap.dedent(before)) + f"FIRST = {first}\n" + textwrap.dedent(body),
+            folder,
+            json.dumps(values),
+        ],
         env={**clean, "HOME": str(home), "ROW": json.dumps(ROW), "SCORES": json.dumps(SCORES), **(environment or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -270,14 +285,12 @@ def test_a_service_that_cannot_start_is_one_sentence(program: str | None, reason
     core = tmp_path / "wandb-core"
     core.write_text(program or "")
     core.chmod(0o755 if program else 0o644)
-    body = f"""
+    broken = f"""
         tracking.import_wandb()
         from wandb.sdk.lib.service import service_process
         service_process.get_core_path = lambda: {str(core)!r}
     """
-    seconds, warnings = train(
-        tmp_path / "run", textwrap.dedent(body) + PLAIN, environment={"WANDB_X_SERVICE_WAIT": "1"}
-    )
+    seconds, warnings = train(tmp_path / "run", environment={"WANDB_X_SERVICE_WAIT": "1"}, before=broken)
     assert warnings.count("WARNING") == warnings.count("\n") == 1, warnings
     assert reason in warnings
     assert "nothing more is tracked, and training continues; nothing of it is in the run folder" in warnings
