@@ -9,7 +9,7 @@ from launching import ROOT, clean_environment, launch, read_events, read_metrics
 from PIL import Image
 from small_run import settings
 
-from distrib.__main__ import check, train
+from distrib.__main__ import check, run, train
 from distrib.config.section import keys
 from distrib.ranks.waiting import MEASURED
 
@@ -26,6 +26,14 @@ def test_help_names_the_commands() -> None:
     assert done.returncode == 0
     assert "train" in done.stdout
     assert "prepare" in done.stdout
+
+
+@pytest.mark.parametrize("usage", ["train [CONFIG] [--launch FILE]", "check [CONFIG] [--here | --gpu]"])
+def test_help_shows_how_a_program_is_called(usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run([usage.partition(" ")[0], "--help"])
+    assert not stop.value.code
+    assert capsys.readouterr().out.startswith(f"usage: distrib {usage} [-h]")
 
 
 def test_an_unknown_command_is_refused() -> None:
