@@ -53,13 +53,11 @@ class _Process:
 
     Attributes:
         number: of the process.
-        began: when it did.
         host: its name.
         system: what tells the numbers of this machine, or of a container on it, from those of others; "": not known.
     """
 
     number: int
-    began: float
     host: str
     system: str
 
@@ -70,7 +68,7 @@ class _Process:
             system = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         except OSError:  # there are none on macOS
             system = ""
-        return cls(os.getpid(), psutil.Process().create_time(), socket.gethostname(), system)
+        return cls(os.getpid(), socket.gethostname(), system)
 
     def __str__(self) -> str:
         return f"process {self.number} on {self.host}"
@@ -80,8 +78,7 @@ class _Process:
         if not self.system or self.system != self.own().system:
             return False
         try:
-            process = psutil.Process(self.number)
-            return process.status() == psutil.STATUS_ZOMBIE or process.create_time() != self.began
+            return psutil.Process(self.number).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
         except (psutil.Error, OSError):
