@@ -8,9 +8,9 @@ Two questions, kept apart:
 - *The engine*: images a second where all train the same network by the same recipe, from the JPEGs to the validated
   epoch, with checkpoints between the epochs. The peers are in `trainers.py`, each as it comes and with its best
   switches by hand.
-- *The recipe*: how soon `configs/celeba_mini.yaml` has the mean ROC AUC on the validation split with which the best
-  peer ends, and with which it ends itself. Every recipe of `trainers.py` is tried, in the fastest of the peers' loops;
-  the one that ends best is the peer.
+- *The recipe*: how soon a configuration of this project (`--config`) has the mean ROC AUC on the validation split with
+  which the best peer ends, and with which it ends itself. The peers' recipes (`--recipes`) are tried in the fastest of
+  their loops; the one that ends best is the peer. All read images of one size (`--recipe-size`).
 
 Each training is a process of its own; in each round all take turns, in another order. Nobody compiles the network or
 keeps decoded images in memory, not even on a GPU. A recipe's clock begins before its first batch is decoded and ends
@@ -45,7 +45,7 @@ from plot_train import plot
 from trainers import PACKAGES, RECIPES, TRAINERS, Job
 
 from distrib.base.cores import cores
-from distrib.config import Config
+from distrib.config import Config, read_yaml
 from distrib.data.splits import make_splits
 from distrib.data.table import read_table
 from distrib.ranks.machine import resolve
@@ -102,7 +102,12 @@ def main() -> None:
     )
     parser.add_argument("--forms", choices=FORMS, nargs="+", default=FORMS, help="of the peers' engines")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the engines")
-    parser.add_argument("--budget", type=int, default=15, help="epochs of the peers' recipes, at 112x112")
+    parser.add_argument("--budget", type=int, default=15, help="epochs of the peers' recipes")
+    parser.add_argument("--recipe-size", type=int, default=112, help="height and width of the recipes' images")
+    parser.add_argument("--recipes", choices=tuple(RECIPES), nargs="+", default=tuple(RECIPES), help="of the peers")
+    parser.add_argument(
+        "--config", type=Path, default=PROJECT / "configs/celeba_mini.yaml", help="the recipe of distrib"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of the recipes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
@@ -173,17 +178,20 @@ def of_best(rates: dict[str, list[float]], peers: list[str]) -> dict[str, Any]:
 def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path, result: dict[str, Any]) -> Iterator[str]:
     """Add each of the peers' recipes once, the best of them and this project's with all seeds, and how they compare."""
     folder = part_of(options.root, scratch / "recipe", None)
-    setting = set_up(options.batch_size, folder, scratch, (112, 112), options.budget)
+    size = (options.recipe_size, options.recipe_size)
+    setting = set_up(options.batch_size, folder, scratch, size, options.budget)
+    mine = setting._replace(epochs=read_yaml(options.config).train.epochs)
     result |= {
         "peer": f"{peer}, by hand", "precision": setting.precision, "epochs": options.budget,
-        "size": list(setting.size), "peer_batch_size": setting.batch_size, "trainings": {},
+        "size": list(setting.size), "peer_batch_size": setting.batch_size,
+        "config": options.config.name, "config_epochs": mine.epochs, "trainings": {},
     }  # fmt: skip
     told: dict[str, list[dict[str, Any]]] = result["trainings"]
     trainings: dict[str, list[Training]] = {}
 
     def run(recipe: str, seed: int) -> str:
         if recipe == OURS:
-            found = ours(setting._replace(epochs=0), seed, ["--config", str(PROJECT / "configs/celeba_mini.yaml")])
+            found = ours(mine, seed, ["--config", str(options.config)])
         else:
             found = theirs(setting, peer, True, recipe, seed)
         trainings.setdefault(recipe, []).append(found)
@@ -191,9 +199,9 @@ def compare_recipes(options: argparse.Namespace, peer: str, scratch: Path, resul
         return f"{recipe}, seed {seed}: ROC AUC {found.roc_auc[-1]:.4f} after {found.seconds[-1]:.0f} s"
 
     first, *others = options.seeds
-    for recipe in (*RECIPES, OURS):
+    for recipe in (*options.recipes, OURS):
         yield run(recipe, first)
-    best = max(RECIPES, key=lambda recipe: trainings[recipe][0].roc_auc[-1])
+    best = max(options.recipes, key=lambda recipe: trainings[recipe][0].roc_auc[-1])
     for seed, recipe in product(others, (best, OURS)):
         yield run(recipe, seed)
 
@@ -262,7 +270,7 @@ def set_up(batch_size: int, folder: Path, scratch: Path, size: tuple[int, int], 
 
 
 def ours(setting: Setting, seed: int, recipe: list[str], attributes: str = "all") -> Training:
-    """Train with `distrib/train.py`; the epochs are the recipe's own where the setting has none."""
+    """Train with `distrib/train.py`."""
     with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
         run = Path(folder) / "run"
         side = list(map(str, setting.size))
@@ -271,9 +279,8 @@ def ours(setting: Setting, seed: int, recipe: list[str], attributes: str = "all"
             "--data.attributes", attributes, "--data.image-size", *side, "--train.precision", setting.precision,
             "--train.seed", str(seed), "--run.folder", str(run), "--tracking.mode", "disabled",
             "--explain.after-training", "false", "--data.resident", "never", "--train.compile", "no",
+            "--train.epochs", str(setting.epochs),
         ]  # fmt: skip
-        if setting.epochs:
-            command += ["--train.epochs", str(setting.epochs)]
         start(command, OURS)
         columns, epochs = read_metrics(run)
         scores = [epoch[columns.index("val_roc_auc")] for epoch in epochs]
@@ -347,7 +354,7 @@ def recipes_in_markdown(found: dict[str, Any]) -> str:
     )
     shares, mean = shares_in_words(found["time"])
     lines.append(
-        f"\nIt has what {found['best_recipe']} ends with after {mean} of its time (seed by seed {shares}; "
+        f"\nShare of {found['best_recipe']}'s time until it has what that ends with: {mean} (seed by seed {shares}; "
         f"asked for: {found['time']['wanted']:.2f})"
     )
     return "\n".join([*lines, ""])
