@@ -18,8 +18,9 @@ from typing import Any
 import psutil
 import pytest
 from accelerate.state import AcceleratorState
+from forked_ranks import train_on_ranks
 from launching import ROOT, clean_environment, free_port, launch, read_events, read_metrics
-from small_run import BATCH, EVERY, assert_same_training, settings, the_plan
+from small_run import BATCH, EVERY, assert_same_training, copied, settings, the_plan
 
 from distrib import train as program
 from distrib.ranks.stopping import STOPPED
@@ -91,7 +92,7 @@ def test_killed_between_a_better_epoch_and_its_checkpoint_it_ends_as_if_it_had_n
 ) -> None:
     undisturbed, _, _ = finished
     folder = tmp_path / "run"
-    options = settings(faces, folder, "--resume", "auto")
+    options = settings(faces, folder, "--resume", "auto", "--tracking.mode", "disabled")
     killed = launch(*options, script="tests/support/observer.py", DISTURB=f"{moment} 0 self:SIGKILL")
     assert killed.returncode == 1
     if moment == "supersede":
@@ -99,7 +100,7 @@ def test_killed_between_a_better_epoch_and_its_checkpoint_it_ends_as_if_it_had_n
         assert epochs[0] < epochs[1] == len(read_metrics(folder))
     else:
         assert len(read_metrics(folder)) == 1
-    resumed = launch(*options)
+    resumed = train_on_ranks(2, *options)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_training(undisturbed, folder)
     assert leftovers(folder) == []
@@ -124,8 +125,12 @@ def test_asked_to_stop_wherever_it_is_it_ends_as_if_it_had_not_been(
     for disturbance, saved, reason in disturbances:
         seldom = {"SELDOM": "2.5"} if "1 preempt" in disturbance else {}  # rank 1 would see the file long before rank 0
         options = settings(faces, folder, "--resume", "auto")
-        done = launch(*options, script="tests/support/observer.py", DISTURB=disturbance, **seldom)
-        assert done.returncode == 1, done.stderr  # the launcher's own; the ranks' is in the next test
+        if "launcher:" in disturbance:
+            done = launch(*options, script="tests/support/observer.py", DISTURB=disturbance)
+            assert done.returncode == 1, done.stderr  # the launcher's own; the ranks' is in the next test
+        else:
+            done = train_on_ranks(2, *options, DISTURB=disturbance, **seldom)
+            assert done.returncode == STOPPED, done.stderr
         assert "and saved; resume with --config" in done.stdout, done.stdout + done.stderr
         stop = read_events(folder)[-1]
         assert stop["event"] == "stop"
@@ -133,7 +138,7 @@ def test_asked_to_stop_wherever_it_is_it_ends_as_if_it_had_not_been(
         if saved is not None:
             assert newest(folder) == f"step-{saved:08d}", disturbance
         assert leftovers(folder) == []
-    done = launch(*settings(faces, folder, "--resume", "auto"))
+    done = train_on_ranks(2, *settings(faces, folder, "--resume", "auto"))
     assert done.returncode == 0, done.stderr
     assert len(read_events(folder, "stop")) == len(disturbances)
     assert_same_training(undisturbed, folder)
@@ -198,9 +203,10 @@ def test_a_rank_that_dies_is_started_again_by_the_launcher(
     undisturbed, _, _ = finished
     folder = tmp_path / "run"
     disturbance = f"{the_plan(faces, undisturbed).steps_per_epoch + EVERY + 1} 1 self:SIGKILL"
-    done = launch(
-        *settings(faces, folder), script="tests/support/observer.py", restarts=1, DISTURB=disturbance
-    )  # and nobody said --resume
+    done = launch(  # and nobody said --resume
+        *settings(faces, folder, "--tracking.mode", "disabled"),
+        script="tests/support/observer.py", restarts=1, DISTURB=disturbance,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(r"distrib: rank 0 leaves: rank 1 \(process \d+ on .+\) has gone", done.stderr)
     assert [event["restarts"] for event in read_events(folder, "start")] == [0, 1]
@@ -211,7 +217,8 @@ def test_a_rank_that_dies_is_started_again_by_the_launcher(
 @pytest.mark.slow
 def test_a_stop_is_not_undone_by_a_launcher_that_restarts(faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = launch(*settings(faces, folder), script="tests/support/observer.py", restarts=3, DISTURB="3 0 preempt")
+    options = settings(faces, folder, "--tracking.mode", "disabled")
+    done = launch(*options, script="tests/support/observer.py", restarts=3, DISTURB="3 0 preempt")
     assert done.returncode == 0, done.stderr
     assert [event["event"] for event in read_events(folder)] == ["start", "stop"]
 
@@ -248,8 +255,7 @@ def test_a_rank_that_hangs_is_named(disturbance: str, rank: int, what: str, face
 def test_a_restart_does_not_take_up_the_run_of_somebody_else(
     faces: Path, finished: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(finished[0], folder)
+    folder = copied(finished[0], tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     done = launch(*settings(faces, folder, "--train.epochs", 9), restarts=1)
     assert done.returncode == 1
@@ -292,17 +298,20 @@ def test_before_there_is_anything_to_save_it_leaves_at_once(faces: Path, tmp_pat
 @pytest.mark.slow
 def test_stopped_in_the_report_it_is_made_when_the_run_goes_on(faces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    report = ["--train.epochs", 1, "--explain.after-training", True, "--explain.images", 1, "--explain.truth-images", 1]
-    done = alone(faces, folder, *report, DISTURB="report 0 self:SIGTERM")
+    small = ["--data.subset", 32, "--train.epochs", 1, "--explain.after-training", True, "--explain.images", 1,
+             "--explain.truth-images", 1, "--explain.bootstrap", 10, "--explain.window", 16,
+             "--explain.stride", 16]  # fmt: skip
+    options = settings(faces, folder, *small)
+    done = train_on_ranks(1, *options, DISTURB="report 0 self:SIGTERM")
     assert done.returncode == STOPPED, done.stderr
     assert "report: stopped by SIGTERM; the model is safe" in done.stdout
     assert read_events(folder)[-1]["event"] == "stop"
     assert not (folder / "report/index.html").exists()
-    done = alone(faces, folder, *report, "--resume", "auto", DISTURB="report 0 preempt")
+    done = train_on_ranks(1, *options, "--resume", "auto", DISTURB="report 0 preempt")
     assert done.returncode == STOPPED, done.stderr
     assert f"report: stopped by the file {folder / 'preempt'}" in done.stdout
     assert not (folder / "preempt").exists()
-    done = alone(faces, folder, *report, "--resume", "auto")
+    done = train_on_ranks(1, *options, "--resume", "auto")
     assert done.returncode == 0, done.stderr
     assert "is finished: 1 epochs" in done.stdout
     assert (folder / "report/index.html").exists()
@@ -313,7 +322,7 @@ def test_stopped_in_the_report_it_is_made_when_the_run_goes_on(faces: Path, tmp_
 def test_a_checkpoint_that_does_not_fit_on_the_disk_need_not_end_the_run(faces: Path, tmp_path: Path) -> None:
     """No file may grow past 60 MB: weights fit, the optimiser does not."""
     folder = tmp_path / "run"
-    options = settings(faces, folder, "--tracking.mode", "disabled", "--train.epochs", 1)
+    options = settings(faces, folder, "--tracking.mode", "disabled", "--train.epochs", 1, "--data.subset", 64)
     command = shlex.join([sys.executable, "distrib/train.py", *map(str, options)])
 
     def limited(more: str) -> subprocess.CompletedProcess[str]:

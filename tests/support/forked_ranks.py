@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -23,19 +24,31 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def train_on_ranks(ranks: int, *arguments: object) -> Ended:
+def train_on_ranks(ranks: int, *arguments: object, **observed: str) -> Ended:
     """`distrib/train.py` on so many CPU ranks, where the launcher is not what is tested; what it was on rank 0.
+
+    Args:
+        ranks: how many.
+        arguments: of the program.
+        observed: variables of observer.py, which then watches the ranks. There is no launcher for it to disturb, and
+            a rank that it kills is a failure.
 
     Raises:
         AssertionError: if the ranks end with different statuses.
     """
-    ended = on_ranks(ranks, _train, [str(each) for each in arguments])
+    assert "launcher:" not in observed.get("DISTURB", ""), "the ranks have none"
+    ended = on_ranks(ranks, _train, [str(each) for each in arguments], observed)
     assert len({each.returncode for each in ended}) == 1, ended
     return ended[0]
 
 
-def _train(arguments: list[str]) -> Ended:
+def _train(arguments: list[str], observed: dict[str, str]) -> Ended:
     from distrib import train
+
+    if observed:  # which observer.py reads when it is imported
+        os.environ.update(observed)
+        sys.argv = ["distrib/train.py", *arguments]
+        import observer  # noqa: F401
 
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as said:
         status = train.main(arguments)
