@@ -15,10 +15,11 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from celeba_forms import archived, on_the_hub
-from forked_ranks import train_on_ranks
+from forked_ranks import on_ranks, train_on_ranks
 from launching import ROOT, clean_environment, launch, read_events, read_metrics
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
+from score_ranks import score_here
 from small_run import BATCH, EPOCHS, EVERY, assert_same_training, copied, observed, settings, the_plan
 from wandb_log import read_history
 
@@ -30,6 +31,7 @@ from distrib.config import Config, read_yaml
 from distrib.data.decoders import dali_installed
 from distrib.ranks import machine
 from distrib.ranks.machine import fallbacks, resolve
+from distrib.ranks.stopping import STOPPED
 from distrib.runs.metrics import METRICS, PARTS, SPEED, read_speed
 from distrib.training.speed import flops_per_image
 
@@ -174,10 +176,11 @@ def test_a_run_may_find_its_images_in_another_form_when_it_is_resumed(
     per_epoch = the_plan(faces, undisturbed).steps_per_epoch
     folder, archive, hub = tmp_path / "run", archived(faces, tmp_path / "zip"), on_the_hub(faces, tmp_path / "hub")
     stop = f"{per_epoch + EVERY + 1} 0 self:SIGTERM"
-    launch(*settings(archive, folder), script="tests/support/observer.py", DISTURB=stop)
+    stopped = train_on_ranks(2, *settings(archive, folder), DISTURB=stop)
+    assert stopped.returncode == STOPPED, stopped.stderr
     assert len(read_events(folder, "stop")) == 1
     # Decoded once by both ranks, where each batch was decoded before; and deterministic, as every run on a CPU is.
-    more = ("--data.resident", "host", "--train.deterministic", True)
+    more = ("--data.resident", "host", "--train.deterministic", True, "--checkpoint.every-steps", 99)
     resumed = train_on_ranks(2, *settings(hub, folder, "--resume", "auto", *more))
     assert resumed.returncode == 0, resumed.stderr
     assert "row groups of up to 7" in resumed.stderr
@@ -217,13 +220,12 @@ def test_stopped_on_two_ranks_it_goes_on_with_one(
     first.mkdir()
     second.mkdir()
     stop = per_epoch + EVERY + 1  # in the middle of epoch 2, one step after the checkpoint in it
+    options = settings(faces, folder, "--tracking.mode", "disabled")
     launch(
-        *settings(faces, folder), script="tests/support/observer.py", OBSERVE=str(first),
+        *options, script="tests/support/observer.py", OBSERVE=str(first),
         DISTURB=f"{stop} 0 self:SIGKILL", DISTURB_AFTER=str(folder / f"checkpoints/step-{stop - 1:08d}"),
     )  # fmt: skip
-    resumed = launch(
-        *settings(faces, folder, "--resume", "auto"), ranks=1, script="tests/support/observer.py", OBSERVE=str(second)
-    )
+    resumed = train_on_ranks(1, *options, "--resume", "auto", "--checkpoint.every-steps", 99, OBSERVE=str(second))
     assert resumed.returncode == 0, resumed.stderr
     assert {**observed(first), **observed(second)} == observed(seen)
     assert min(observed(second)) == stop - 1
@@ -236,11 +238,10 @@ def test_one_and_two_ranks_give_the_same_scores(faces: Path, finished: tuple[Pat
     folder, _, _ = finished
     scores = []
     for ranks in (1, 2):
-        done = launch(folder / "best", faces, ranks=ranks, script="tests/support/score_ranks.py")
-        assert done.returncode == 0, done.stderr
-        result = json.loads(done.stdout.splitlines()[-1])
-        assert result.pop("ranks") == ranks
-        scores.append(result)
+        found = on_ranks(ranks, score_here, folder / "best", faces)
+        assert found == [found[0]] * ranks
+        assert found[0].pop("ranks") == ranks
+        scores.append(found[0])
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert scores[0]["images"] == 200
 
@@ -258,6 +259,7 @@ def test_broken_images_are_replaced_alike_on_any_number_of_ranks(decoder: str, f
         folder = tmp_path / str(ranks)
         more = ["--data.on-error", "skip", "--data.decoder", decoder, "--train.norm-size", 8, "--train.precision", "no"]
         more += ["--optim.lr", 1e-6, "--optim.schedule", "constant"]  # so low that rounding stays rounding
+        more += ["--train.epochs", 2, "--checkpoint.every-steps", 99]
         # From memory they are replaced alike, too; what DALI resizes would differ there.
         more += ["--data.resident", "host" if ranks == 2 and decoder == "torch" else "never"]
         done = train_on_ranks(ranks, *settings(root, folder, *more))
@@ -440,7 +442,7 @@ def test_a_finished_run_is_left_as_it_is(
 def test_the_ranks_agree_that_a_run_is_finished_whatever_they_see(
     faces: Path, finished: tuple[Path, str, Path]
 ) -> None:
-    done = launch(*settings(faces, finished[0], "--resume", "auto"), script="tests/support/observer.py", BLIND="1")
+    done = train_on_ranks(2, *settings(faces, finished[0], "--resume", "auto"), BLIND="1")
     assert done.returncode == 0, done.stderr
     assert "is finished: 3 epochs" in done.stdout
 

@@ -1,6 +1,5 @@
 """Runs that begin with another's weights and free their layers one after the other; whole, and taken up again."""
 
-import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from forked_ranks import train_on_ranks
+from forked_ranks import on_ranks, train_on_ranks
+from free_ranks import free_in_stages
 from launching import launch, read_events
 from safetensors.torch import load_file
 from small_run import BATCH, EVERY, assert_same_training, go_back, settings, the_plan
@@ -41,6 +41,10 @@ def staged(faces: Path, folder: Path, *more: object) -> list[object]:
         faces, folder, "--model.freeze", STAGES, "--optim.weight-decay", 0.05, "--optim.backbone-lr", 3e-4,
         "--checkpoint.keep", 99, "--tracking.mode", "disabled", *more,
     )  # fmt: skip
+
+
+# To its end, without a checkpoint within an epoch.
+GO_ON = ["--resume", "auto", "--checkpoint.every-steps", 99]
 
 
 def changed(earlier: Path, later: Path) -> set[str]:
@@ -97,7 +101,7 @@ def test_it_goes_on_in_every_stage_as_if_it_had_not_stopped(
     moment: str, faces: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = go_back(undisturbed, tmp_path / "run", moments(faces, undisturbed)[moment])
-    assert program.main(list(map(str, staged(faces, folder, "--resume", "auto")))) == 0
+    assert program.main(list(map(str, staged(faces, folder, *GO_ON)))) == 0
     assert len(read_events(folder, "resume")) == 1
     assert_same_training(undisturbed, folder)
 
@@ -109,7 +113,7 @@ def test_on_two_ranks_it_goes_on_as_if_it_had_not_stopped(faces: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     for number, moment in enumerate(["between the first and the second", "in the second stage"]):
         folder = go_back(undisturbed, tmp_path / str(number), moments(faces, undisturbed)[moment])
-        done = train_on_ranks(2, *staged(faces, folder, "--resume", "auto"))
+        done = train_on_ranks(2, *staged(faces, folder, *GO_ON))
         assert done.returncode == 0, done.stderr
         assert len(read_events(folder, "resume")) == 1
         assert_same_training(undisturbed, folder)
@@ -118,17 +122,15 @@ def test_on_two_ranks_it_goes_on_as_if_it_had_not_stopped(faces: Path, tmp_path:
 @pytest.mark.slow
 def test_nothing_is_left_of_an_earlier_stage_on_several_ranks() -> None:
     """Its DDP would wait for its own gradients, and accelerate's autocast be put around itself."""
-    done = launch(script="tests/support/free_ranks.py")
-    assert done.returncode == 0, done.stderr
-    stages = json.loads(done.stdout.splitlines()[-1])
-    assert [set(stage["moved"]) for stage in stages] == TRAINED
-    assert all(stage["same on all ranks"] for stage in stages)
-    assert not any(stage["earlier DDP is there"] for stage in stages)
-    assert all(stage["static graph"] for stage in stages)
-    for stage in stages[1:]:
-        assert stage["earlier buckets are there"]
-        assert not any(stage["earlier buckets are there"])
-    assert stages[0]["wrappers"] == stages[1]["wrappers"] == stages[2]["wrappers"] > 0
+    for stages in on_ranks(2, free_in_stages):
+        assert [stage["moved"] for stage in stages] == TRAINED
+        assert all(stage["same on all ranks"] for stage in stages)
+        assert not any(stage["earlier DDP is there"] for stage in stages)
+        assert all(stage["static graph"] for stage in stages)
+        for stage in stages[1:]:
+            assert stage["earlier buckets are there"]
+            assert not any(stage["earlier buckets are there"])
+        assert stages[0]["wrappers"] == stages[1]["wrappers"] == stages[2]["wrappers"] > 0
 
 
 def test_a_run_may_begin_with_another_s_weights(
