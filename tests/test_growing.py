@@ -107,7 +107,7 @@ def test_it_resumes_before_and_after_images_have_grown_as_if_it_had_not_stopped(
     assert moments[0] <= grown < moments[1] < 2 * per_epoch
     for steps in moments:
         folder = go_back(undisturbed.folder, tmp_path / str(steps), steps)
-        again = train(faces, folder, "--resume", "auto")
+        again = train(faces, folder, "--resume", "auto", "--checkpoint.every-steps", 99)
         assert again.shapes == undisturbed.shapes[steps:]
         assert_same_training(undisturbed.folder, folder)
 
@@ -115,11 +115,15 @@ def test_it_resumes_before_and_after_images_have_grown_as_if_it_had_not_stopped(
 @pytest.mark.slow
 def test_on_two_ranks_it_resumes_as_if_it_had_not_stopped_with_images_in_memory(faces: Path, tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
-    done = train_on_ranks(2, *growing(faces, undisturbed))
+    # They grow in the second epoch here too.
+    short = ["--train.epochs", 2, "--data.grow", "32@0 48@0.6", "--checkpoint.every-steps", 99]
+    done = train_on_ranks(2, *growing(faces, undisturbed, *short))
     assert done.returncode == 0, done.stderr
     steps = the_plan(faces, undisturbed).steps_per_epoch
+    (growth,) = read_events(undisturbed, "grow")
+    assert growth["step"] > steps + 1
     folder = go_back(undisturbed, tmp_path / "run", steps)
-    done = train_on_ranks(2, *growing(faces, folder, "--resume", "auto", "--data.resident", "host"))
+    done = train_on_ranks(2, *growing(faces, folder, *short, "--resume", "auto", "--data.resident", "host"))
     assert done.returncode == 0, done.stderr
     assert_same_training(undisturbed, folder)
 
