@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_ranks import train_on_ranks
 from launching import launch, read_events, read_metrics
 from PIL import Image
 from random_model import write_model
@@ -37,7 +38,7 @@ def settings(faces: Path, folder: Path, *more: object) -> list[object]:
         "--run.folder", folder, "--run.device", "cpu", "--data.root", faces, "--data.attributes", *ATTRIBUTES,
         "--data.image-size", 40, 32, "--data.crop", "full", "--train.batch-size", 16, "--train.epochs", 2,
         "--explain.images", 2, "--explain.truth-images", 6, "--explain.bootstrap", 50, "--explain.group", "Smiling",
-        *more,
+        "--explain.window", 12, "--explain.stride", 8, *more,
     ]  # fmt: skip
 
 
@@ -145,11 +146,12 @@ def test_a_report_that_was_stopped_before_its_slow_parts_is_made_when_the_run_is
     events = [line for line in (run / "events.jsonl").read_text().splitlines() if '"event": "report"' not in line]
     (run / "events.jsonl").write_text("\n".join(events) + "\n")
     (run / "report/data/truth.json").unlink()
-    done = launch("--config", run / "config.yaml", "--run.folder", run, "--resume", "auto", ranks=1)
+    again = ["--config", run / "config.yaml", "--run.folder", run, "--resume", "auto"]
+    done = train_on_ranks(1, *again)
     assert done.returncode == 0, done.stderr
     assert result(run, "truth")["error"] is None
     page = (run / "report/index.html").stat().st_mtime_ns
-    assert launch("--config", run / "config.yaml", "--run.folder", run, "--resume", "auto", ranks=1).returncode == 0
+    assert train_on_ranks(1, *again).returncode == 0
     assert (run / "report/index.html").stat().st_mtime_ns == page
 
 
@@ -318,7 +320,7 @@ def test_a_broken_test_picture_costs_neither_the_model_nor_the_other_jobs(faces:
     table = read_table(root)
     broken = table.store.path(int(make_splits(table, config.data).test[3]))
     broken.write_bytes(broken.read_bytes()[:900])
-    done = launch(*settings(root, folder, "--train.epochs", 1, "--tracking.mode", "disabled"), ranks=1)
+    done = train_on_ranks(1, *settings(root, folder, "--train.epochs", 1, "--data.subset", 64))
     assert done.returncode == 0, done.stderr
     assert np.isfinite(load(folder).logits(np.zeros((1, 40, 32, 3), np.uint8))).all()
     for job in ("roc", "scores", "occlusion"):

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import ROOT, clean_environment, launch, read_events
+from forked_ranks import train_on_ranks
+from launching import ROOT, clean_environment, read_events
 from random_model import write_model
 from small_run import settings
 
@@ -187,9 +188,10 @@ def test_predict_into_head(options: list[str], faces: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_training_outlives_its_terminal(faces: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = launch(*settings(faces, whole, "--train.epochs", 1))
+    short = ["--train.epochs", 1, "--data.subset", 64, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    done = train_on_ranks(2, *settings(faces, whole, *short))
     assert done.returncode == 0, done.stderr
-    command = ["distrib", "train", *settings(faces, cut, "--train.epochs", 1, "--run.ranks", 2)]
+    command = ["distrib", "train", *settings(faces, cut, *short, "--run.ranks", 2)]
     status, errors = cut_off([sys.executable, "-m", *map(str, command)])
     assert status == 0, errors
     assert "Traceback" not in errors

@@ -85,7 +85,8 @@ def test_it_is_chosen_without_torch() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("stranger")
 def test_a_busy_machine_is_told_of(faces: Path, tmp_path: Path) -> None:
-    done = launch(*settings(faces, tmp_path / "run", "--train.epochs", 1), ranks=1)
+    short = ["--train.epochs", 1, "--data.subset", 32, "--checkpoint.every-steps", 99, "--tracking.mode", "disabled"]
+    done = launch(*settings(faces, tmp_path / "run", *short), ranks=1)
     assert done.returncode == 0, done.stderr
     (start,) = read_events(tmp_path / "run", "start")
     assert start["openmp"]["variables"] == {"OMP_WAIT_POLICY": "PASSIVE"}
