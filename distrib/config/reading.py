@@ -20,10 +20,12 @@ from distrib.config.section import SWITCHES, Switch, Takes, as_taken, keys, spel
 from distrib.config.yaml_files import read_settings
 
 # Settings of earlier versions that were taken out, as they brought nothing (docs/recipe.md): what each was when it did
-# nothing, as in most files that a run has written; None: whatever it was, as another one of these was off.
+# nothing, as in most files that a run has written. Some did nothing whatever they were, as another one of them was off.
+WHATEVER = object()
 REMOVED = {
     "model.dropout": 0, "model.stochastic_depth": 0, "augment.cutmix": 0, "augment.erasing": 0, "train.loss": "bce",
-    "train.focal_gamma": None, "train.gamma_positive": None, "train.gamma_negative": None, "train.margin": None,
+    "train.focal_gamma": WHATEVER, "train.gamma_positive": WHATEVER, "train.gamma_negative": WHATEVER,
+    "train.margin": WHATEVER, "optim.layer_decay": None,
 }  # fmt: skip
 # Bytes of a command line that are no text in the locale, as Python has them.
 UNDECODED = re.compile("[\udc80-\udcff]")
@@ -119,7 +121,7 @@ def _leave_removed(values: dict[Any, Any]) -> None:
     for key, off in REMOVED.items():
         section, _, name = key.partition(".")
         group = values.get(section)
-        if isinstance(group, dict) and name in group and (value := group.pop(name)) != off and off is not None:
+        if isinstance(group, dict) and name in group and (value := group.pop(name)) != off and off is not WHATEVER:
             raise UserError(
                 f"{key} is {value}, a setting that later versions do not have, because it brought nothing: use the "
                 "version that wrote this, or remove the line to do without"

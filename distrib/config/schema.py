@@ -273,9 +273,6 @@ class OptimConfig(Section):
     """Learning rate, the highest of the schedule."""
     backbone_lr: float | None = Field(None, gt=0)
     """Learning rate of all but the head, the highest of the schedule; None: optim.lr."""
-    layer_decay: float | None = Field(None, gt=0, le=1)
-    """Share of the next layer's learning rate that each layer has, such as 0.75: from the head, which has optim.lr, to
-    layer4, and so on down to conv1; None: all have optim.lr or optim.backbone_lr."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay; biases and norms are left out."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -292,11 +289,6 @@ class OptimConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.layer_decay is not None and self.backbone_lr is not None:
-            raise UserError(
-                f"optim.layer_decay is {self.layer_decay:g}, and optim.backbone_lr is {self.backbone_lr:g}, two rates "
-                "for the same layers: set one of them to None"
-            )
         if self.nesterov and self.name != "sgd":
             raise UserError(
                 f"optim.nesterov is true, and optim.name is {self.name}, which has no such momentum: set optim.name to "
@@ -584,8 +576,8 @@ class Config(Section):
              "train.norm_size", f"model.freeze is {model.freeze}, and frozen layers keep their statistics"),
             (self.train.norm_size == 1 and self.augment.mixup > 0, "augment.mixup",
              "train.norm_size is 1, and groups of one image have no partners"),
-            *((getattr(optim, name) is not None and model.trains_head_alone, f"optim.{name}",
-               f"model.freeze is {model.freeze}") for name in ("backbone_lr", "layer_decay")),
+            (optim.backbone_lr is not None and model.trains_head_alone, "optim.backbone_lr",
+             f"model.freeze is {model.freeze}"),
             (self.tracking.mode == "disabled" and self.tracking.upload_best, "tracking.upload_best",
              "tracking.mode is disabled"),
             (self.train.on_nonfinite == "stop" and self.train.nonfinite_limit != TrainConfig().nonfinite_limit,

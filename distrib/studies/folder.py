@@ -25,7 +25,7 @@ from typing import Any, Literal
 import yaml
 
 from distrib.base.errors import UserError, afterwards, first_line
-from distrib.config.reading import REMOVED
+from distrib.config.reading import REMOVED, WHATEVER
 from distrib.studies.definition import Study, to_yaml
 
 # What may be another when a study is resumed: how much is to be done, and on what; not what it is of.
@@ -124,7 +124,7 @@ class StudyFolder:
                 if each.get("config.train.accumulation") == 1:
                     each["config.train.accumulation"] = "auto"
         for key, off in REMOVED.items():
-            if off is None or before.get(f"config.{key}") == off:
+            if off is WHATEVER or before.get(f"config.{key}", WHATEVER) == off:
                 before.pop(f"config.{key}", None)
         for key in sorted((before.keys() | now.keys()) - {"data"}):
             if before.get(key) != now.get(key) and not key.startswith(FREE):

@@ -32,8 +32,8 @@ FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.fold", "data.subset",
     "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom",
     *(f"augment.{name}" for name in AugmentConfig.model_fields), "model.name", "model.stem", "model.freeze",
-    "model.frozen_statistics", "optim.name", "optim.layer_decay", "train.batch_size", "train.seed", "train.ema",
-    "train.label_smoothing", "train.positive_weight", "checkpoint.best_score", "checkpoint.thresholds",
+    "model.frozen_statistics", "optim.name", "train.batch_size", "train.seed", "train.ema", "train.label_smoothing",
+    "train.positive_weight", "checkpoint.best_score", "checkpoint.thresholds",
 )  # fmt: skip
 
 # Grey levels by which an image's mean colour may differ between decoders, or after it was saved in another format.

@@ -171,32 +171,6 @@ def test_the_backbone_has_a_rate_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_each_layer_has_a_share_of_the_next_ones_rate(name: str) -> None:
-    model = AttributeClassifier(2)
-    made = make_optimizer(model, optim(name=name, layer_decay=0.5, weight_decay=0.1))
-    expected = {"fc": 0.5, "layer4": 2**-2, "layer3": 2**-3, "layer2": 2**-4, "layer1": 2**-5, "conv1": 2**-6}
-    for highest in (1.0, 0.25):  # of the schedule, and a quarter of it
-        rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
-        decays = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
-        assert len(rates) == len(list(model.parameters()))
-        for key, parameter in model.net.named_parameters():
-            layer = key.partition(".")[0].replace("bn1", "conv1")
-            assert rates[id(parameter)] == highest * expected[layer], key
-            assert decays[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0), key
-        set_learning_rate(made, 0.5 * 0.25)
-
-
-def test_with_a_layer_decay_of_1_it_trains_as_without() -> None:
-    nets = [AttributeClassifier(2).eval() for _ in range(2)]
-    nets[1].load_state_dict(nets[0].state_dict())
-    for net, decay in zip(nets, (None, 1.0), strict=True):
-        net(torch.arange(2 * 32 * 32 * 3).reshape(2, 32, 32, 3).to(torch.uint8)).sum().backward()
-        make_optimizer(net, optim(weight_decay=0.1, layer_decay=decay)).step()
-    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_what_is_trained_later_stays_as_it_is_until_then(name: str) -> None:
     """Neither weight decay nor momentum moves it, nor a gradient of nought; and then it is as new."""
     model = AttributeClassifier(2).eval()

@@ -63,7 +63,7 @@ def test_a_resume_that_changes_the_memory_format_trains_on_as_without(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"name": "sgd", "nesterov": True}, {"name": "adamw", "layer_decay": 0.5}, {"name": "sgd", "layer_decay": 0.5}],
+    [{"name": "sgd", "nesterov": True}, {"name": "adamw", "backbone_lr": 5e-3}, {"name": "sgd", "backbone_lr": 5e-3}],
 )
 def test_a_resume_takes_the_very_steps_that_would_have_followed(settings: dict[str, Any], tmp_path: Path) -> None:
     config = OptimConfig.model_validate({"lr": 1e-2, "weight_decay": 0.1, **settings})
