@@ -86,6 +86,13 @@ def test_the_studies_of_the_recipe_have_a_setting_to_compare_with(name: str) -> 
     assert "as it is" in factor.choices
 
 
+@pytest.mark.parametrize("name", ["short", "smaller"])
+def test_what_a_third_of_the_time_gives_is_looked_for_on_one_fold(name: str) -> None:
+    study = read_study(ROOT / f"configs/recipe/{name}.yaml")
+    assert study.base.data.fold == "2/5"
+    assert len(study.parameters[1].choices) == 4
+
+
 def test_studies_are_read_together_without_what_has_not_finished(tmp_path: Path) -> None:
     objectives = tuple(Objective(score, "maximize") for score in SCORES)
 
