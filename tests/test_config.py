@@ -290,7 +290,7 @@ def test_a_group_with_nothing_under_it_has_its_defaults(tmp_path: Path, text: st
 
 # What every run has written that was trained before these settings were taken out.
 OFF = """
-augment: {cutmix: 0.0, erasing: 0.0}
+augment: {cutmix: 0.0, erasing: 0.0, saturation: 0.0, hue: 0.0, blur: 0.0}
 model: {stochastic_depth: 0.0, dropout: 0.0}
 optim: {layer_decay: null}
 train: {loss: bce, focal_gamma: 2.0, gamma_positive: 0.0, gamma_negative: 4.0, margin: 0.05}
@@ -303,6 +303,7 @@ def test_a_file_of_an_earlier_version_is_read_where_it_does_without_what_was_tak
         ("dropout: 0.0", "dropout: 0.2", "model.dropout"),
         ("bce", "focal", "train.loss"),
         ("cutmix: 0.0", "cutmix: 1.0", "augment.cutmix"),
+        ("hue: 0.0", "hue: 0.02", "augment.hue"),
         ("layer_decay: null", "layer_decay: 0.8", "optim.layer_decay"),
     ):
         file = written(tmp_path, OFF.replace(there, other))

@@ -23,9 +23,10 @@ from distrib.config.yaml_files import read_settings
 # nothing, as in most files that a run has written. Some did nothing whatever they were, as another one of them was off.
 WHATEVER = object()
 REMOVED = {
-    "model.dropout": 0, "model.stochastic_depth": 0, "augment.cutmix": 0, "augment.erasing": 0, "train.loss": "bce",
+    "model.dropout": 0, "model.stochastic_depth": 0, "augment.cutmix": 0, "augment.erasing": 0, "augment.blur": 0,
+    "augment.saturation": 0, "augment.hue": 0, "optim.layer_decay": None, "train.loss": "bce",
     "train.focal_gamma": WHATEVER, "train.gamma_positive": WHATEVER, "train.gamma_negative": WHATEVER,
-    "train.margin": WHATEVER, "optim.layer_decay": None,
+    "train.margin": WHATEVER,
 }  # fmt: skip
 # Bytes of a command line that are no text in the locale, as Python has them.
 UNDECODED = re.compile("[\udc80-\udcff]")

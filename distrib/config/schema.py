@@ -155,10 +155,6 @@ class AugmentConfig(Section):
     """Factor of the brightness, from 1 - this to 1 + this."""
     contrast: Fraction = 0.0
     """Factor of the contrast, from 1 - this to 1 + this, about the image's mean grey."""
-    saturation: Fraction = 0.0
-    """Factor of the saturation, from 1 - this to 1 + this."""
-    hue: float = Field(0.0, ge=0, le=0.5)
-    """Turn of the hue to either side as a share of the colour circle, at most 0.5."""
     grey: Fraction = 0.0
     """Probability that an image loses its colours."""
     rotation: float = Field(0.0, ge=0, le=180)
@@ -167,8 +163,6 @@ class AugmentConfig(Section):
     """Shift in either direction as a share of the side."""
     scale: float = Field(0.0, ge=0, lt=1)
     """Factor of the size, from 1 - this to 1 + this."""
-    blur: Fraction = 0.0
-    """Probability that an image is blurred by a Gaussian of 0.1 to 1.5 pixels."""
     mixup: float = Field(0.0, ge=0, le=100)
     """Mix each image and its targets with another's of its group (train.norm_size); the share of the other is from the
     Beta distribution with both parameters this, such as 0.2; 0: off."""

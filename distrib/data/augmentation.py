@@ -6,7 +6,7 @@ otherwise, pixels pass kernels that add or multiply once (two fused would round 
 they may not be fused), and torch's bilinear sampling, which goes image by image. Mean colours are sums of whole
 numbers, which are exact.
 
-All is done in one pass in float32 between uint8 and uint8, in this order: rotation, translation and scale; blur;
+All is done in one pass in float32 between uint8 and uint8, in this order: rotation, translation and scale;
 colours; mixup. Random numbers are drawn on the host, and the device is never waited for.
 
 Legend: B images, C channels, H height, W width, A attributes.
@@ -24,14 +24,10 @@ from distrib.data.batch import Batch
 from distrib.data.plan import philox
 
 # What random numbers are for, as in `plan.py`, far above its own; those left out were for what there is no more.
-_GEOMETRY, _BLUR, _COLOUR, _GREY, _MIXING = (2**16 + number for number in (0, 1, 4, 5, 6))
+_GEOMETRY, _COLOUR, _GREY, _MIXING = (2**16 + number for number in (0, 4, 5, 6))
 
-# Pixels: standard deviations of the blur, and the taps on each side of its middle one.
-_SIGMAS, _TAPS = (0.1, 1.5), 4
-# Luma by the channels (ITU-R BT.601), and what turns colours a quarter from red towards green, about grey (in YIQ).
+# Luma by the channels (ITU-R BT.601), for each channel of a grey image.
 _LUMA = np.tile([0.299, 0.587, 0.114], (3, 1))
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_QUARTER = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ _YIQ
 
 
 class Augmentation:
@@ -67,9 +63,7 @@ class Augmentation:
         mean_BC = mean_colours(planes_BCHW) if config.contrast else None
         if config.rotation or config.translation or config.scale:
             planes_BCHW = move(planes_BCHW, config, draw(_GEOMETRY))
-        if config.blur:
-            planes_BCHW = blur(planes_BCHW, config.blur, draw(_BLUR))
-        if config.brightness or config.contrast or config.saturation or config.hue or config.grey:
+        if config.brightness or config.contrast or config.grey:
             planes_BCHW = recolour(planes_BCHW, config, mean_BC, draw(_COLOUR), draw(_GREY))
         if config.mixup:
             quantile = draw(_MIXING, rows[:1])[1, 0]  # the second number, as in runs of earlier versions
@@ -100,28 +94,6 @@ def move(planes_BCHW: torch.Tensor, config: AugmentConfig, random_4B: NDArray[np
     return F.grid_sample(planes_BCHW, grid_BHW2, "bilinear", padding_mode="reflection", align_corners=False)
 
 
-def blur(planes_BCHW: torch.Tensor, probability: float, random_4B: NDArray[np.float64]) -> torch.Tensor:
-    """Some of the images blurred by a Gaussian, each by one of its own width; borders are mirrored."""
-    chosen, width, *_ = random_4B
-    (places,) = np.nonzero(chosen < probability)
-    if not len(places):
-        return planes_BCHW
-    low, high = _SIGMAS
-    sigma = low + (high - low) * width[places]
-    weights_TB = np.exp(-0.5 * (np.arange(_TAPS + 1)[:, None] / sigma) ** 2)
-    weights_TB /= weights_TB[0] + 2 * weights_TB[1:].sum(axis=0)
-    weights_TB111 = on_device(weights_TB[..., None, None, None], planes_BCHW.device)
-    index = on_device(places, planes_BCHW.device)
-    part_BCHW = planes_BCHW[index]
-    for dim, padding in ((2, (0, 0, _TAPS, _TAPS)), (3, (_TAPS, _TAPS, 0, 0))):
-        side, padded_BCHW = part_BCHW.shape[dim], F.pad(part_BCHW, padding, mode="reflect")
-        part_BCHW = part_BCHW * weights_TB111[0]
-        for tap in range(1, _TAPS + 1):
-            before, after = (padded_BCHW.narrow(dim, _TAPS + offset, side) for offset in (-tap, tap))
-            part_BCHW += (before + after).mul_(weights_TB111[tap])
-    return planes_BCHW.index_copy_(0, index, part_BCHW)
-
-
 def recolour(
     planes_BCHW: torch.Tensor,
     config: AugmentConfig,
@@ -129,17 +101,11 @@ def recolour(
     random_4B: NDArray[np.float64],
     grey_4B: NDArray[np.float64],
 ) -> torch.Tensor:
-    """Brightness, contrast, saturation and hue, in this order, and grey instead of colour in some of the images.
-
-    The first three are torchvision's ColorJitter. Hue is turned in YIQ, as by DALI's ColorTwist, which keeps the luma.
-    Each is then linear, so they are one matrix, and values are clamped once, at the end.
-    """
-    strengths = np.array([[config.brightness], [config.contrast], [config.saturation], [config.hue]])
-    jitter_4B = strengths * (2 * random_4B - 1)
-    brightness, contrast, saturation = 1 + jitter_4B[:3]
-    chroma = saturation * np.exp(2j * np.pi * jitter_4B[3]) * (grey_4B[0] >= config.grey)
-    turned_B33 = chroma.real[:, None, None] * (np.eye(3) - _LUMA) + chroma.imag[:, None, None] * _QUARTER
-    matrix_B33 = (brightness * contrast)[:, None, None] * (_LUMA + turned_B33)
+    """Brightness and contrast, in this order, as by torchvision's ColorJitter, and grey instead of colour in some of
+    the images: all of it is one matrix, and values are clamped once, at the end."""
+    brightness, contrast = 1 + np.array([[config.brightness], [config.contrast]]) * (2 * random_4B[:2] - 1)
+    channels_B33 = np.where((grey_4B[0] < config.grey)[:, None, None], _LUMA, np.eye(3))
+    matrix_B33 = (brightness * contrast)[:, None, None] * channels_B33
     by_channel_3B311 = on_device(matrix_B33.transpose(2, 0, 1)[..., None, None], planes_BCHW.device)
     coloured_BCHW = planes_BCHW[:, :1] * by_channel_3B311[0]
     for channel in (1, 2):

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from sentences import refusal
 
 from distrib.config import AugmentConfig, Config, load_config
-from distrib.data.augmentation import Augmentation, blur, mean_colours, mix, move, recolour
+from distrib.data.augmentation import Augmentation, mean_colours, mix, move, recolour
 from distrib.data.batch import Batch, Replacement
 from distrib.training.losses import attribute_loss
 
 PER_IMAGE: dict[str, Any] = {
-    "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05, "grey": 0.3, "rotation": 5, "translation": 0.05,
-    "scale": 0.05, "blur": 0.5,
+    "brightness": 0.2, "contrast": 0.2, "grey": 0.3, "rotation": 5, "translation": 0.05,
+    "scale": 0.05,
 }  # fmt: skip
 
 
@@ -104,13 +104,18 @@ def test_each_epoch_and_seed_has_its_own(part: dict[str, Any]) -> None:
 
 
 def test_no_two_parts_share_their_random_numbers() -> None:
-    """What is chosen for one of them says nothing about what is chosen for another."""
-    batch = noise(400, 16, 16)
-    chosen = [
-        (augmented(batch, **part).images_BHWC != batch.images_BHWC).flatten(1).any(1).double().numpy()
-        for part in ({"grey": 0.5}, {"blur": 0.5})
-    ]
-    assert abs(np.corrcoef(chosen) - np.eye(2)).max() < 0.15  # 3 standard deviations
+    """What one of them does to an image says nothing about what another does."""
+    ramp_HWC = torch.arange(60, 156, 6, dtype=torch.uint8)[:, None, None].expand(16, 16, 3)
+    batch = dataclasses.replace(noise(400, 16, 16), images_BHWC=ramp_HWC.expand(400, 16, 16, 3))
+    colours = dataclasses.replace(batch, images_BHWC=batch.images_BHWC // torch.tensor([1, 2, 1], dtype=torch.uint8))
+    done = np.stack([
+        (augmented(colours, grey=0.5).images_BHWC != colours.images_BHWC).flatten(1).any(1).double(),
+        augmented(batch, brightness=0.2).images_BHWC.double().mean((1, 2, 3)),
+        augmented(batch, contrast=0.2).images_BHWC.double().std((1, 2, 3)),
+        augmented(batch, translation=0.1).images_BHWC[:, 8].double().mean((1, 2)),
+    ])  # fmt: skip
+    assert (done.std(axis=1) > 0.4).all()
+    assert abs(np.corrcoef(done) - np.eye(4)).max() < 0.15  # 3 standard deviations
 
 
 def test_what_stands_in_for_a_broken_image_is_augmented_as_that_would_have_been() -> None:
@@ -157,7 +162,7 @@ def test_an_image_is_enlarged_about_its_middle() -> None:
 
 
 @pytest.mark.parametrize(("name", "reference"), [
-    ("brightness", TF.adjust_brightness), ("contrast", TF.adjust_contrast), ("saturation", TF.adjust_saturation),
+    ("brightness", TF.adjust_brightness), ("contrast", TF.adjust_contrast),
 ])  # fmt: skip
 @pytest.mark.parametrize("end", [-1, 1])
 def test_colours_change_as_by_torchvision(name: str, reference: Any, end: int) -> None:
@@ -174,43 +179,15 @@ def test_colours_are_clamped_and_not_wrapped_around() -> None:
     assert recolour(light, AugmentConfig(brightness=0.5), None, always(1), always(0.5)).unique().tolist() == [255]
 
 
-def test_hue_is_turned_and_neither_luma_nor_grey_is() -> None:
-    x_BCHW = torch.tensor([[140.0, 128, 120], [128, 128, 128]])[:, :, None, None].expand(2, 3, 8, 8)
-    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-    for end, share in ((0, -0.25), (1, 0.25), (1, 0.5)):
-        turned = recolour(x_BCHW, AugmentConfig(hue=abs(share)), None, always(end, 2), always(0.5, 2))
-        before, after = (luma * x_BCHW).sum(1), (luma * turned).sum(1)
-        assert torch.allclose(before, after, atol=0.05)
-        assert torch.allclose(turned[1], x_BCHW[1], atol=1e-3)
-        assert (turned[0] - x_BCHW[0]).abs().max() > 5
-    # Half a turn gives the complementary colour, and a small turn is torchvision's, but for the luma.
-    grey = before[0, 0, 0]
-    assert torch.allclose(turned[0] - grey, grey - x_BCHW[0], atol=0.05)
-    ours = recolour(x_BCHW, AugmentConfig(hue=0.05), None, always(1, 2), always(0.5, 2))[0]
-    forth, back = (TF.adjust_hue(x_BCHW / 255, turn)[0] * 255 for turn in (0.05, -0.05))
-    assert (ours - forth).abs().max() < 5 < (ours - back).abs().max()
-
-
-@pytest.mark.parametrize(("part", "share"), [("grey", 0.3), ("blur", 0.3)])
-def test_only_the_images_that_are_chosen_change(part: str, share: float) -> None:
+def test_only_the_images_that_are_chosen_lose_their_colours() -> None:
     batch = noise(300, 12, 12)
-    changed_BHW = (augmented(batch, **{part: share}).images_BHWC != batch.images_BHWC).any(3)
-    chosen = changed_BHW.flatten(1).any(1)
-    assert chosen.double().mean() == pytest.approx(share, abs=0.09)  # 3 standard deviations
-    if part == "grey":
-        images = augmented(batch, grey=share).images_BHWC[chosen].int()
-        assert (images.amax(3) == images.amin(3)).all()
-        expected = TF.rgb_to_grayscale(planes(batch.images_BHWC[chosen]))[:, 0]
-        assert (images[..., 0] - expected).abs().max() < 1
-
-
-def test_an_image_is_blurred_by_a_gaussian() -> None:
-    x_BCHW = planes(noise(2, 16, 20).images_BHWC)
-    widths = always(0, 2)
-    widths[1] = (1.0 - 0.1) / (1.5 - 0.1), 1
-    ours = blur(x_BCHW.clone(), 1.0, widths)
-    for image, expected, sigma in zip(ours, x_BCHW, (1.0, 1.5), strict=True):
-        assert torch.allclose(image, TF.gaussian_blur(expected, [9, 9], [sigma, sigma]), atol=0.05)
+    after = augmented(batch, grey=0.3).images_BHWC
+    chosen = (after != batch.images_BHWC).flatten(1).any(1)
+    assert chosen.double().mean() == pytest.approx(0.3, abs=0.09)  # 3 standard deviations
+    images = after[chosen].int()
+    assert (images.amax(3) == images.amin(3)).all()
+    expected = TF.rgb_to_grayscale(planes(batch.images_BHWC[chosen]))[:, 0]
+    assert (images[..., 0] - expected).abs().max() < 1
 
 
 # --- mixtures
@@ -259,7 +236,6 @@ def test_the_loss_of_mixed_targets_is_the_losses_mixed(smoothing: float) -> None
     ("words", "parts"),
     [
         ("--augment.brightness 1.1", ["augment.brightness", "less than or equal to 1"]),
-        ("--augment.hue 0.6", ["augment.hue", "less than or equal to 0.5"]),
         ("--augment.scale 1", ["augment.scale", "less than 1"]),
         ("--augment.rotation -5", ["augment.rotation", "greater than or equal to 0"]),
         ("--augment.mixup -1", ["augment.mixup", "greater than or equal to 0"]),
