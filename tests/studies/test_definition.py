@@ -253,11 +253,16 @@ def test_a_study_of_a_version_with_settings_that_were_taken_out_goes_on(tmp_path
     found = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}")
     folder = StudyFolder(tmp_path, "a-study")
     text = to_yaml(found)
-    assert text.count("\n  train:\n") == 1
-    for loss in ("bce", "focal"):
-        folder.definition.write_text(
-            text.replace("\n  train:\n", f"\n  train:\n    loss: {loss}\n    focal_gamma: 2.0\n")
-        )
-        if loss == "bce":
-            folder.check(found)
+    assert text.count("\n  train:\n") == text.count("\n  optim:\n") == 1
+
+    def as_it_was(loss: str, decay: str) -> None:
+        before = text.replace("\n  train:\n", f"\n  train:\n    loss: {loss}\n    focal_gamma: 2.0\n")
+        before = before.replace("\n  optim:\n", f"\n  optim:\n    layer_decay: {decay}\n")
+        folder.definition.write_text(before)
+
+    as_it_was("bce", "null")
+    folder.check(found)
+    as_it_was("focal", "null")
     refusal(lambda: folder.check(found), "train.loss focal", "now it is None")
+    as_it_was("bce", "0.8")
+    refusal(lambda: folder.check(found), "optim.layer_decay 0.8", "now it is None")
