@@ -362,7 +362,8 @@ def test_a_fault_of_one_of_two_ranks_is_found(
 ) -> None:
     monkeypatch.setattr(ranks, work, planted)
     monkeypatch.setattr(ranks, "TIMEOUT", 1.0)  # here alone: a rank's own is longer, so that it cannot help itself
-    monkeypatch.setattr(ranks, "SLACK", 1.0)
+    # Waited out by the rank that never leaves; where it leaves, its process may take long to end on a busy machine.
+    monkeypatch.setattr(ranks, "SLACK", 1.0 if planted is wait_for_ever else 60.0)
     assert sentence in found(check, bench, tmp_path)
 
 
