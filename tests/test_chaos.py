@@ -21,7 +21,7 @@ def test_a_run_that_is_disturbed_again_and_again_ends_as_if_nothing_had_happened
         Disturbance("SIGSTOP, SIGCONT", "rank 0", "first step", 0.2, hold=1.5),
         Disturbance("SIGSTOP", "rank 1", "first step", 0.3),
     ]
-    result = run_chaos(disturbances, tmp_path, Setting(faces=250, epochs=3, every_steps=4), print)
+    result = run_chaos(disturbances, tmp_path, Setting(faces=250, epochs=2, every_steps=4), print)
     print(result.table())
     assert [hit.disturbance for run in result.runs for hit in run.hits] == disturbances
     assert {"start-up", "checkpoint write"} <= {hit.moment for run in result.runs for hit in run.hits}

@@ -11,7 +11,7 @@ from launching import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from recipe import ATTRIBUTE, PLAIN, REPORT, Validation, gain, in_markdown, summary, time_to_reach
+from recipe import ATTRIBUTE, PLAIN, REPORT, SHORT, Validation, gain, in_markdown, summary, time_to_reach
 from train import OURS, Training
 
 from distrib.scoring.metrics import score
@@ -111,7 +111,7 @@ def test_the_table_names_what_is_missed_and_what_took_too_long(
             gain(trainings, validation, PLAIN, "roc_auc", 0.9),
             gain(trainings, validation, REPORT, "roc_auc", 0),
         ],
-        "time": time_to_reach(trainings[OURS], trainings[PLAIN]),
+        "time": {OURS: time_to_reach(trainings[OURS], trainings[PLAIN])},
     }
     text = in_markdown(result)
     assert "beyond the budget of 1.5 minutes: report, plain" in text
@@ -125,13 +125,14 @@ def test_the_table_names_what_is_missed_and_what_took_too_long(
 def test_all_recipes_train_to_their_end_and_are_compared(faces: Path, tmp_path: Path) -> None:
     config, file = tmp_path / "tiny.yaml", tmp_path / "recipe.json"
     config.write_text("train: {batch_size: 16, epochs: 2}\noptim: {schedule: one-cycle}\n")
-    command = [sys.executable, str(ROOT / "benchmarks/recipe.py"), "--root", str(faces), "--config", str(config)]
+    of_distrib = ["--config", str(config), "--short", str(config)]
+    command = [sys.executable, str(ROOT / "benchmarks/recipe.py"), "--root", str(faces), *of_distrib]
     small = ["--seeds", "7", "--size", "32", "--images", "64", "--epochs", "1", "--json", str(file)]
     done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(file.read_text())
     assert {name: [len(each["seconds"]) for each in found] for name, found in result["trainings"].items()} == {
-        OURS: [2], REPORT: [1], PLAIN: [1]
+        OURS: [2], SHORT: [2], REPORT: [1], PLAIN: [1]
     }  # fmt: skip
     for (found,) in result["trainings"].values():
         # The scores are computed anew from the logits: these are of the right images, in the right order.
