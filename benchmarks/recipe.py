@@ -2,10 +2,11 @@ r"""`configs/celeba_mini.yaml` against what it began from: the same images, the 
 
     python benchmarks/recipe.py --root data/celeba-mini --json benchmarks/results/recipe.json
 
-Four recipes, each trained with every seed, in turn:
+Three recipes or four, each trained with every seed, in turn:
 
 - *distrib*: the configuration, as it is but for the size of the images that all are validated on.
-- *short*: another one (`--short`), in a third of the time, for how soon plain's last score can be reached.
+- *short*, where `--short` names it: another configuration, in a third of the time, for how soon plain's last score can
+  be reached.
 - *report*: that of the report that this project began from, for `Arched_Eyebrows` alone: `configs/arched_eyebrows.yaml`
   without mirror images (Adam at 1e-3, batches of 64, no augmentation), trained by this project.
 - *plain*: all attributes by a loop of one's own, AdamW with a one-cycle schedule, as `trainers.py` has it for
@@ -18,10 +19,12 @@ gain is the difference of two means over the seeds; its 95 % interval comes from
 identities, the same for all models, and says nothing of the spread over seeds, which is told beside. The clock is that
 of `train.py`: from before the first batch is decoded to when an epoch is validated.
 
-Use seeds that no choice was made by.
+Use seeds that no choice was made by. With three of them it takes three hours: `--folder` keeps each training, so that
+what was interrupted goes on, or another seed is added, on the same machine.
 """
 
 import argparse
+import json
 import math
 import sys
 import tempfile
@@ -76,25 +79,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="CelebA, or a part of it, with its splits")
     parser.add_argument("--config", type=Path, default=PROJECT / "configs/celeba_mini.yaml", help="of distrib")
-    parser.add_argument("--short", type=Path, default=PROJECT / "configs/recipe/five_epochs.yaml", help="of short")
+    parser.add_argument("--short", type=Path, help="of short, such as configs/recipe/five_epochs.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=(101, 102, 103))
     parser.add_argument("--minutes", type=float, default=20.0, help="of each training, at most")
     parser.add_argument("--epochs", type=int, default=15, help="of the other recipes, at most: the report's")
     parser.add_argument("--size", type=int, default=112, help="height and width of all validated images")
     parser.add_argument("--images", type=int, help="train on so many, and validate on a quarter; all where left out")
+    parser.add_argument("--folder", type=Path, help="keep trainings there, and train none again that is there")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     torch.set_num_threads(cores())
     result: dict[str, Any] = {"machine": machine("torch", "pillow", "accelerate")}
     with tempfile.TemporaryDirectory() as scratch:
-        for found in compare(options, Path(scratch), result):
+        for found in compare(options, Path(scratch), options.folder or Path(scratch) / "trainings", result):
             print(found, flush=True)
             if options.json is not None:
                 write(result, options.json)
 
 
-def compare(options: argparse.Namespace, scratch: Path, result: dict[str, Any]) -> Iterator[str]:
+def compare(options: argparse.Namespace, scratch: Path, kept: Path, result: dict[str, Any]) -> Iterator[str]:
     """Add one training after another to the result, and after each seed how they compare, and say it."""
     folder = part_of(options.root, scratch / "images", options.images)
     attributes = read_table(folder).attributes
@@ -103,17 +107,22 @@ def compare(options: argparse.Namespace, scratch: Path, result: dict[str, Any]) 
     with np.load(folder / "valid.npz") as valid:
         validation = Validation(attributes, valid["targets"], valid.get("identity"))
     setting = set_up(BATCH_SIZE, folder, scratch, (options.size, options.size), 1)
-    configs = {OURS: options.config, SHORT: options.short}
+    configs = {OURS: options.config} | ({SHORT: options.short} if options.short else {})
     most = {name: read_yaml(config).train.epochs for name, config in configs.items()}
     most |= {REPORT: options.epochs, PLAIN: options.epochs}
     budget = {name: 60 * options.minutes * (SHARE_OF_TIME if name == SHORT else 1) for name in most}
+    claim(kept, {
+        "configs": {name: config.read_text(encoding="utf-8") for name, config in configs.items()},
+        "size": list(setting.size), "precision": setting.precision, "images": options.images,
+        "validation_images": len(validation.targets), "cpu": result["machine"]["cpu"],
+    })  # fmt: skip
     first, epochs = {}, {}
     for name in most:
-        (first[name],) = train(name, setting, options.seeds[0], configs).seconds
+        (first[name],) = train(name, setting, options.seeds[0], configs, kept).seconds
         epochs[name] = max(1, min(most[name], math.floor(budget[name] / first[name])))
         yield f"a first epoch of {name} takes {first[name]:.0f} s: it is given {epochs[name]}"
     result["setting"] = {
-        "config": options.config.name, "short": options.short.name, "size": list(setting.size),
+        "config": options.config.name, "short": options.short and options.short.name, "size": list(setting.size),
         "precision": setting.precision, "minutes": options.minutes, "epochs": epochs, "first_epoch_seconds": first,
         "images": options.images, "validation_images": len(validation.targets), "seeds": list(options.seeds),
     }  # fmt: skip
@@ -122,7 +131,7 @@ def compare(options: argparse.Namespace, scratch: Path, result: dict[str, Any]) 
     result["trainings"] = {name: [] for name in trainings}
     for turn, seed in enumerate(options.seeds):
         for name in in_turn(list(trainings), turn):
-            found = train(name, setting._replace(epochs=epochs[name]), seed, configs)
+            found = train(name, setting._replace(epochs=epochs[name]), seed, configs, kept)
             trainings[name].append(found)
             told = summary(name, found, validation, budget[name])
             result["trainings"][name].append({"seed": seed, **told})
@@ -136,13 +145,33 @@ def compare(options: argparse.Namespace, scratch: Path, result: dict[str, Any]) 
         yield in_markdown(result)
 
 
-def train(name: str, setting: Setting, seed: int, configs: Mapping[str, Path]) -> Training:
-    """Train by a recipe; those of distrib itself have a configuration."""
+def claim(folder: Path, setting: dict[str, Any]) -> None:
+    """Make a folder for the trainings of a setting; end if it has those of another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "setting.json"
+    if not file.exists():
+        write(setting, file)
+    there = json.loads(file.read_text(encoding="utf-8"))
+    differs = [name for name in setting if there.get(name) != setting[name]]
+    if differs:
+        sys.exit(f"--folder {folder} has trainings of another setting ({', '.join(differs)}): name another folder")
+
+
+def train(name: str, setting: Setting, seed: int, configs: Mapping[str, Path], kept: Path) -> Training:
+    """Train by a recipe, or read what was kept; the recipes of distrib itself have a configuration."""
+    file = kept / f"{name}-{setting.epochs}-{seed}.npz"
+    if file.exists():
+        with np.load(file) as found:
+            return Training(found["seconds"].tolist(), found["roc_auc"].tolist(), found["logits"])
     if name == PLAIN:
-        return theirs(setting, "Accelerate", True, "one-cycle", seed)
-    if name == REPORT:
-        return ours(setting, seed, REPORT_RECIPE, ATTRIBUTE)
-    return ours(setting, seed, ["--config", str(configs[name])])
+        training = theirs(setting, "Accelerate", True, "one-cycle", seed)
+    elif name == REPORT:
+        training = ours(setting, seed, REPORT_RECIPE, ATTRIBUTE)
+    else:
+        training = ours(setting, seed, ["--config", str(configs[name])])
+    np.savez(whole := file.with_suffix(".part.npz"), **training._asdict())
+    whole.rename(file)
+    return training
 
 
 def known_to(name: str, attributes: Sequence[str]) -> list[int]:

@@ -128,6 +128,7 @@ def test_all_recipes_train_to_their_end_and_are_compared(faces: Path, tmp_path: 
     of_distrib = ["--config", str(config), "--short", str(config)]
     command = [sys.executable, str(ROOT / "benchmarks/recipe.py"), "--root", str(faces), *of_distrib]
     small = ["--seeds", "7", "--size", "32", "--images", "64", "--epochs", "1", "--json", str(file)]
+    small += ["--folder", str(tmp_path / "kept")]
     done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(file.read_text())
@@ -144,3 +145,10 @@ def test_all_recipes_train_to_their_end_and_are_compared(faces: Path, tmp_path: 
     assert {each["resampled"] for each in result["gains"]} == {"identities"}
     assert result["setting"]["validation_images"] == 16
     assert "| gain of distrib |" in done.stdout
+
+    file.unlink()
+    subprocess.run([*command, *small], check=True, timeout=600)  # in which nothing could be trained anew
+    assert json.loads(file.read_text())["trainings"] == result["trainings"]
+    config.write_text("train: {batch_size: 8, epochs: 2}\n")
+    other = subprocess.run([*command, *small], capture_output=True, text=True, timeout=600)
+    assert "has trainings of another setting (configs)" in other.stderr
