@@ -1,6 +1,6 @@
 r"""`configs/celeba_mini.yaml` against what it began from: the same images, the same time, the same validation.
 
-    python benchmarks/recipe.py --root data/celeba-mini --json benchmarks/results/recipe.json
+    python benchmarks/recipe.py --root data/celeba --folder studies/recipe --json benchmarks/results/recipe/recipe.json
 
 Three recipes or four, each trained with every seed, in turn:
 
@@ -24,6 +24,7 @@ what was interrupted goes on, or another seed is added, on the same machine.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -60,7 +61,7 @@ from distrib.scoring.metrics import score
 
 SHORT, REPORT, PLAIN = "short", "report", "plain"
 ATTRIBUTE = "Arched_Eyebrows"
-REPORT_RECIPE = ["--config", str(PROJECT / "configs/arched_eyebrows.yaml"), "--data.flip", "false"]
+REPORT_CONFIG = PROJECT / "configs/arched_eyebrows.yaml"  # without its mirror images
 BATCH_SIZE = 64  # of the report's recipe and of the plain one
 RESAMPLES, SEED = 1000, 0
 # What is to be gained over another recipe: over which, in which score, of the attributes that it knows, how much.
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="CelebA, or a part of it, with its splits")
     parser.add_argument("--config", type=Path, default=PROJECT / "configs/celeba_mini.yaml", help="of distrib")
-    parser.add_argument("--short", type=Path, help="of short, such as configs/recipe/five_epochs.yaml")
+    parser.add_argument("--short", type=Path, help="of short, whose images have --size too")
     parser.add_argument("--seeds", type=int, nargs="+", default=(101, 102, 103))
     parser.add_argument("--minutes", type=float, default=20.0, help="of each training, at most")
     parser.add_argument("--epochs", type=int, default=15, help="of the other recipes, at most: the report's")
@@ -107,18 +108,27 @@ def compare(options: argparse.Namespace, scratch: Path, kept: Path, result: dict
     with np.load(folder / "valid.npz") as valid:
         validation = Validation(attributes, valid["targets"], valid.get("identity"))
     setting = set_up(BATCH_SIZE, folder, scratch, (options.size, options.size), 1)
-    configs = {OURS: options.config} | ({SHORT: options.short} if options.short else {})
-    most = {name: read_yaml(config).train.epochs for name, config in configs.items()}
-    most |= {REPORT: options.epochs, PLAIN: options.epochs}
-    budget = {name: 60 * options.minutes * (SHARE_OF_TIME if name == SHORT else 1) for name in most}
+    configs = {OURS: read_yaml(options.config), REPORT: read_yaml(REPORT_CONFIG).replace("data", flip=False)}
+    if options.short is not None:
+        configs[SHORT] = read_yaml(options.short)
     claim(kept, {
-        "configs": {name: config.read_text(encoding="utf-8") for name, config in configs.items()},
-        "size": list(setting.size), "precision": setting.precision, "images": options.images,
-        "validation_images": len(validation.targets), "cpu": result["machine"]["cpu"],
+        **{f"configuration of {name}": config.model_dump(mode="json") for name, config in configs.items()},
+        "data": digest(folder), "size": list(setting.size), "precision": setting.precision,
+        "threads": setting.threads, "torch": torch.__version__, "cpu": result["machine"]["cpu"],
     })  # fmt: skip
+    files = {name: scratch / f"{name}.yaml" for name in configs}
+    for name, file in files.items():
+        file.write_text(configs[name].to_yaml(), encoding="utf-8")
+
+    most = {OURS: configs[OURS].train.epochs, REPORT: options.epochs, PLAIN: options.epochs}
+    budget = dict.fromkeys(most, 60 * options.minutes)
+    if SHORT in configs:  # last, as its budget is a share of what plain takes
+        most[SHORT] = configs[SHORT].train.epochs
     first, epochs = {}, {}
     for name in most:
-        (first[name],) = train(name, setting, options.seeds[0], configs, kept).seconds
+        (first[name],) = train(name, setting, options.seeds[0], files, kept / f"{name}-first.npz").seconds
+        if name == SHORT:
+            budget[SHORT] = SHARE_OF_TIME * epochs[PLAIN] * first[PLAIN]
         epochs[name] = max(1, min(most[name], math.floor(budget[name] / first[name])))
         yield f"a first epoch of {name} takes {first[name]:.0f} s: it is given {epochs[name]}"
     result["setting"] = {
@@ -131,7 +141,8 @@ def compare(options: argparse.Namespace, scratch: Path, kept: Path, result: dict
     result["trainings"] = {name: [] for name in trainings}
     for turn, seed in enumerate(options.seeds):
         for name in in_turn(list(trainings), turn):
-            found = train(name, setting._replace(epochs=epochs[name]), seed, configs, kept)
+            file = kept / f"{name}-{epochs[name]}-{seed}.npz"
+            found = train(name, setting._replace(epochs=epochs[name]), seed, files, file)
             trainings[name].append(found)
             told = summary(name, found, validation, budget[name])
             result["trainings"][name].append({"seed": seed, **told})
@@ -141,36 +152,44 @@ def compare(options: argparse.Namespace, scratch: Path, kept: Path, result: dict
         result["gains"] = [gain(trainings, validation, *goal) for goal in GOALS]
         for goal in result["gains"]:
             goal["met"] &= in_time
-        result["time"] = {name: time_to_reach(trainings[name], trainings[PLAIN]) for name in configs}
+        result["time"] = {
+            name: time_to_reach(trainings[name], trainings[PLAIN]) for name in (OURS, SHORT) if name in most
+        }
         yield in_markdown(result)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the names and targets of a data set's splits, as `part_of` lays them out."""
+    found = hashlib.sha256()
+    for split in ("train", "valid"):
+        with np.load(folder / f"{split}.npz") as rows:
+            found.update("\n".join(rows["names"].tolist()).encode())
+            found.update(rows["targets"].tobytes())
+    return found.hexdigest()
 
 
 def claim(folder: Path, setting: dict[str, Any]) -> None:
     """Make a folder for the trainings of a setting; end if it has those of another."""
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "setting.json"
-    if not file.exists():
-        write(setting, file)
-    there = json.loads(file.read_text(encoding="utf-8"))
-    differs = [name for name in setting if there.get(name) != setting[name]]
+    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    differs = [name for name, value in setting.items() if name in there and there[name] != value]
     if differs:
         sys.exit(f"--folder {folder} has trainings of another setting ({', '.join(differs)}): name another folder")
+    write(there | setting, whole := file.with_suffix(".part"))
+    whole.rename(file)
 
 
 def train(name: str, setting: Setting, seed: int, configs: Mapping[str, Path], kept: Path) -> Training:
-    """Train by a recipe, or read what was kept; the recipes of distrib itself have a configuration."""
-    file = kept / f"{name}-{setting.epochs}-{seed}.npz"
-    if file.exists():
-        with np.load(file) as found:
+    """Train by a recipe, or read what was kept in a file; the recipes of distrib itself have a configuration."""
+    if kept.exists():
+        with np.load(kept) as found:
             return Training(found["seconds"].tolist(), found["roc_auc"].tolist(), found["logits"])
     if name == PLAIN:
         training = theirs(setting, "Accelerate", True, "one-cycle", seed)
-    elif name == REPORT:
-        training = ours(setting, seed, REPORT_RECIPE, ATTRIBUTE)
     else:
-        training = ours(setting, seed, ["--config", str(configs[name])])
-    np.savez(whole := file.with_suffix(".part.npz"), **training._asdict())
-    whole.rename(file)
+        training = ours(setting, seed, ["--config", str(configs[name])], ATTRIBUTE if name == REPORT else "all")
+    np.savez(whole := kept.with_suffix(".part.npz"), **training._asdict())
+    whole.rename(kept)
     return training
 
 
