@@ -860,6 +860,14 @@ def test_replace_changes_one_group_and_validates_it() -> None:
     refusal(lambda: before.replace("train", epoch=3), "train.epoch ", "train.epochs")
 
 
+@pytest.mark.parametrize("crop", ["round", "0", "1.2"])
+def test_a_crop_is_a_word_or_a_share(crop: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"data: {{crop: {crop}}}\n", encoding="utf-8")
+    refusal(lambda: load_config(["--config", str(file)]), "data.crop", "'square' or 'full', or a number")
+    assert load_config(["--data.crop", "0.83"])[0].data.crop == 0.83
+
+
 @pytest.mark.parametrize(
     ("idle", "used", "key"),
     [

@@ -8,6 +8,7 @@ from distrib.config.reading import load_config, parse, read_yaml
 from distrib.config.schema import (
     LAYERS,
     POLICIES,
+    RANDOM,
     SCORES,
     TUNED_SCORES,
     AugmentConfig,
@@ -25,6 +26,7 @@ from distrib.config.schema import (
 __all__ = [
     "LAYERS",
     "POLICIES",
+    "RANDOM",
     "SCORES",
     "TUNED_SCORES",
     "AugmentConfig",

@@ -21,6 +21,8 @@ from distrib.config.yaml_files import Dumper
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 # What `model.freeze` may freeze: so many of these parts, up to the last one named.
 POLICIES = {"none": 0, "backbone": len(LAYERS), **{name: number for number, name in enumerate(LAYERS, start=1)}}
+# The words for weights that are not read from anywhere.
+RANDOM = ("none", "patches")
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision")
 # The scores that thresholds are tuned for.
 TunedScore = Literal["f1", "accuracy", "balanced_accuracy"]
@@ -77,8 +79,9 @@ class DataConfig(Section):
     178@0.75" ends with data.image_size, and each other height is a multiple of 16. Widths follow; evaluation is at
     data.image_size throughout, and an epoch may be the best one once it ends with images of that size. More
     train.epochs on resuming move the shares, as they do the learning rate's."""
-    crop: Literal["square", "full"] = "square"
-    """square: the largest centred square of each image; full: the whole image."""
+    crop: Literal["square", "full"] | Annotated[float, Field(ge=0.1, le=1)] = "square"
+    """square: the largest centred square of each image; a number, such as 0.83: the centred square with this share of
+    that side; full: the whole image."""
     flip: bool = True
     """Mirror half of the training images left to right."""
     min_zoom: float = Field(1.0, gt=0, le=1)
@@ -179,8 +182,9 @@ class ModelConfig(Section):
     """How the network begins. imagenet: as torchvision has it, with a 7x7 convolution and max-pooling, which leave a
     quarter of each side; small: a 3x3 convolution alone, which leaves images whole, for those of up to 64 pixels: some
     15 times the work an image."""
-    weights: Annotated[ConfigPathText, Words(("none", "imagenet"))] = "none"
-    """none: random; imagenet: torchvision's ImageNet weights; a file with a ResNet18's weights (.safetensors, .pt,
+    weights: Annotated[ConfigPathText, Words(("none", "patches", "imagenet"))] = "none"
+    """none: random; patches: random, but for conv1, which starts from the principal components of patches of training
+    images; imagenet: torchvision's ImageNet weights; a file with a ResNet18's weights (.safetensors, .pt,
     .pth), torchvision's or timm's resnet18; or a run, its best/ or a checkpoint. The head is new, unless a run's is of
     the very same attributes."""
     freeze: Annotated[str, Words(tuple(POLICIES))] = "none"
@@ -561,8 +565,8 @@ class Config(Section):
             (data.decoder != "torch" and self.train.deterministic
              and data.dali.hw_decoder_load not in (0, DaliConfig().hw_decoder_load), "data.dali.hw_decoder_load",
              "train.deterministic is true, which leaves the JPEG hardware out"),
-            (model.weights == "none" and model.trains_head_alone, "the frozen backbone",
-             "its weights are random (model.weights is none)"),
+            (model.weights in RANDOM and model.trains_head_alone, "the frozen backbone",
+             f"its weights are random (model.weights is {model.weights})"),
             (model.frozen_statistics != "kept" and model.freeze == "none", "model.frozen_statistics",
              "model.freeze is none"),
             (self.train.norm_size != "auto" and model.trains_head_alone and model.frozen_statistics == "kept"

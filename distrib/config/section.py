@@ -231,7 +231,8 @@ def _sentence(made: type[Section], error: Any, *others: Any) -> str:
     if error["type"] == "literal_error":  # of a field that may be a word or a number, the number's error follows
         number = next((each["msg"] for each in others if each["loc"][: len(loc)] == tuple(loc)), "")
         bound = number.removeprefix("Input should be ") if "than" in number else ""
-        problem += f", or a whole number {bound}".rstrip() if number else ""
+        kind = "a number" if takes is not None and float in takes.types else "a whole number"
+        problem += f", or {kind} {bound}".rstrip() if number else ""
     return f"{key} is {found}, but {problem}".replace("but should be", "which is refused: it should be")
 
 

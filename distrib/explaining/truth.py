@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
-from distrib.data.batch import Request, crop_regions
+from distrib.data.batch import Crop, Request, crop_regions
 
 Boxes = dict[str, dict[str, tuple[float, float, float, float]]]  # file name -> part -> box
 
@@ -53,14 +53,14 @@ def read_boxes(file: Path) -> Boxes:
 
 
 def in_input(
-    boxes: NDArray[np.float64], picture: tuple[int, int], crop: str, size: tuple[int, int]
+    boxes: NDArray[np.float64], picture: tuple[int, int], crop: Crop, size: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Boxes [n, 4] of an image file in pixels of the network's input.
 
     Args:
         boxes: left, top, right, bottom in pixels of the image file.
         picture: height and width of the file.
-        crop: "square" or "full", as the network's images are cut.
+        crop: as the network's images are cut, see `crop_regions`.
         size: height and width of the network's input.
     """
     whole = Request.centred(np.zeros(1, np.int64))

@@ -48,7 +48,8 @@ class Description(pydantic.BaseModel):
         stem: "imagenet", torchvision's; or "small", a 3x3 convolution without max-pooling.
         attributes: A names, in the order of the logits.
         image_size: height and width of the network's input in pixels.
-        crop: "square", the largest centred square of an image; or "full", all of it.
+        crop: "square", the largest centred square of an image; a number, the centred square with this share of that
+            side; or "full", all of the image.
         mean: of the channels, on the scale 0 … 255; normalisation is the network's first operation.
         std: deviations of the channels, on the same scale.
         temperature: A; the probability is sigmoid(logit / temperature), fitted on validation.
@@ -67,7 +68,7 @@ class Description(pydantic.BaseModel):
     stem: Literal["imagenet", "small"] = "imagenet"
     attributes: tuple[str, ...] = pydantic.Field(min_length=1)
     image_size: tuple[Side, Side]
-    crop: Literal["square", "full"]
+    crop: Literal["square", "full"] | Annotated[float, pydantic.Field(ge=0.1, le=1)]
     mean: tuple[Finite, Finite, Finite] = MEAN
     std: tuple[Positive, Positive, Positive] = STD
     temperature: tuple[Positive, ...]

@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights
 
 from distrib.base.errors import UserError, first_line
 from distrib.base.words import listed, nearest
-from distrib.config import POLICIES, ModelConfig
+from distrib.config import POLICIES, RANDOM, ModelConfig
 from distrib.model.network import AttributeClassifier
 from distrib.model.trained import model_folder, read_description
 from distrib.model.weight_files import CONV1, COUNTER, Candidate, find_network, read_tensors
@@ -91,7 +91,7 @@ def make_model(
     torch.manual_seed(seed)  # the only use of torch's generator: the same first weights on every rank and machine
     model = AttributeClassifier(len(attributes), channels_last, config.frozen_statistics, config.stem)
     wanted = model.net.state_dict()
-    if config.weights == "none":
+    if config.weights in RANDOM:
         return model, Origin("random weights", new=tuple(wanted))
     source = read_weights(config.weights)
     kept = source.attributes == tuple(attributes)
@@ -110,7 +110,7 @@ def make_model(
 
 
 def read_weights(weights: str) -> Source:
-    """What `model.weights` names, if it is not none.
+    """What `model.weights` names, if it is neither none nor patches.
 
     Raises:
         UserError: if it cannot be had, or is no ResNet18.
@@ -141,9 +141,9 @@ def read_weights(weights: str) -> Source:
                 f"model.weights {address[1]}://{weights[address.end() :]} is an address, and nothing is downloaded "
                 "from there: download the file, and name that"
             )
-        hint = nearest(weights, ("none", "imagenet"))
+        hint = nearest(weights, (*RANDOM, "imagenet"))
         raise UserError(
-            f"model.weights {path} is not a file or folder{hint}: say none, imagenet, or the path of a "
+            f"model.weights {path} is not a file or folder{hint}: say none, patches, imagenet, or the path of a "
             "ResNet18's weights"
         )
     return Source(str(path), _read(path))

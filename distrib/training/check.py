@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from distrib.base.errors import UserError
-from distrib.config import Config
+from distrib.config import RANDOM, Config
 from distrib.data.reader import sample_colours
 from distrib.data.splits import Splits, digest, make_splits
 from distrib.data.table import Table, read_table
@@ -61,7 +61,7 @@ def check_start(config: Config, ranks: int) -> tuple[Table, Splits]:
                 refuse_changes(checkpoint, config, data, sample_colours(table, splits.train))
                 refuse_finished(checkpoint, config, folder)
     group_batch(config, ranks, checkpoint)
-    if checkpoint is None and config.model.weights != "none":
+    if checkpoint is None and config.model.weights not in RANDOM:
         from distrib.training.start import first_model
 
         first_model(config, table.attributes, None)

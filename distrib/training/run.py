@@ -30,7 +30,15 @@ from distrib.training.precision import Precision
 from distrib.training.probe import try_step
 from distrib.training.residency import hold_images
 from distrib.training.speed import SpeedClock
-from distrib.training.start import as_trained, first_model, introduce, open_folder, read_start, what_is_finished
+from distrib.training.start import (
+    as_trained,
+    first_model,
+    introduce,
+    open_folder,
+    read_start,
+    start_from_patches,
+    what_is_finished,
+)
 from distrib.training.training_run import Judge, Outcome, TrainingRun
 
 
@@ -82,6 +90,7 @@ def run_training(
         if outcome is None:
             with written_down(run):
                 run, residency = hold_images(run, checkpoint)
+                origin = start_from_patches(run, net, origin, checkpoint)
                 run, grouping, compilation = try_step(run, net, checkpoint, grouping)
         config = run.config
         # One rank alone looks for the file, so that what is written down as the reason is the file.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -11,17 +11,23 @@ import torch
 from distrib.base.errors import UserError
 from distrib.base.files import remove_leftovers
 from distrib.base.paths import fitting_name
+from distrib.base.threads import pool_for_torch
 from distrib.base.words import plural
 from distrib.config import Config
-from distrib.data.decoders import threads_of
+from distrib.data.batch import Request
+from distrib.data.decoders import TorchDecoder, threads_of
 from distrib.data.jpeg_hardware import describe_jpeg_hardware, has_jpeg_hardware
+from distrib.data.plan import Plan
 from distrib.model.network import AttributeClassifier
+from distrib.model.patches import principal_filters
+from distrib.model.weight_files import CONV1
 from distrib.model.weights import Origin, make_model
 from distrib.ranks.environment import launch_id, launcher, restarts
 from distrib.ranks.machine import describe_machine
 from distrib.ranks.meeting import from_rank_0, on_every_rank, on_rank_0
 from distrib.ranks.printing import say, warn
 from distrib.ranks.waiting import waiting, waiting_line
+from distrib.ranks.watch import Watch
 from distrib.runs.folder import LEAVES_WITHIN, RunFolder
 from distrib.runs.wandb_settings import resolve_wandb
 from distrib.training.checkpoint import (
@@ -42,6 +48,8 @@ from distrib.training.probe import Compilation
 from distrib.training.residency import Residency, data_of
 from distrib.training.training_run import TrainingRun
 
+# Training images from whose patches the first filters are computed: some 700,000 patches.
+IMAGES_OF_PATCHES = 1024
 # The largest side in pixels of the images that `model.stem: small` is meant for.
 SMALL_IMAGE = 64
 
@@ -182,6 +190,58 @@ def first_model(
     model = config.model
     net = AttributeClassifier(len(attributes), config.train.channels_last, model.frozen_statistics, model.stem)
     return net, Origin(f"resumes from {checkpoint.folder}: {progress.epoch} epochs and {progress.step} steps")
+
+
+def start_from_patches(
+    run: TrainingRun, net: AttributeClassifier, origin: Origin, checkpoint: Checkpoint | None
+) -> Origin:
+    """Give a new network the first filters that `model.weights patches` asks for; all ranks call this.
+
+    Args:
+        run: whose first training images are looked at, cropped, mirrored and resized as they will be trained on.
+        net: on the CPU, and changed.
+        origin: of its weights.
+        checkpoint: that the run resumes from; None: it is new.
+
+    Returns:
+        Where its weights come from now.
+
+    Raises:
+        UserError: on every rank, if one of the images is broken, and `data.on_error` is stop.
+        RankLost: if another rank has died or hangs meanwhile.
+    """
+    if checkpoint is not None or run.config.model.weights != "patches":
+        return origin
+    limit = run.config.run.start_timeout
+    with Watch(run.accelerator, limit, limit, lambda _: None):
+        # One rank computes them, as eigenvectors may differ in their last bits from processor to processor.
+        filters, count = from_rank_0(run.accelerator, filters_of, run, net)
+    with torch.no_grad():
+        net.net.conv1.weight.copy_(filters)
+    return replace(origin, summary=f"random weights, but {CONV1} from patches of {count:,} training images")
+
+
+def filters_of(run: TrainingRun, net: AttributeClassifier) -> tuple[torch.Tensor, int]:
+    """First filters from patches of a run's first training images, and how many images these are."""
+    substitute = run.plan.substitute if run.config.data.on_error == "skip" else None
+    # The reference, so that the filters do not depend on the machine's decoder.
+    decoder = TorchDecoder(run.config.data, run.table, torch.device("cpu"), substitute)
+    requests = first_images(run.plan, IMAGES_OF_PATCHES)
+    images = (batch.images_BHWC for batch in decoder.batches(requests))
+    with pool_for_torch(1, "patches") as pool:  # in one thread: the order of sums depends on the number of threads
+        filters = pool.submit(principal_filters, net, images).result()
+    return filters, sum(map(len, requests))
+
+
+def first_images(plan: Plan, count: int) -> list[Request]:
+    """So many images of the first epoch as a run begins with them, or all of those."""
+    requests = list[Request]()
+    for step in range(plan.steps_per_epoch):
+        if count <= 0:
+            break
+        requests.append(plan.batch(0, step)[:count])
+        count -= len(requests[-1])
+    return requests
 
 
 def open_folder(run: TrainingRun, checkpoint: Checkpoint | None) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distrib.data.batch import Batch, Request, crop_regions, cut
+from distrib.data.batch import Batch, Crop, Request, crop_regions, cut
 
 UNIT = st.floats(0, 1)
 
@@ -22,7 +22,7 @@ def request(zoom: float, top: float = 0.5, left: float = 0.5, count: int = 1) ->
 
 
 def region(
-    height: int, width: int, crop: str, zoom: float, top: float = 0.5, left: float = 0.5
+    height: int, width: int, crop: Crop, zoom: float, top: float = 0.5, left: float = 0.5
 ) -> tuple[int, int, int, int]:
     (found,) = crop_regions(request(zoom, top, left), np.array([height]), np.array([width]), crop).tolist()
     return tuple(found)
@@ -35,18 +35,22 @@ def region(
     zoom=st.floats(0, 1, exclude_min=True),
     top=UNIT,
     left=UNIT,
-    crop=st.sampled_from(["square", "full"]),
+    crop=st.sampled_from(["square", "full", 0.83]),
 )
-def test_a_region_lies_in_its_picture(height: int, width: int, zoom: float, top: float, left: float, crop: str) -> None:
+def test_a_region_lies_in_its_picture(
+    height: int, width: int, zoom: float, top: float, left: float, crop: Crop
+) -> None:
     y, x, h, w = region(height, width, crop, zoom, top, left)
     assert h >= 1
     assert w >= 1
     assert 0 <= y <= y + h <= height
     assert 0 <= x <= x + w <= width
-    if crop == "square":
+    if crop != "full":
         assert h == w
-        # … and within the largest centred square
+        # … and within the largest centred square, or its share
         side = min(height, width)
+        if crop != "square":
+            side = max(1, round(side * crop))
         assert (height - side) // 2 <= y
         assert y + h <= (height - side) // 2 + side
         assert (width - side) // 2 <= x
@@ -56,10 +60,10 @@ def test_a_region_lies_in_its_picture(height: int, width: int, zoom: float, top:
 @settings(max_examples=300, deadline=None)
 @given(
     st.integers(1, 60), st.integers(1, 60), st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1), st.booleans(),
-    st.sampled_from(["square", "full"]),
+    st.sampled_from(["square", "full", 0.83]),
 )  # fmt: skip
 def test_one_image_is_cut_as_a_batch_is(
-    height: int, width: int, zoom: float, top: float, left: float, flip: bool, crop: str
+    height: int, width: int, zoom: float, top: float, left: float, flip: bool, crop: Crop
 ) -> None:
     pixels = np.arange(height * width * 3, dtype=np.uint64).reshape(height, width, 3).astype(np.uint8)
     wanted = dataclasses.replace(request(zoom, top, left), flip=np.array([flip]))
@@ -78,7 +82,7 @@ def test_the_centred_square_of_an_aligned_celeba_picture() -> None:
 @settings(max_examples=100, deadline=None)
 @given(height=st.integers(1, 500), width=st.integers(1, 500), top=UNIT, left=UNIT)
 def test_the_largest_crop_never_moves(height: int, width: int, top: float, left: float) -> None:
-    for crop in ("square", "full"):
+    for crop in ("square", "full", 0.83):
         assert region(height, width, crop, 1.0, top, left) == region(height, width, crop, 1.0)
     assert region(height, width, "full", 1.0, top, left) == (0, 0, height, width)
 
@@ -88,6 +92,12 @@ def test_half_a_zoom_takes_half_of_each_side() -> None:
     assert region(218, 178, "full", 0.5, 1.0, 1.0) == (109, 89, 109, 89)
     assert region(218, 178, "square", 0.5, 0.0, 1.0) == (20, 89, 89, 89)
     assert region(218, 178, "square", 0.5, 0.5, 0.5) == (20 + 45, 45, 89, 89)
+
+
+def test_a_share_of_the_square_is_centred_in_it() -> None:
+    assert region(218, 178, 0.83, 1.0) == (35, 15, 148, 148)
+    assert region(218, 178, 1.0, 1.0) == region(218, 178, "square", 1.0)
+    assert region(218, 178, 0.5, 0.5, 0.0, 1.0) == (64, 44 + 45, 44, 44)
 
 
 @pytest.mark.parametrize("crop", ["square", "full"])

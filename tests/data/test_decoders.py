@@ -22,7 +22,7 @@ from PIL import Image
 from distrib.base.errors import UserError
 from distrib.config import DataConfig
 from distrib.data import decoders
-from distrib.data.batch import Batch, Request
+from distrib.data.batch import Batch, Crop, Request
 from distrib.data.decoders import Decoder, choose_decoder, dali_installed, make_decoder
 from distrib.data.images import decode
 from distrib.data.plan import Plan, evaluation_batches
@@ -223,6 +223,7 @@ def test_whole_pictures_pass_unchanged(tmp_path: Path, kind: str) -> None:
     table = folder_of(tmp_path, {"a.png": encoded(pixels, "PNG")})
     assert (image(kind, table, **WHOLE) == pixels).all()
     assert (image(kind, table, image_size=(178, 178), crop="square") == pixels[20:198]).all()
+    assert (image(kind, table, image_size=(148, 148), crop=0.83) == pixels[35:183, 15:163]).all()
     (mirrored,) = decoder(kind, table, **WHOLE).batches([views(0, flip=True)])
     assert (mirrored.images_BHWC[0].numpy() == pixels[:, ::-1]).all()
 
@@ -314,8 +315,8 @@ def test_jpegs_without_resize_are_equal_to_the_bit(tmp_path: Path) -> None:
 
 @needs_dali
 @pytest.mark.parametrize("size", [(64, 64), (178, 178), (224, 224), (100, 60)])
-@pytest.mark.parametrize("crop", ["square", "full"])
-def test_resized_jpegs_differ_by_a_hair(tmp_path: Path, size: tuple[int, int], crop: str) -> None:
+@pytest.mark.parametrize("crop", ["square", "full", 0.83])
+def test_resized_jpegs_differ_by_a_hair(tmp_path: Path, size: tuple[int, int], crop: Crop) -> None:
     table = jpegs(tmp_path, 16)
     requests = list(Plan(np.arange(16), 1, 8, min_zoom=0.5).rank_batches(0, 0, 0, 1))
     assert {bool(flip) for request in requests for flip in request.flip} == {True, False}
@@ -333,8 +334,8 @@ def test_real_pictures_without_resize_are_equal_to_the_bit() -> None:
 
 @needs_dali
 @needs_celeba
-@pytest.mark.parametrize("crop", ["square", "full"])
-def test_resized_real_pictures_differ_by_a_hair(crop: str) -> None:
+@pytest.mark.parametrize("crop", ["square", "full", 0.83])
+def test_resized_real_pictures_differ_by_a_hair(crop: Crop) -> None:
     table = read_table(CELEBA_MINI)
     rows = np.arange(1, len(table), len(table) // 60)[:60]
     requests = list(Plan(rows, 3, 20, min_zoom=0.6).rank_batches(1, 0, 0, 1))

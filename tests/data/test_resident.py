@@ -120,7 +120,7 @@ def decoders_of(table: Table, options: DataConfig, plan: Plan | None) -> tuple[D
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"crop": "full", "image_size": SIZE}, {"grow": "16@0 32@0.4"}])
+@pytest.mark.parametrize("options", [{}, {"crop": 0.83}, {"crop": "full", "image_size": SIZE}, {"grow": "16@0 32@0.4"}])
 def test_batches_are_the_same_and_broken_images_are_replaced_alike(tmp_path: Path, options: dict[str, Any]) -> None:
     table = images_of(tmp_path, text=b"text", cut=encoded(smooth(*SIZE))[:-40])
     data = config(**options)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
 from distrib.config import read_yaml
-from distrib.data.batch import Request, cut
+from distrib.data.batch import Crop, Request, cut
 from distrib.explaining.maps import truth
 from distrib.explaining.report import open_run
 from distrib.explaining.truth import in_input, inside, judge, mass_within, measure, points_into, read_boxes
@@ -51,8 +51,10 @@ def test_a_file_that_is_no_table_of_boxes_is_refused(tmp_path: Path, text: str) 
     assert "left, top, right, bottom" in str(error.value)
 
 
-@pytest.mark.parametrize(("crop", "size"), [("full", (110, 90)), ("square", (89, 89)), ("square", (178, 178))])
-def test_a_box_goes_where_its_pixels_go(crop: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("crop", "size"), [("full", (110, 90)), ("square", (89, 89)), ("square", (178, 178)), (0.83, (89, 89))]
+)
+def test_a_box_goes_where_its_pixels_go(crop: Crop, size: tuple[int, int]) -> None:
     for left, top, right, bottom in [(50, 88, 126, 102), (20, 30, 100, 110), (100, 120, 178, 218)]:
         pixels_HWC = np.zeros((218, 178, 3), np.uint8)
         pixels_HWC[top:bottom, left:right] = 255

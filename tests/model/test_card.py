@@ -12,6 +12,7 @@ from random_model import write_model
 
 import distrib
 from distrib.config import Config
+from distrib.data.batch import Crop
 from distrib.model.card import data_kind, model_card
 from distrib.model.trained import Description
 
@@ -139,9 +140,11 @@ def test_names_show_as_they_are() -> None:
     assert page.count("<em>") == 0
 
 
-@pytest.mark.parametrize(("crop", "stem"), [("square", "imagenet"), ("full", "imagenet"), ("square", "small")])
+@pytest.mark.parametrize(
+    ("crop", "stem"), [("square", "imagenet"), (0.83, "imagenet"), ("full", "imagenet"), ("square", "small")]
+)
 def test_the_ways_to_load_it_work_and_agree(
-    crop: str, stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    crop: Crop, stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the card tells the reader to run is run, beside an upright image of odd size."""
     folder = write_model(tmp_path / "best", crop=crop, stem=stem)

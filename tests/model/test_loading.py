@@ -22,6 +22,7 @@ from torchvision.models import resnet18
 import distrib
 from distrib.base.json import to_json
 from distrib.config import TUNED_SCORES, DataConfig
+from distrib.data.batch import Crop
 from distrib.data.decoders import TorchDecoder
 from distrib.data.images import decode
 from distrib.data.plan import evaluation_batches
@@ -199,6 +200,8 @@ def test_a_damaged_model_is_refused(run: Path, tmp_path: Path, file: str, conten
         ("image_size", [0, 32]),
         ("image_size", [40]),
         ("crop", "round"),
+        ("crop", 0.0),
+        ("crop", 1.5),
         ("mean", [1.0, 2.0]),
         ("std", [58.0, 0.0, 57.0]),
         ("temperature", [1.0, 2.0]),
@@ -244,7 +247,9 @@ def test_a_later_version_s_description_may_say_more(run: Path, tmp_path: Path) -
 # --- images in
 
 
-@pytest.mark.parametrize(("crop", "size"), [("full", SIZE), ("square", (48, 48)), ("full", (218, 178))])
+@pytest.mark.parametrize(
+    ("crop", "size"), [("full", SIZE), ("square", (48, 48)), (0.83, (48, 48)), ("full", (218, 178))]
+)
 def test_a_picture_is_fitted_as_the_decoder_fits_it(faces: Path, crop: Any, size: tuple[int, int]) -> None:
     table = read_table(faces)
     config = DataConfig(root=faces, image_size=size, crop=crop, decoder="torch")
@@ -258,8 +263,8 @@ def test_a_picture_is_fitted_as_the_decoder_fits_it(faces: Path, crop: Any, size
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7), SIZE, (1000, 1500)])
-@pytest.mark.parametrize("crop", ["full", "square"])
-def test_a_picture_of_any_size_fits(run: Path, shape: tuple[int, int], crop: str) -> None:
+@pytest.mark.parametrize("crop", ["full", "square", 0.1])
+def test_a_picture_of_any_size_fits(run: Path, shape: tuple[int, int], crop: Crop) -> None:
     model = load(run)
     model = TrainedModel(model.net, model.description.model_copy(update={"crop": crop}), model.source)
     (picture,) = pictures(1, shape)

@@ -1,0 +1,97 @@
+"""First filters from patches of training images: what they are, and that runs begin with them on any ranks."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from forked_ranks import train_on_ranks
+from launching import read_events
+from safetensors.torch import load_file
+from small_run import settings, the_plan
+
+from distrib.config import read_yaml
+from distrib.data.decoders import TorchDecoder
+from distrib.data.plan import Plan
+from distrib.data.table import read_table
+from distrib.model.network import AttributeClassifier
+from distrib.model.patches import principal_filters
+from distrib.training.start import first_images
+
+
+@pytest.fixture
+def smooth_images() -> torch.Tensor:
+    """Of noise that is smooth, as photographs are, so that no two components have the same variance."""
+    noise_BCHW = torch.rand(70, 3, 40, 36, generator=torch.Generator().manual_seed(0))
+    smooth_BCHW = F.avg_pool2d(noise_BCHW, 5, 1)
+    return (255 * smooth_BCHW).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@pytest.mark.parametrize(("stem", "side", "pairs"), [("imagenet", 7, 32), ("small", 3, 27)])
+def test_filters_are_the_components_of_patches_and_their_negatives(
+    stem: str, side: int, pairs: int, smooth_images: torch.Tensor
+) -> None:
+    torch.manual_seed(1)
+    model = AttributeClassifier(2, stem=stem)  # type: ignore[arg-type]
+    before = model.net.conv1.weight.detach().clone()
+    found = principal_filters(model, smooth_images.split(30))
+    assert torch.equal(model.net.conv1.weight, before)
+    torch.testing.assert_close(found, principal_filters(model, [smooth_images]), rtol=0, atol=1e-5)
+
+    components = found[:pairs]
+    assert torch.equal(found[pairs : 2 * pairs], -components)
+    assert torch.equal(found[2 * pairs :], before[2 * pairs :])
+    flat = components.flatten(1).double()
+    length = math.sqrt(2 * 3 / 64)
+    torch.testing.assert_close(flat @ flat.T, length**2 * torch.eye(pairs).double(), rtol=0, atol=1e-7)
+    assert before.flatten(1).norm(dim=1).mean() == pytest.approx(length, rel=0.1)
+    assert (flat.gather(1, flat.abs().argmax(1, keepdim=True)) > 0).all()
+
+    images = model.normalise(smooth_images).double().numpy()
+    patches = np.stack([
+        images[:, :, y : y + side, x : x + side].reshape(len(images), -1)
+        for y in range(0, 36 - side + 1, 2)
+        for x in range(0, 32 - side + 1, 2)
+    ]).reshape(-1, 3 * side * side)  # fmt: skip
+    variances = ((patches - patches.mean(0)) @ (flat.numpy().T / length)).var(0)
+    largest = np.linalg.svd(patches - patches.mean(0), compute_uv=False)[:pairs] ** 2 / len(patches)
+    np.testing.assert_allclose(variances, largest, rtol=1e-4)
+
+
+def test_what_does_not_vary_is_no_component(smooth_images: torch.Tensor) -> None:
+    grey = smooth_images.float().mean(3, keepdim=True).expand(-1, -1, -1, 3).to(torch.uint8)
+    model = AttributeClassifier(2, stem="small")
+    found = principal_filters(model, [grey])
+    assert torch.equal(found[9:18], -found[:9])
+    assert torch.equal(found[18:], model.net.conv1.weight[18:])
+
+
+def test_runs_begin_with_the_same_filters_on_any_number_of_ranks(faces: Path, tmp_path: Path) -> None:
+    """With a learning rate of nearly nothing the checkpoint has them as they were made."""
+    wanted = ["--model.weights", "patches", "--optim.lr", "1e-12", "--train.epochs", "1", "--data.subset", "128"]
+    weights = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        ended = train_on_ranks(ranks, *settings(faces, folder), *wanted, "--train.accumulation", 2 // ranks)
+        assert ended.returncode == 0, ended.stderr
+        assert "random weights, but conv1.weight from patches of 128 training images" in ended.stdout
+        weights.append(load_file(folder / "best/model.safetensors")["conv1.weight"])
+    assert torch.equal(*weights)
+
+    config = read_yaml(folder / "config.yaml")
+    (start,) = (event for event in read_events(folder) if event["event"] == "start")
+    assert "from patches" in start["weights"]["summary"]
+    plan, table = the_plan(faces, folder), read_table(faces)
+    decoder = TorchDecoder(config.data, table, torch.device("cpu"))
+    images = [batch.images_BHWC for batch in decoder.batches(plan.batch(0, step) for step in range(8))]
+    torch.testing.assert_close(weights[0], principal_filters(AttributeClassifier(3), images), rtol=0, atol=1e-5)
+
+
+def test_the_first_images_of_a_run_are_enough() -> None:
+    plan = Plan(np.arange(100), 3, 16)
+    found = first_images(plan, 40)
+    assert [len(request) for request in found] == [16, 16, 8]
+    assert np.concatenate([request.ids for request in found]).tolist() == plan.order(0)[:40].tolist()
+    assert sum(map(len, first_images(plan, 1000))) == 96
