@@ -12,6 +12,10 @@ Three recipes or four, each trained with every seed, in turn:
 - *plain*: all attributes by a loop of one's own, AdamW with a one-cycle schedule, as `trainers.py` has it for
   Accelerate by hand.
 
+What distrib has trained is judged a second time with each image's mirror image averaged in (*distrib, with flip*), as
+`distrib evaluate --flip` does. The others are not: the rows without it compare like with like, and decide whether a
+goal is met.
+
 All but short have the same budget of time. Each is given as many epochs as fit into its budget, by the time of a first
 one of its own: at most as many as its configuration has, and `--epochs`, the report's number, for the last two. Of
 every training the epoch with the highest mean ROC AUC on the validation split counts, and decisions are made at 1/2. A
@@ -54,12 +58,12 @@ from train import (
 )
 
 from distrib.base.cores import cores
-from distrib.config import read_yaml
+from distrib.config import Config, read_yaml
 from distrib.data.table import read_table
 from distrib.scoring.bootstrap import paired_bootstrap
 from distrib.scoring.metrics import score
 
-SHORT, REPORT, PLAIN = "short", "report", "plain"
+FLIPPED, SHORT, REPORT, PLAIN = f"{OURS}, with flip", "short", "report", "plain"
 ATTRIBUTE = "Arched_Eyebrows"
 REPORT_CONFIG = PROJECT / "configs/arched_eyebrows.yaml"  # without its mirror images
 BATCH_SIZE = 64  # of the report's recipe and of the plain one
@@ -140,16 +144,21 @@ def compare(options: argparse.Namespace, scratch: Path, kept: Path, result: dict
     trainings: dict[str, list[Training]] = {name: [] for name in most}
     result["trainings"] = {name: [] for name in trainings}
     for turn, seed in enumerate(options.seeds):
-        for name in in_turn(list(trainings), turn):
+        for name in in_turn(list(most), turn):
             file = kept / f"{name}-{epochs[name]}-{seed}.npz"
             found = train(name, setting._replace(epochs=epochs[name]), seed, files, file)
             trainings[name].append(found)
             told = summary(name, found, validation, budget[name])
             result["trainings"][name].append({"seed": seed, **told})
+            if name == OURS:
+                flipped = found._replace(logits=found.flipped)
+                trainings.setdefault(FLIPPED, []).append(flipped)
+                of_flipped = summary(name, flipped, validation, budget[name])
+                result["trainings"].setdefault(FLIPPED, []).append({"seed": seed, **of_flipped})
             late = "" if told["within_budget"] else ", beyond the budget"
             yield f"seed {seed}, {name}: ROC AUC {told['mean_roc_auc']:.4f} after {told['seconds'][-1]:.0f} s{late}"
         in_time = all(each["within_budget"] for each in result["trainings"][OURS])
-        result["gains"] = [gain(trainings, validation, *goal) for goal in GOALS]
+        result["gains"] = [gain(trainings, validation, which, *goal) for which in (OURS, FLIPPED) for goal in GOALS]
         for goal in result["gains"]:
             goal["met"] &= in_time
         result["time"] = {
@@ -172,6 +181,8 @@ def claim(folder: Path, setting: dict[str, Any]) -> None:
     """Make a folder for the trainings of a setting; end if it has those of another."""
     file = folder / "setting.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for name in [each for each in there if each.startswith("configuration")]:  # newer settings have their defaults
+        there[name] = Config.model_validate(there[name]).model_dump(mode="json")
     differs = [name for name, value in setting.items() if name in there and there[name] != value]
     if differs:
         sys.exit(f"--folder {folder} has trainings of another setting ({', '.join(differs)}): name another folder")
@@ -183,12 +194,14 @@ def train(name: str, setting: Setting, seed: int, configs: Mapping[str, Path], k
     """Train by a recipe, or read what was kept in a file; the recipes of distrib itself have a configuration."""
     if kept.exists():
         with np.load(kept) as found:
-            return Training(found["seconds"].tolist(), found["roc_auc"].tolist(), found["logits"])
+            return Training(found["seconds"].tolist(), found["roc_auc"].tolist(), found["logits"], found.get("flipped"))
     if name == PLAIN:
         training = theirs(setting, "Accelerate", True, "one-cycle", seed)
     else:
-        training = ours(setting, seed, ["--config", str(configs[name])], ATTRIBUTE if name == REPORT else "all")
-    np.savez(whole := kept.with_suffix(".part.npz"), **training._asdict())
+        attributes = ATTRIBUTE if name == REPORT else "all"
+        training = ours(setting, seed, ["--config", str(configs[name])], attributes, flip=name == OURS)
+    there = {field: value for field, value in training._asdict().items() if value is not None}
+    np.savez(whole := kept.with_suffix(".part.npz"), **there)
     whole.rename(kept)
     return training
 
@@ -214,22 +227,27 @@ def summary(recipe: str, found: Training, validation: Validation, budget: float)
 
 
 def gain(
-    trainings: Mapping[str, Sequence[Training]], validation: Validation, peer: str, name: str, wanted: float
+    trainings: Mapping[str, Sequence[Training]],
+    validation: Validation,
+    which: str,
+    peer: str,
+    name: str,
+    wanted: float,
 ) -> dict[str, Any]:
-    """What distrib gains over another recipe in a score, in the mean over the seeds and the attributes of both.
+    """What one recipe gains over another in a score, in the mean over the seeds and the attributes of both.
 
     The seeds' models stand beside each other as if each had attributes of its own, so that one bootstrap resamples the
     identities for all of them at once.
     """
     known = known_to(peer, validation.attributes)
-    mine = [found.logits[:, known] for found in trainings[OURS]]
+    mine = [found.logits[:, known] for found in trainings[which]]
     others = [found.logits for found in trainings[peer]]
     targets = np.tile(validation.targets[:, known], len(mine))
     found = paired_bootstrap(np.hstack(mine), np.hstack(others), targets, validation.identity, RESAMPLES, SEED)
     mean, each = found.mean[name], [each[name].difference for each in found.by_attribute]
     by_seed = [float(np.nanmean(part)) for part in np.split(np.array(each), len(mine))]
     return {
-        "over": peer, "score": name, "attributes": len(known), "distrib": mean.first, "other": mean.second,
+        "of": which, "over": peer, "score": name, "attributes": len(known), "distrib": mean.first, "other": mean.second,
         "gain": mean.difference, "interval": mean.interval, "resampled": found.resampled, "by_seed": by_seed,
         "wanted": wanted, "met": bool(mean.difference >= wanted),
     }  # fmt: skip
@@ -254,11 +272,11 @@ def in_markdown(result: Mapping[str, Any]) -> str:
     late = [
         name
         for name, found in result["trainings"].items()
-        if name != SHORT and not all(each["within_budget"] for each in found)
+        if name not in (SHORT, FLIPPED) and not all(each["within_budget"] for each in found)
     ]
     if late:
         lines.append(f"\n**beyond the budget of {result['setting']['minutes']:g} minutes: {', '.join(late)}**")
-    lines += ["", "| gain of distrib | mean over seeds | 95 % interval | seed by seed | wanted | met |"]
+    lines += ["", "| gain | mean over seeds | 95 % interval | seed by seed | wanted | met |"]
     lines.append("|---|--:|--:|--:|--:|---|")
     for found in result["gains"]:
         what = ATTRIBUTE if found["attributes"] == 1 else f"{found['attributes']} attributes"
@@ -266,8 +284,8 @@ def in_markdown(result: Mapping[str, Any]) -> str:
         interval = "undefined" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f} ({found['resampled']})"
         seeds = f"{min(found['by_seed']):+.4f} to {max(found['by_seed']):+.4f}"
         lines.append(
-            f"| {found['score']} of {what} over {found['over']} | {found['gain']:+.4f} | {interval} | {seeds} "
-            f"| {found['wanted']:+.3f} | {_met(found)} |"
+            f"| {found['of']}: {found['score']} of {what} over {found['over']} | {found['gain']:+.4f} | {interval} "
+            f"| {seeds} | {found['wanted']:+.3f} | {_met(found)} |"
         )
     for name, time in result["time"].items():
         shares, mean = shares_in_words(time)

@@ -37,7 +37,9 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet
 import safetensors.numpy
+import scipy.special
 import torch
 from measure import lay_out, machine, spread, write
 from numpy.typing import NDArray
@@ -68,12 +70,14 @@ SHARE_OF_TIME = 1 / 3
 class Training(NamedTuple):
     """What came of a training: for each epoch the seconds from the beginning until it was validated, and its score.
 
-    The logits float32 [validation images, attributes] are of the epoch with the best score.
+    The logits float32 [validation images, attributes] are of the epoch with the best score; `flipped` are
+    averaged with those of the mirror images, and calibrated; only this project's own trainings are asked for them.
     """
 
     seconds: list[float]
     roc_auc: list[float]
     logits: NDArray[np.float32]
+    flipped: NDArray[np.float32] | None = None
 
 
 class Setting(NamedTuple):
@@ -269,8 +273,8 @@ def set_up(batch_size: int, folder: Path, scratch: Path, size: tuple[int, int], 
     return Setting(folder, scratch, size, batch_size, epochs, torch.get_num_threads(), precision)
 
 
-def ours(setting: Setting, seed: int, recipe: list[str], attributes: str = "all") -> Training:
-    """Train with `distrib/train.py`."""
+def ours(setting: Setting, seed: int, recipe: list[str], attributes: str = "all", flip: bool = False) -> Training:
+    """Train with `distrib/train.py`; with flip, judge the best epoch by mirror images too, outside the timed part."""
     with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
         run = Path(folder) / "run"
         side = list(map(str, setting.size))
@@ -288,7 +292,22 @@ def ours(setting: Setting, seed: int, recipe: list[str], attributes: str = "all"
         rows = read_speed(run)[: len(scores)]
         seconds = accumulate(row["seconds"] * (1 - row["preparation_share"]) for row in rows)
         logits = safetensors.numpy.load_file(run / "best/validation.safetensors")["logits"]
-        return Training(list(seconds), scores, logits)
+        return Training(list(seconds), scores, logits, with_flip(run, setting) if flip else None)
+
+
+def with_flip(run: Path, setting: Setting) -> NDArray[np.float32]:
+    """What `distrib evaluate --flip` says of the validation images."""
+    file = run / "flipped.parquet"
+    command = [
+        sys.executable, "-m", "distrib", "evaluate", str(run), "--data.root", str(setting.folder), "--split", "valid",
+        "--precision", setting.precision, "--flip", "--predictions", str(file),
+    ]  # fmt: skip
+    start(command, OURS)
+    table = pyarrow.parquet.read_table(file)
+    names = [name for name in table.column_names if name.endswith("_probability")]
+    probabilities = np.column_stack([table[name].to_numpy() for name in names])
+    # They are calibrated by a temperature of each attribute, which changes neither the sign of a logit nor the order.
+    return scipy.special.logit(probabilities.astype(np.float64)).astype(np.float32)
 
 
 def theirs(setting: Setting, trainer: str, by_hand: bool, recipe: str, seed: int) -> Training:

@@ -11,7 +11,7 @@ from launching import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from recipe import ATTRIBUTE, PLAIN, REPORT, SHORT, Validation, gain, in_markdown, summary, time_to_reach
+from recipe import ATTRIBUTE, FLIPPED, PLAIN, REPORT, SHORT, Validation, gain, in_markdown, summary, time_to_reach
 from train import OURS, Training
 
 from distrib.scoring.metrics import score
@@ -59,19 +59,19 @@ def test_a_gain_is_the_difference_of_the_means_over_seeds(
         }.items()
     }
     differences = np.subtract(means[OURS], means[peer])
-    found = gain(trainings, validation, peer, name, float(differences.mean()) - 1e-9)
+    found = gain(trainings, validation, OURS, peer, name, float(differences.mean()) - 1e-9)
     assert found["gain"] == pytest.approx(differences.mean())
     assert found["by_seed"] == pytest.approx(differences.tolist())
     assert (found["distrib"], found["other"]) == pytest.approx((np.mean(means[OURS]), np.mean(means[peer])))
     assert found["met"]
-    assert not gain(trainings, validation, peer, name, float(differences.mean()) + 1e-6)["met"]
+    assert not gain(trainings, validation, OURS, peer, name, float(differences.mean()) + 1e-6)["met"]
 
 
 def test_more_images_of_the_same_people_say_no_more(
     validation: Validation, trainings: dict[str, list[Training]]
 ) -> None:
     """Each image four times over is the same evidence where identities are drawn, and seems more where images are."""
-    low, high = gain(trainings, validation, PLAIN, "accuracy", 0.0)["interval"]
+    low, high = gain(trainings, validation, OURS, PLAIN, "accuracy", 0.0)["interval"]
     assert low < high
 
     def four(values: np.ndarray) -> np.ndarray:
@@ -80,8 +80,8 @@ def test_more_images_of_the_same_people_say_no_more(
     more = {name: [found._replace(logits=four(found.logits)) for found in each] for name, each in trainings.items()}
     assert validation.identity is not None
     people = Validation(NAMES, four(validation.targets), four(validation.identity))
-    assert gain(more, people, PLAIN, "accuracy", 0.0)["interval"] == pytest.approx((low, high))
-    narrower = gain(more, people._replace(identity=None), PLAIN, "accuracy", 0.0)
+    assert gain(more, people, OURS, PLAIN, "accuracy", 0.0)["interval"] == pytest.approx((low, high))
+    narrower = gain(more, people._replace(identity=None), OURS, PLAIN, "accuracy", 0.0)
     assert narrower["resampled"] == "images"
     assert narrower["interval"][1] - narrower["interval"][0] < 0.7 * (high - low)
 
@@ -108,14 +108,14 @@ def test_the_table_names_what_is_missed_and_what_took_too_long(
             for name, each in trainings.items()
         },
         "gains": [
-            gain(trainings, validation, PLAIN, "roc_auc", 0.9),
-            gain(trainings, validation, REPORT, "roc_auc", 0),
+            gain(trainings, validation, OURS, PLAIN, "roc_auc", 0.9),
+            gain(trainings, validation, OURS, REPORT, "roc_auc", 0),
         ],
         "time": {OURS: time_to_reach(trainings[OURS], trainings[PLAIN])},
     }
     text = in_markdown(result)
     assert "beyond the budget of 1.5 minutes: report, plain" in text
-    (missed, met) = (line for line in text.splitlines() if line.startswith("| roc_auc of"))
+    (missed, met) = (line for line in text.splitlines() if line.startswith("| distrib: roc_auc of"))
     assert missed.endswith("| **no** |")
     assert met.endswith("| yes |")
     assert f"roc_auc of {ATTRIBUTE} over report" in met
@@ -127,24 +127,30 @@ def test_all_recipes_train_to_their_end_and_are_compared(faces: Path, tmp_path: 
     config.write_text("train: {batch_size: 16, epochs: 2}\noptim: {schedule: one-cycle}\n")
     of_distrib = ["--config", str(config), "--short", str(config)]
     command = [sys.executable, str(ROOT / "benchmarks/recipe.py"), "--root", str(faces), *of_distrib]
-    small = ["--seeds", "7", "--size", "32", "--images", "64", "--epochs", "1", "--json", str(file)]
+    small = ["--seeds", "7", "8", "--size", "32", "--images", "64", "--epochs", "1", "--json", str(file)]
     small += ["--folder", str(tmp_path / "kept")]
     done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(file.read_text())
     assert {name: [len(each["seconds"]) for each in found] for name, found in result["trainings"].items()} == {
-        OURS: [2], SHORT: [1], REPORT: [1], PLAIN: [1]
+        OURS: [2, 2], FLIPPED: [2, 2], SHORT: [1, 1], REPORT: [1, 1], PLAIN: [1, 1]
     }  # fmt: skip
-    for name, (found,) in result["trainings"].items():
+    for name, found in ((name, each) for name, trained in result["trainings"].items() for each in trained):
         # The scores are computed anew from the logits: these are of the right images, in the right order.
-        assert found["mean_roc_auc"] == pytest.approx(max(found["roc_auc"]), abs=1e-6)
+        if name != FLIPPED:
+            assert found["mean_roc_auc"] == pytest.approx(max(found["roc_auc"]), abs=1e-6)
         assert found["within_budget"] or name == SHORT  # a third of a second of plain's is too little for an epoch
-    assert [(each["over"], each["score"], each["wanted"]) for each in result["gains"]] == [
-        (PLAIN, "accuracy", 0.008), (PLAIN, "roc_auc", 0.010), (REPORT, "roc_auc", 0.03)
-    ]  # fmt: skip
+    assert [(each["of"], each["over"], each["score"], each["wanted"]) for each in result["gains"]] == [
+        (which, *goal)
+        for which in (OURS, FLIPPED)
+        for goal in ((PLAIN, "accuracy", 0.008), (PLAIN, "roc_auc", 0.010), (REPORT, "roc_auc", 0.03))
+    ]
+    with np.load(tmp_path / "kept/distrib-2-7.npz") as kept:
+        assert np.corrcoef(kept["logits"].ravel(), kept["flipped"].ravel())[0, 1] > 0.9
+        assert (kept["logits"] != kept["flipped"]).any()
     assert {each["resampled"] for each in result["gains"]} == {"identities"}
     assert result["setting"]["validation_images"] == 16
-    assert "| gain of distrib |" in done.stdout
+    assert "| gain |" in done.stdout
 
     file.unlink()
     subprocess.run([*command, *small], check=True, timeout=600)  # in which nothing could be trained anew
