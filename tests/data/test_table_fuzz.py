@@ -57,8 +57,8 @@ def lay_out(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def whole_way(root: Path, missing: Any, split: Any) -> tuple[Table, Splits]:
-    """What training does with a data set before the first image."""
-    table = read_table(root, missing)
+    """What training does with a data set before the first image, where it is to learn all attributes."""
+    table = read_table(root, missing).select(("all",))
     return table, make_splits(table, DataConfig(root=root, split=split))
 
 
