@@ -27,8 +27,8 @@ def principal_filters(model: AttributeClassifier, batches: Iterable[torch.Tensor
     largest value of a component is positive. Where there are fewer than half of the filters, the rest stay as they are.
 
     As in Jordan (2024, arXiv:2404.00498, section 3.2), after Page (How to train your ResNet, 2018) and tysam-code
-    (hlb-CIFAR10, 2023), who also divide by the deviation, as BatchNorm does here, and keep these filters fixed, which
-    is not done here.
+    (hlb-CIFAR10, 2023), who also divide by the deviation, as BatchNorm does here, and keep these filters fixed, as
+    `model.freeze conv1` does.
 
     Args:
         model: on the CPU.
