@@ -146,8 +146,9 @@ def test_all_recipes_train_to_their_end_and_are_compared(faces: Path, tmp_path: 
         for goal in ((PLAIN, "accuracy", 0.008), (PLAIN, "roc_auc", 0.010), (REPORT, "roc_auc", 0.03))
     ]
     with np.load(tmp_path / "kept/distrib-2-7.npz") as kept:
-        assert np.corrcoef(kept["logits"].ravel(), kept["flipped"].ravel())[0, 1] > 0.9
-        assert (kept["logits"] != kept["flipped"]).any()
+        both = zip(kept["logits"].T, kept["flipped"].T, strict=True)
+        alike = [np.corrcoef(plain, flipped)[0, 1] for plain, flipped in both]  # each attribute has its temperature
+        assert 0.6 < np.median(alike) < 0.999
     assert {each["resampled"] for each in result["gains"]} == {"identities"}
     assert result["setting"]["validation_images"] == 16
     assert "| gain |" in done.stdout
