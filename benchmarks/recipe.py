@@ -21,7 +21,8 @@ one of its own: at most as many as its configuration has, and `--epochs`, the re
 every training the epoch with the highest mean ROC AUC on the validation split counts, and decisions are made at 1/2. A
 gain is the difference of two means over the seeds; its 95 % interval comes from resamples of the validation split's
 identities, the same for all models, and says nothing of the spread over seeds, which is told beside. The clock is that
-of `train.py`: from before the first batch is decoded to when an epoch is validated.
+of `train.py`: from before the first batch is decoded to when an epoch is validated. What precedes that, such as
+some 3 s for first filters from patches, is not on it.
 
 Use seeds that no choice was made by. With three of them it takes three hours: `--folder` keeps each training, so that
 what was interrupted goes on, or another seed is added, on the same machine.
