@@ -235,13 +235,8 @@ def filters_of(run: TrainingRun, net: AttributeClassifier) -> tuple[torch.Tensor
 
 def first_images(plan: Plan, count: int) -> list[Request]:
     """So many images of the first epoch as a run begins with them, or all of those."""
-    requests = list[Request]()
-    for step in range(plan.steps_per_epoch):
-        if count <= 0:
-            break
-        requests.append(plan.batch(0, step)[:count])
-        count -= len(requests[-1])
-    return requests
+    steps = min(plan.steps_per_epoch, -(-count // plan.batch_size))
+    return [plan.batch(0, step)[: count - step * plan.batch_size] for step in range(steps)]
 
 
 def open_folder(run: TrainingRun, checkpoint: Checkpoint | None) -> None:
