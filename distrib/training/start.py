@@ -13,7 +13,7 @@ from distrib.base.files import remove_leftovers
 from distrib.base.paths import fitting_name
 from distrib.base.threads import pool_for_torch
 from distrib.base.words import plural
-from distrib.config import Config
+from distrib.config import RANDOM, Config
 from distrib.data.batch import Request
 from distrib.data.decoders import TorchDecoder, threads_of
 from distrib.data.jpeg_hardware import describe_jpeg_hardware, has_jpeg_hardware
@@ -284,7 +284,7 @@ def introduce(
     """Say what is about to be trained on what, on the terminal and in events.jsonl; on rank 0."""
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes]
-    notes += [*idle_gpu(config, precision, grouping), *large_for_stem(config)]
+    notes += [*idle_gpu(config, precision, grouping), *large_for_stem(config), *unmeasured_statistics(config)]
     notes += compilation.notes
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
@@ -368,4 +368,16 @@ def large_for_stem(config: Config) -> list[str]:
     return [
         f"model.stem is small, and data.image_size is {height} {width}: it takes some 15 times the work and memory of "
         f"the stem imagenet, which suits images of more than {SMALL_IMAGE} pixels"
+    ]
+
+
+def unmeasured_statistics(config: Config) -> list[str]:
+    """A warning where frozen layers with random weights keep the statistics that they were made with."""
+    model = config.model
+    random = model.weights in RANDOM and not model.trains_head_alone  # of which another warning speaks
+    if not random or model.freeze == "none" or model.frozen_statistics == "updated":
+        return []
+    return [
+        f"model.freeze is {model.freeze}, and model.weights {model.weights}: BatchNorm in frozen layers keeps the mean "
+        "0 and the variance 1 that it was made with, and does not normalise: set model.frozen_statistics to updated"
     ]

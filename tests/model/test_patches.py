@@ -1,6 +1,7 @@
 """First filters from patches of training images: what they are, and that runs begin with them on any ranks."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,16 @@ import torch.nn.functional as F
 from forked_ranks import train_on_ranks
 from launching import read_events
 from safetensors.torch import load_file
-from small_run import settings, the_plan
+from small_run import assert_same_training, go_back, settings, the_plan
 
-from distrib.config import read_yaml
+from distrib.config import Config, read_yaml
 from distrib.data.decoders import TorchDecoder
 from distrib.data.plan import Plan
+from distrib.data.splits import make_splits
 from distrib.data.table import read_table
 from distrib.model.network import AttributeClassifier
 from distrib.model.patches import principal_filters
-from distrib.training.start import first_images
+from distrib.training.start import first_images, unmeasured_statistics
 
 
 @pytest.fixture
@@ -87,6 +89,58 @@ def test_runs_begin_with_the_same_filters_on_any_number_of_ranks(faces: Path, tm
     decoder = TorchDecoder(config.data, table, torch.device("cpu"))
     images = [batch.images_BHWC for batch in decoder.batches(plan.batch(0, step) for step in range(8))]
     torch.testing.assert_close(weights[0], principal_filters(AttributeClassifier(3), images), rtol=0, atol=1e-5)
+
+
+PATCHES = ["--model.weights", "patches", "--data.subset", 64, "--train.epochs", 2]
+KEPT_AS_THEY_ARE = ["--model.freeze", "conv1", "--model.frozen-statistics", "updated"]
+
+
+def test_a_run_with_fixed_filters_resumes_as_if_it_had_not_stopped(faces: Path, tmp_path: Path) -> None:
+    growing = ["--data.image-size", 48, 48, "--data.grow", "32@0 48@0.6"]
+    wanted = settings(faces, tmp_path / "whole", *PATCHES, *KEPT_AS_THEY_ARE, *growing)
+    assert train_on_ranks(1, *wanted).returncode == 0
+    whole = tmp_path / "whole"
+    newest = max((whole / "checkpoints").iterdir())
+    stopped = go_back(whole, tmp_path / "stopped", min(int(each.name[5:]) for each in newest.parent.iterdir()))
+    again = [stopped if value == whole else value for value in wanted]
+    ended = train_on_ranks(1, *again, "--resume", "auto", "--checkpoint.every-steps", 99)
+    assert ended.returncode == 0, ended.stderr
+    assert "resumes from" in ended.stdout
+    assert_same_training(whole, stopped)
+    begun = load_file(min((whole / "checkpoints").iterdir()) / "model.safetensors")["conv1.weight"]
+    assert torch.equal(begun, load_file(newest / "model.safetensors")["conv1.weight"])
+
+
+def test_a_broken_image_is_named_or_replaced_before_training_begins(faces: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(faces, tmp_path / "faces")
+    settled = [*settings(root, tmp_path / "run", *PATCHES), "--train.epochs", 1]
+    split = make_splits(read_table(root), Config().data.model_copy(update={"subset": 64})).train
+    broken = root / "img_align_celeba" / f"{split[0] + 1:06}.jpg"
+    broken.write_bytes(b"not an image")
+    ended = train_on_ranks(1, *settled)
+    assert ended.returncode == 2
+    assert broken.name in ended.stderr
+    ended = train_on_ranks(1, *settled, "--data.on-error", "skip")
+    assert ended.returncode == 0, ended.stderr
+    assert "from patches of 64 training images" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "warned"),
+    [
+        ({"freeze": "conv1"}, True),
+        ({"freeze": "layer2 3:none", "weights": "patches"}, True),
+        ({"freeze": "conv1", "frozen_statistics": "updated"}, False),
+        ({"freeze": "conv1", "weights": "imagenet"}, False),
+        ({"freeze": "backbone"}, False),  # has no effect at all, and is said to
+        ({}, False),
+    ],
+)
+def test_frozen_layers_that_would_not_normalise_are_warned_of(model: dict[str, str], warned: bool) -> None:
+    notes = unmeasured_statistics(Config().replace("model", **model))
+    assert [note.partition(": BatchNorm")[0] for note in notes] == (
+        [f"model.freeze is {model['freeze']}, and model.weights {model.get('weights', 'none')}"] if warned else []
+    )
 
 
 def test_the_first_images_of_a_run_are_enough() -> None:
