@@ -312,7 +312,7 @@ def test_a_file_of_an_earlier_version_is_read_where_it_does_without_what_was_tak
         )
 
 
-READY_MADE = [*sorted((REPOSITORY / "configs").glob("*.yaml")), REPOSITORY / "configs/recipe/five_epochs.yaml"]
+READY_MADE = [*sorted((REPOSITORY / "configs").glob("*.yaml")), REPOSITORY / "configs/recipe/quick.yaml"]
 
 
 @pytest.mark.parametrize("file", READY_MADE, ids=lambda file: file.name)
