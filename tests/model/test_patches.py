@@ -120,6 +120,7 @@ def test_a_broken_image_is_named_or_replaced_before_training_begins(faces: Path,
     ended = train_on_ranks(1, *settled)
     assert ended.returncode == 2
     assert broken.name in ended.stderr
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["events.jsonl"]  # which has the error
     ended = train_on_ranks(1, *settled, "--data.on-error", "skip")
     assert ended.returncode == 0, ended.stderr
     assert "from patches of 64 training images" in ended.stdout
