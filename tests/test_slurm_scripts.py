@@ -17,19 +17,24 @@ EXPLAIN, SWEEP, TRAIN, SYNC = (
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder as the repository is on a cluster: an environment with the programs, and a run."""
+    """A folder as the repository is on a cluster: an environment with the programs, Slurm's beside it, and a run."""
     place = tmp_path / "my repository"
-    for folder in ("runs/a run", "distrib", ".venv/bin"):
+    for folder in ("runs/a run", "distrib", ".venv/bin", "slurm/bin"):
         (place / folder).mkdir(parents=True)
     (place / "distrib/train.py").touch()
     for name in ("distrib", "accelerate", "wandb"):
         program = place / ".venv/bin" / name
         program.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$OMP_NUM_THREADS" "$@" >called\nexit "${STATUS:-0}"\n')
         program.chmod(0o755)
+    for name in ("srun", "scontrol", "squeue"):  # on machines without Slurm, too; none of them is to be called
+        program = place / "slurm/bin" / name
+        program.write_text("#!/bin/sh\nexit 99\n")
+        program.chmod(0o755)
     return place
 
 
 def by_hand(script: Path, place: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment["PATH"] = f"{place}/slurm/bin:{environment.get('PATH', os.environ['PATH'])}"
     return subprocess.run(
         [str(script), *arguments], cwd=place, env=clean_environment(**environment), capture_output=True, text=True
     )
