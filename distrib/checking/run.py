@@ -1,14 +1,19 @@
 """The checks one after another, said on the terminal and written as JSON."""
 
+import os
+import shutil
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from distrib.base.files import check_output, written_whole
@@ -19,8 +24,8 @@ from distrib.checking.devices import devices
 from distrib.checking.machine import describe
 from distrib.ranks.printing import warn
 
-# Within which checks are begun: benchmarks/gpu.sh ends them after 300.
-SECONDS = 270.0
+# Within which checks are begun, and after which one that still runs is given up: five minutes with imports and all.
+BEGUN_WITHIN, ENDED_WITHIN = 255.0, 280.0
 # By what they are called on the terminal, from what everything else needs on.
 CHECKS: Mapping[str, Check] = {
     "driver and architecture": devices,
@@ -33,6 +38,7 @@ CHECKS: Mapping[str, Check] = {
     "overflow in fp16": stepping.overflow,
     "change of memory layout": stepping.memory_format,
     "waiting in a step": stepping.synchronisation,
+    "compiled step": stepping.compiled,
     "memory over steps": stepping.memory,
     "checkpoint beside steps": stepping.checkpoint,
     "the same bits again": stepping.repetition,
@@ -50,17 +56,19 @@ def check_machine(
 
     Args:
         device: to check.
-        keep: is given what has been found so far before each check, and at the end: a check may hang, and be killed.
+        keep: is given what has been found so far before each check, and at the end. A check that has not ended after
+            `ENDED_WITHIN` seconds of all of them has failed, which `keep` is told, and the process ends with status 1:
+            what hangs in a driver cannot be interrupted.
         checks: by their names.
 
     Returns:
         The machine, and for each check its `outcome` (passed, failed, left out; running), `sentence`, `figures` and
         `seconds`; of one that failed in another way than it looks for, the `traceback`.
     """
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + BEGUN_WITHIN
     found: dict[str, Any] = {"machine": describe(device), "checks": {}}
     lost = None  # the check after which the device computes nothing any more
-    with tempfile.TemporaryDirectory(prefix="distrib-check-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="distrib-check-") as scratch, ended_in_time(found, keep, Path(scratch)):
         bench = Bench.make(device, Path(scratch))
         for name, check in checks.items():
             found["checks"][name] = {"outcome": "running", "sentence": "", "figures": {}, "seconds": 0.0}
@@ -70,13 +78,40 @@ def check_machine(
             if lost is not None:
                 check = partial(leave_out, f'the GPU was lost in "{lost}"')
             elif time.monotonic() > deadline:
-                check = partial(leave_out, f"no time was left after {SECONDS:g} s")
+                check = partial(leave_out, f"no time was left after {BEGUN_WITHIN:g} s")
             found["checks"][name] = result = _outcome(check, bench)
             print(f"{result['outcome']:9} {name}: {result['sentence']} ({result['seconds']:.1f} s)", flush=True)
             if lost is None and not _cleared(bench):
                 lost = name
     keep(found)
     return found
+
+
+@contextmanager
+def ended_in_time(found: dict[str, Any], keep: Callable[[dict[str, Any]], None], scratch: Path) -> Iterator[None]:
+    """Where a check still runs after `ENDED_WITHIN` seconds, end this process and those that it has started."""
+
+    def give_up() -> None:
+        name, last = list(found["checks"].items())[-1]
+        if last["outcome"] != "running":
+            return
+        last |= {"outcome": "failed", "sentence": f"it had not ended {ENDED_WITHIN:g} s after the first check began"}
+        try:
+            keep(found)
+            print(f"failed    {name}: {last['sentence']}", flush=True)
+        finally:
+            for process in psutil.Process().children(recursive=True):
+                process.kill()
+            shutil.rmtree(scratch, ignore_errors=True)
+            os._exit(1)
+
+    alarm = threading.Timer(ENDED_WITHIN, give_up)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
 
 
 def run_checks(json: Path | None) -> int:

@@ -11,13 +11,12 @@ import torch
 from distrib.checking.check import Bench, Failed, Passed
 from distrib.checking.decoding import decoder_config
 from distrib.checking.images import whole_rows
-from distrib.checking.stepping import Training, precision_name, training
+from distrib.checking.stepping import PRECISIONS, Training, precision_name, training
 from distrib.data.batch import Batch, Request
 from distrib.data.decoders import dali_installed, make_decoder
 from distrib.data.plan import Plan
 from distrib.data.resident import ResidentImages, decode_once, make_resident_decoder, sizes_of_some
 from distrib.ranks.machine import computes_in
-from distrib.training.compilation import compile_network
 
 SECONDS = 1.0  # that each measurement takes, after one turn to warm up
 
@@ -25,7 +24,7 @@ SECONDS = 1.0  # that each measurement takes, after one turn to warm up
 def precisions(bench: Bench) -> Passed:
     """Images a second of the step on a batch that lies on the device, in each precision; compiled in the fastest."""
     count, size = (256, (218, 178)) if bench.on_gpu else (16, (64, 64))
-    precisions = [each for each in ("no", "bf16", "fp16") if computes_in(each, bench.device.type)]
+    precisions = [each for each in PRECISIONS if computes_in(each, bench.device.type)]
     held = _held(bench, count, size)
     rates = {precision_name(each): _step_rate(bench, each, "no", held) for each in precisions}
     if bench.on_gpu:  # in one alone, as compiling takes up to a minute
@@ -87,8 +86,7 @@ def _rates_of_parts(bench: Bench, images: ResidentImages, count: int, size: tupl
 
 
 def _step_rate(bench: Bench, precision: str, mode: str, held: Batch) -> float:
-    with training(bench, precision=precision) as small:
-        compile_network(small.net, mode, deterministic=False)
+    with training(bench, precision=precision, compile=mode) as small:
         return _rate(bench, len(held), lambda: small.step([held], 0))
 
 

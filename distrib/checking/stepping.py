@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from distrib.ranks.machine import computes_in
 from distrib.ranks.meeting import start_ranks
 from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Checkpoint, CheckpointWriter, Contents, Progress, load_checkpoint
+from distrib.training.compilation import compile_network
 from distrib.training.ema import MovingAverage
 from distrib.training.optimizer import make_optimizer
 from distrib.training.state import restore
 from distrib.training.step import TrainStep
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+PRECISIONS = ("no", "bf16", "fp16")
 # Every augmentation there is.
 AUGMENT = AugmentConfig(brightness=0.2, contrast=0.2, grey=0.5, rotation=5, translation=0.05, scale=0.05, mixup=0.2)
 # Steps of each of the two runs that are to end with the same bits.
@@ -77,7 +80,8 @@ class Training:
 def training(
     bench: Bench, optim: str = "adamw", precision: str = "no", clip_norm: float | None = None, **train: Any
 ) -> Iterator[Training]:
-    """A training on one rank, of the network as a run has it, from the same first weights each time."""
+    """A training on one rank, of the network as a run has it, from the same first weights each time; compiled only
+    where `compile` says how."""
     bench.collect()
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps one a process
     config = Config().replace("run", device=bench.device.type).replace("optim", name=optim, clip_norm=clip_norm)
@@ -85,6 +89,7 @@ def training(
     accelerator = start_ranks(config)
     torch.manual_seed(0)
     net = AttributeClassifier(len(bench.table.attributes), config.train.channels_last).to(bench.device)
+    compile_network(net, "no" if config.train.compile == "auto" else config.train.compile, config.train.deterministic)
     average = None if config.train.ema is None else MovingAverage(net, config.train.ema)
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config.optim))
     if average is not None:
@@ -94,6 +99,7 @@ def training(
     try:
         yield Training(step, agreement, net, optimizer, accelerator, average)
     finally:
+        compile_network(net, "no", deterministic=False)
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -115,29 +121,43 @@ def batch(bench: Bench, target: float | None = None, seed: int = 0) -> Batch:
 def nonfinite(bench: Bench) -> Passed:
     """A step whose loss is NaN leaves parameters, their average, moments, statistics and counts of steps as they are,
     to the bit."""
-    for name in OPTIMIZERS:
-        with training(bench, name, on_nonfinite="skip", ema=0.9) as small:
-            for number in range(2):
-                small.step([batch(bench)], number)
-            before = small.state()
-            small.step([batch(bench, math.nan)], 2)
-            after = small.state()
-            moved = [key for key in before if not torch.equal(before[key], after[key])]
-            expect(
-                not moved,
-                f"a step whose loss is NaN has moved {plural(len(moved), 'tensor')} of {name}: {listed(moved)}",
-                {"optimizer": name, "moved": moved},
-            )
-            small.step([batch(bench)], 3)
-            still = [key for key, tensor in small.net.named_parameters() if torch.equal(before[key], tensor)]
-            expect(not still, f"after a step that was skipped {name} no longer moves {listed(still)}")
-            bad = small.train_step.read().bad
-            expect(bad == (2,), f"step 2 was not finite, and the steps that were noted down are {bad}")
-    return Passed(f"a NaN moves nothing with {', '.join(OPTIMIZERS)}, and the next step moves everything")
+    precisions = [each for each in PRECISIONS if computes_in(each, bench.device.type)]
+    for precision, name in product(precisions, OPTIMIZERS):
+        nan_moves_nothing(bench, name, precision)
+    kinds = f"{', '.join(OPTIMIZERS)} in {listed([precision_name(each) for each in precisions])}"
+    return Passed(f"a NaN moves nothing with {kinds}, and the next step moves everything")
+
+
+def nan_moves_nothing(bench: Bench, optim: str, precision: str, mode: str = "no") -> None:
+    """Raises Failed if a step whose loss is NaN moves anything, or the step after it does not; compiled in a mode."""
+    with training(bench, optim, precision, on_nonfinite="skip", ema=0.9, compile=mode) as small:
+        if (scaler := small.accelerator.scaler) is not None:
+            # At the scale with which it begins, the gradients of the first steps may overflow, which skips a step too.
+            scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**8})
+        for number in range(2):
+            small.step([batch(bench)], number)
+        before = small.state()
+        small.step([batch(bench, math.nan)], 2)
+        after = small.state()
+        moved = [key for key in before if not torch.equal(before[key], after[key])]
+        how = f"{optim} in {precision_name(precision)}"
+        expect(
+            not moved,
+            f"a step whose loss is NaN has moved {plural(len(moved), 'tensor')} of {how}: {listed(moved)}",
+            {"optimizer": optim, "precision": precision, "compile": mode, "moved": moved},
+        )
+        small.step([batch(bench)], 3)
+        still = [key for key, tensor in small.net.named_parameters() if torch.equal(before[key], tensor)]
+        expect(not still, f"after a step that was skipped {how} no longer moves {listed(still)}")
+        bad = small.train_step.read().bad
+        expect(bad == (2,), f"step 2 was not finite, and the steps that were noted down are {bad}")
 
 
 def overflow(bench: Bench) -> Passed:
-    """In fp16 a gradient that overflows halves the scale and moves nothing."""
+    """In fp16 a gradient that overflows halves the scale, and moves no weight, moment or average.
+
+    (BatchNorm's statistics move: the forward pass was finite.)
+    """
     bench.need_gpu("fp16 needs a GPU")
     with training(bench, precision="fp16", ema=0.9) as small:
         scaler = small.accelerator.scaler
@@ -151,7 +171,7 @@ def overflow(bench: Bench) -> Passed:
         moved += [key for key in others if not torch.equal(before[key], after[key])]
         expect(not moved, f"a gradient that overflows in fp16 has moved {listed(moved)}", {"moved": moved})
         expect(scale == 2.0**59, f"the scale is {scale:g} after an overflow at {2.0**60:g}; half of it was expected")
-    return Passed("an overflow in fp16 halves the scale and moves nothing")
+    return Passed("an overflow in fp16 halves the scale, and moves no weight, moment or average")
 
 
 def memory_format(bench: Bench) -> Passed:
@@ -184,28 +204,41 @@ def synchronisation(bench: Bench) -> Passed:
     """Augmentation, a step of one batch or of two, the average of the weights and a look at the loss ask nothing of the
     device that the host would wait for."""
     bench.need_gpu("on a CPU nothing is waited for")
-    augment = Augmentation(AUGMENT, seed=0)
-    whole: dict[str, Any] = {"clip_norm": 1.0, "on_nonfinite": "skip", "ema": 0.9}
-    for precision in ("no", "bf16", "fp16"):
-        if not computes_in(precision, "cuda"):
-            continue
-        with training(bench, precision=precision, **whole) as small:
-            ready = batch(bench)
-            small.step([augment(ready, 0)], 0)
-            small.step([augment(ready, 1), ready], 1)
-            bench.synchronise()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
-                torch.cuda.set_sync_debug_mode("error")
-            try:
-                for number in range(2, 8):
-                    small.step([ready, augment(ready, number)][number % 2 :], number)
-                small.train_step.look()
-            except RuntimeError as error:
-                expect(False, f"a step in {precision_name(precision)} waits for the device: {error}")
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+    for precision in PRECISIONS:
+        if computes_in(precision, "cuda"):
+            nothing_waits(bench, precision)
     return Passed("augmentation, a step, the average of the weights and a look at the loss wait for nothing")
+
+
+def nothing_waits(bench: Bench, precision: str, mode: str = "no") -> None:
+    """Raises Failed if the host waits for the GPU anywhere in a step; compiled in a mode."""
+    augment = Augmentation(AUGMENT, seed=0)
+    whole: dict[str, Any] = {"clip_norm": 1.0, "on_nonfinite": "skip", "ema": 0.9, "compile": mode}
+    with training(bench, precision=precision, **whole) as small:
+        ready = batch(bench)
+        small.step([augment(ready, 0)], 0)
+        small.step([augment(ready, 1), ready], 1)
+        bench.synchronise()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            for number in range(2, 8):
+                small.step([ready, augment(ready, number)][number % 2 :], number)
+            small.train_step.look()
+        except RuntimeError as error:
+            expect(False, f"a step in {precision_name(precision)} waits for the device: {error}")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def compiled(bench: Bench) -> Passed:
+    """The same of the step as train.compile auto has it on a GPU."""
+    bench.need_gpu("on a CPU train.compile auto is no")
+    precision = "bf16" if computes_in("bf16", "cuda") else "fp16"
+    nan_moves_nothing(bench, "adamw", precision, "default")
+    nothing_waits(bench, precision, "default")
+    return Passed(f"compiled, in {precision}, a NaN moves nothing, and a step waits for nothing")
 
 
 def memory(bench: Bench) -> Passed:

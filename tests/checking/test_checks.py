@@ -1,9 +1,12 @@
 """`distrib check --gpu` on this CPU: it passes, and finds what is planted."""
 
 import gc
+import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,8 +20,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from launching import ROOT
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distrib.checking import decoding, ranks, speed, stepping
@@ -406,9 +411,48 @@ def test_a_gpu_that_is_lost_is_blamed_on_one_check_alone(monkeypatch: pytest.Mon
 
 
 def test_no_check_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distrib.checking.run.SECONDS", -1.0)
+    monkeypatch.setattr("distrib.checking.run.BEGUN_WITHIN", -1.0)
     (found,) = check_machine(torch.device("cpu"), lambda _: None, {"one": passing})["checks"].values()
     assert (found["outcome"], found["sentence"]) == ("left out", "no time was left after -1 s")
+
+
+HANGING = """
+import json, subprocess, sys, time
+from pathlib import Path
+import torch
+from distrib.checking import run
+from distrib.checking.check import Passed
+
+def passing(bench):
+    return Passed("well")
+
+def hanging(bench):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(sys.argv[1], "child").write_text(f"{child.pid} {bench.folder}")
+    time.sleep(600)
+
+def keep(found):
+    Path(sys.argv[1], "found.json").write_text(json.dumps(found["checks"]))
+
+run.ENDED_WITHIN = 2.0
+run.check_machine(torch.device("cpu"), keep, {"one": passing, "two": hanging, "three": passing})
+"""
+
+
+def test_a_check_that_hangs_is_given_up_with_all_that_it_has_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HANGING, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    sentence = "it had not ended 2 s after the first check began"
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines()[-1] == f"failed    two: {sentence}"
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {name: (each["outcome"], each["sentence"]) for name, each in found.items()} == {
+        "one": ("passed", "well"), "two": ("failed", sentence)
+    }  # fmt: skip
+    child, folder = (tmp_path / "child").read_text().split()
+    # Nobody may have asked yet how it ended.
+    assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
+    assert not Path(folder).exists()
 
 
 def test_a_library_that_refuses_to_be_asked_is_no_end_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:

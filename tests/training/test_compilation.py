@@ -19,6 +19,8 @@ from torch._inductor.exc import InductorError
 
 from distrib import train as program
 from distrib.base.errors import UserError
+from distrib.checking.check import Bench, Failed
+from distrib.checking.stepping import nan_moves_nothing
 from distrib.config import Config, read_yaml
 from distrib.model.network import AttributeClassifier
 from distrib.ranks import ending
@@ -28,6 +30,7 @@ from distrib.training import probe
 from distrib.training.checkpoint import Checkpoint
 from distrib.training.compilation import choose_mode, compile_network
 from distrib.training.grouping import group_batch
+from distrib.training.step import TrainStep
 
 GPU = Config().replace("run", device="cuda")
 CPU = Config().replace("run", device="cpu")
@@ -219,6 +222,31 @@ def test_a_compiled_step_accumulates(whole: Path, faces: Path, tmp_path: Path) -
     assert start["accumulation"] == 2
     losses = [[row["train_loss"] for row in read_metrics(run)] for run in (whole, tmp_path)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_in_bf16_thaws_a_stage(kernels: None, faces: Path, tmp_path: Path) -> None:
+    """The graph of each part that is trained; in bf16 a compiled kernel rounds in other places."""
+    losses = []
+    for mode, graphs in (("default", 2), ("no", 0)):
+        stages = ["--model.freeze", "layer4 2:layer3", "--data.grow", "none", "--train.epochs", 2]
+        precise = ["--train.precision", "bf16", "--train.compile", mode]
+        run = options(faces, tmp_path / mode, *stages, *precise, *LAST)
+        assert on_ranks(1, trained, *run, timeout=600) == [(0, graphs)]
+        losses.append([row["train_loss"] for row in read_metrics(tmp_path / mode)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_nan_moves_nothing_of_a_compiled_step(kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `distrib check --gpu` asks of the compiled step, on the CPU; and it finds one that moves."""
+    bench = Bench.make(torch.device("cpu"), tmp_path)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    nan_moves_nothing(bench, "adamw", "no", "default")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled + 1
+    monkeypatch.setattr(TrainStep, "_note", lambda self, bad, step: torch.zeros_like(bad))
+    with pytest.raises(Failed, match=r"a step whose loss is NaN has moved .* of adamw in float32"):
+        nan_moves_nothing(bench, "adamw", "no", "default")
 
 
 def trained_without_compiler(nothing: Path, *arguments: object) -> tuple[int, int]:
