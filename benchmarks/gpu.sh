@@ -105,9 +105,9 @@ fi
     benchmark step-small 30 benchmarks/step.py --root "$root" --batch-size $batch --image-size $small $step
     benchmark loader 60 benchmarks/loader.py --root "$root" --batch-size $batch --no-peers $loader
     benchmark checkpoint 30 benchmarks/checkpoint.py --batch-size $batch --image-size $size $checkpoint
-    # It takes what time is left, and on a CPU it would take as long as all the others.
+    # It takes what time is left, which may end it (gpu_page.py), and on a CPU it would take as long as all the others.
     [ "$device" = cpu ] || benchmark train 90 benchmarks/train.py --root "$root" --part engine --sizes 178 \
-        --batch-size $batch --images 2048 --epochs 4 --rounds 1
+        --forms "by hand" --batch-size $batch --images 2048 --epochs 4 --rounds 1
 }
 
 status=0

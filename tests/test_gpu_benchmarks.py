@@ -127,3 +127,11 @@ def test_a_part_that_came_to_its_limit_is_told(tmp_path: Path) -> None:
     assert "| step | 45 | **ended after 45 s, its limit** |" in page
     assert "| checkpoint | 9 | **failed** (exit status 137) |" in page
     assert "| loader | 0 | **not begun: no time was left** |" in page
+
+
+@pytest.mark.parametrize(("line", "status"), [("124\t90\t90", 0), ("124\t0\t0", 0), ("1\t9\t90", 1)])
+def test_whole_trainings_may_be_ended_by_the_time_that_is_left(line: str, status: int, tmp_path: Path) -> None:
+    lines = ["check\t0\t100\t300\tpython -m distrib check --gpu", f"train\t{line}\tpython benchmarks/train.py"]
+    (tmp_path / "parts.tsv").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, str(ROOT / "benchmarks/gpu_page.py"), tmp_path, "--out", tmp_path, "--device", "cuda"]
+    assert subprocess.run(command, env=clean_environment(), timeout=60).returncode == status

@@ -150,7 +150,8 @@ def launch_bound(micro_batch: int, image_size: tuple[int, int], multiprocessors:
         f"a rank's micro-batch is {plural(micro_batch, 'image')} of {height} x {width}, which keep this GPU busy for "
         f"some {busy:.1f} ms, while the host needs some {launch:.0f} ms to launch a step (both estimated): some "
         f"{pixels_in_step / height / width:.0f} images would fill it; in a new run raise train.batch_size (and "
-        "train.norm_size, where it is a number), and with it optim.lr (configs/celeba_8gpu.yaml), or start fewer ranks"
+        "train.norm_size, where it is a number), and with it optim.lr (configs/celeba_8gpu.yaml), start fewer ranks, "
+        "or have CUDA graphs launch the step (train.compile reduce-overhead)"
     )
 
 

@@ -349,9 +349,11 @@ def introduce(
 
 
 def idle_gpu(config: Config, precision: Precision, grouping: Grouping) -> list[str]:
-    """A warning where a rank's micro-batches do not fill its GPU; none for one that is too slow to wait for a host, and
-    none for the small stem, whose images are so much more work."""
+    """A warning where a rank's micro-batches do not fill its GPU; none for one that is too slow to wait for a host,
+    none for the small stem, whose images are so much more work, and none for CUDA graphs, which take few launches."""
     if config.run.device == "cpu" or precision.name == "no" or config.model.stem == "small":
+        return []
+    if config.train.compile in ("reduce-overhead", "max-autotune"):
         return []
     device = torch.cuda.get_device_properties()
     if device.major < 8:  # before Ampere

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,8 @@ from distrib.ranks.stopping import Agreement, StopRequests
 from distrib.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from distrib.training.grouping import Grouping, group_batch, launch_bound
 from distrib.training.optimizer import make_optimizer
+from distrib.training.precision import Precision
+from distrib.training.start import idle_gpu
 from distrib.training.step import TrainStep
 
 
@@ -357,4 +360,27 @@ def test_a_share_that_does_not_fill_a_gpu_is_told_with_its_figures() -> None:
     assert "32 images of 218 x 178" in note
     assert "2.1 ms" in note
     assert "some 122 images would fill it" in note
+    assert "train.compile reduce-overhead" in note
     assert launch_bound(256, (218, 178), multiprocessors=132) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "warned"),
+    [
+        ({}, True),
+        ({"train": {"compile": "reduce-overhead"}}, False),  # the remedy that the warning names
+        ({"train": {"compile": "max-autotune"}}, False),
+        ({"model": {"stem": "small"}}, False),
+    ],
+)
+def test_who_is_told_of_a_share_that_does_not_fill_a_gpu(
+    change: dict[str, dict[str, Any]], warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h200 = SimpleNamespace(major=9, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: h200)
+    config = Config().replace("run", device="cuda").replace("data", image_size=(64, 64))
+    for part, values in change.items():
+        config = config.replace(part, **values)
+    bf16 = Precision("bf16", {})
+    assert bool(idle_gpu(config, bf16, group_batch(config, 8, None))) == warned
+    assert not idle_gpu(config, Precision("no", {}), group_batch(config, 8, None))
