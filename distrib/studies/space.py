@@ -185,6 +185,9 @@ def _dimension(name: str, entry: Any, base: Config, before: Mapping[str, Dimensi
         if key not in allowed:
             raise UserError(f"{where} has {key}{nearest(str(key), allowed)}: expected {', '.join(allowed)}")
     when = _when(where, entry.get("when"), before)
+    for condition, values in when.items():
+        # What is varied under a condition may be valid under it alone, such as optim.nesterov with sgd.
+        base = with_changes(base, "space", (before[condition].settings or {})[values[0]])
     if "variants" in entry:
         settings = _variants(name, entry["variants"], base)
     else:
@@ -297,12 +300,14 @@ def with_changes(config: Config, where: str, changes: Any) -> Config:
     """
     if not isinstance(changes, dict):
         raise UserError(f"{where} is {changes!r}: expected keys with their values, such as {{train.epochs: 10}}")
+    trees: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
         check_key(key, where)
         group, *path = key.split(".")
-        section = getattr(config, group)
+        _put(trees.setdefault(group, getattr(config, group).model_dump()), path, value)
+    for group, tree in trees.items():
         try:
-            checked = type(section).model_validate(_put(section.model_dump(), path, value))
+            checked = type(getattr(config, group)).model_validate(tree)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         config = config.model_copy(update={group: checked})

@@ -113,6 +113,26 @@ def test_variants_set_several_settings_under_one_name(tmp_path: Path) -> None:
     assert [(each.optim.name, each.optim.lr) for each in configs] == [("adamw", 1e-3), ("sgd", 0.1)]
 
 
+@pytest.mark.parametrize("keys", ["{optim.name: sgd, optim.nesterov: true}", "{optim.nesterov: true, optim.name: sgd}"])
+def test_settings_that_need_each_other_may_be_named_in_any_order(keys: str, tmp_path: Path) -> None:
+    """Nesterov's momentum is sgd's alone, and the base has adamw."""
+    found = study(tmp_path, f"{GRID}space: {{how: {{variants: {{plain: {{}}, nesterov: {keys}}}}}}}")
+    configs = [found.config(point, {}, None) for point in found.points()]
+    assert [(each.optim.name, each.optim.nesterov) for each in configs] == [("adamw", False), ("sgd", True)]
+    found = study(tmp_path, f"{GRID}set: {keys}\nspace: {{optim.lr: [0.1]}}")
+    assert found.config(found.points()[0], {}, None).optim.nesterov
+
+
+def test_what_is_valid_under_its_condition_alone_may_be_varied(tmp_path: Path) -> None:
+    space = "space: {optim.nesterov: {choices: [false, true], when: {optim.name: NAME}}, optim.name: [adamw, sgd]}"
+    found = study(tmp_path, GRID + space.replace("NAME", "sgd"))
+    configs = [found.config(point, {}, None) for point in found.points()]
+    expected = [("adamw", False), ("sgd", False), ("sgd", True)]
+    assert [(each.optim.name, each.optim.nesterov) for each in configs] == expected
+    with pytest.raises(UserError, match=r"space: .*optim\.nesterov"):
+        study(tmp_path, GRID + space.replace("NAME", "adamw"))
+
+
 def test_values_that_are_lists_are_choices_too(tmp_path: Path) -> None:
     found = study(tmp_path, GRID + "space: {data.image_size: [[64, 64], [96, 80]]}")
     assert [found.config(point, {}, None).data.image_size for point in found.points()] == [(64, 64), (96, 80)]
