@@ -31,13 +31,13 @@ FLOAT32 = ("--device", "cpu", "--precision", "no")
 
 @pytest.fixture(scope="module")
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs that takes seconds."""
+    """A run of two epochs that takes seconds, whose images grow."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     AcceleratorState._reset_state(reset_partial_state=True)
     options = [
         "--run.folder", folder, "--run.device", "cpu", "--data.root", faces, "--data.attributes", *ATTRIBUTES,
         "--data.image-size", 32, 32, "--train.batch-size", 16, "--train.epochs", 2, "--train.precision", "no",
-        "--explain.after-training", False, "--tracking.mode", "disabled",
+        "--explain.after-training", False, "--tracking.mode", "disabled", "--data.grow", "16@0 32@0.5",
     ]  # fmt: skip
     assert train.main([*map(str, options)]) == 0
     return folder
