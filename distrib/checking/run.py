@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,50 +66,66 @@ def check_machine(
         `seconds`; of one that failed in another way than it looks for, the `traceback`.
     """
     deadline = time.monotonic() + BEGUN_WITHIN
-    found: dict[str, Any] = {"machine": describe(device), "checks": {}}
+    found: dict[str, Any] = {"machine": {}, "checks": {}}
     lost = None  # the check after which the device computes nothing any more
-    with tempfile.TemporaryDirectory(prefix="distrib-check-") as scratch, ended_in_time(found, keep, Path(scratch)):
+    with (
+        tempfile.TemporaryDirectory(prefix="distrib-check-") as scratch,
+        ended_in_time(found, keep, Path(scratch)) as telling,
+    ):
+        found["machine"] = describe(device)
         bench = Bench.make(device, Path(scratch))
         for name, check in checks.items():
-            found["checks"][name] = {"outcome": "running", "sentence": "", "figures": {}, "seconds": 0.0}
-            keep(found)
+            with telling:
+                found["checks"][name] = {"outcome": "running", "sentence": "", "figures": {}, "seconds": 0.0}
+                keep(found)
             if sys.stdout.isatty():
                 print(f"running   {name}", end="\r", flush=True)
             if lost is not None:
                 check = partial(leave_out, f'the GPU was lost in "{lost}"')
             elif time.monotonic() > deadline:
                 check = partial(leave_out, f"no time was left after {BEGUN_WITHIN:g} s")
-            found["checks"][name] = result = _outcome(check, bench)
-            print(f"{result['outcome']:9} {name}: {result['sentence']} ({result['seconds']:.1f} s)", flush=True)
+            result = _outcome(check, bench)
             if lost is None and not _cleared(bench):
                 lost = name
+            with telling:
+                found["checks"][name] = result
+                print(f"{result['outcome']:9} {name}: {result['sentence']} ({result['seconds']:.1f} s)", flush=True)
     keep(found)
     return found
 
 
 @contextmanager
-def ended_in_time(found: dict[str, Any], keep: Callable[[dict[str, Any]], None], scratch: Path) -> Iterator[None]:
-    """Where a check still runs after `ENDED_WITHIN` seconds, end this process and those that it has started."""
+def ended_in_time(
+    found: dict[str, Any], keep: Callable[[dict[str, Any]], None], scratch: Path
+) -> Iterator[threading.Lock]:
+    """Where the checks still run after `ENDED_WITHIN` seconds, end this process and those that it has started.
+
+    The lock is for telling what was found: whoever ends the process keeps it, as a check that waits for another process
+    goes on when that is killed.
+    """
+    telling = threading.Lock()
 
     def give_up() -> None:
-        name, last = list(found["checks"].items())[-1]
-        if last["outcome"] != "running":
-            return
-        last |= {"outcome": "failed", "sentence": f"it had not ended {ENDED_WITHIN:g} s after the first check began"}
+        telling.acquire(timeout=5)
         try:
+            name, last = next(reversed(found["checks"].items()), ("description of the machine", {}))
+            seconds = ENDED_WITHIN - sum(each["seconds"] for each in found["checks"].values())
+            sentence = f"it had not ended {ENDED_WITHIN:g} s after the checks began"
+            found["checks"][name] = {**last, "outcome": "failed", "sentence": sentence, "seconds": seconds}
             keep(found)
-            print(f"failed    {name}: {last['sentence']}", flush=True)
-        finally:
-            for process in psutil.Process().children(recursive=True):
-                process.kill()
+            print(f"failed    {name}: {sentence} ({seconds:.1f} s)", flush=True)
             shutil.rmtree(scratch, ignore_errors=True)
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    process.kill()
+        finally:
             os._exit(1)
 
     alarm = threading.Timer(ENDED_WITHIN, give_up)
     alarm.daemon = True
     alarm.start()
     try:
-        yield
+        yield telling
     finally:
         alarm.cancel()
 

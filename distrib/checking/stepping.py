@@ -226,6 +226,8 @@ def nothing_waits(bench: Bench, precision: str, mode: str = "no") -> None:
             for number in range(2, 8):
                 small.step([ready, augment(ready, number)][number % 2 :], number)
             small.train_step.look()
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
         except RuntimeError as error:
             expect(False, f"a step in {precision_name(precision)} waits for the device: {error}")
         finally:
