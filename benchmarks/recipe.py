@@ -195,7 +195,9 @@ def train(name: str, setting: Setting, seed: int, configs: Mapping[str, Path], k
     """Train by a recipe, or read what was kept in a file; the recipes of distrib itself have a configuration."""
     if kept.exists():
         with np.load(kept) as found:
-            return Training(found["seconds"].tolist(), found["roc_auc"].tolist(), found["logits"], found.get("flipped"))
+            flipped = found.get("flipped")
+            if name != OURS or flipped is not None:  # one of an earlier version may be without
+                return Training(found["seconds"].tolist(), found["roc_auc"].tolist(), found["logits"], flipped)
     if name == PLAIN:
         training = theirs(setting, "Accelerate", True, "one-cycle", seed)
     else:

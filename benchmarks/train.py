@@ -340,7 +340,10 @@ def in_turn(names: list[str], turn: int) -> list[str]:
 def fastest(result: dict[str, Any], peers: list[str]) -> str:
     """The peer whose loop by hand was the fastest at the first size; Accelerate's where none was measured."""
     sizes = list(result["engine"]["sizes"].values()) if "engine" in result else []
-    return sizes[0]["of_best"]["by hand"]["peer"].partition(", ")[0] if sizes else peers[-1]
+    if not sizes or "by hand" not in sizes[0]["of_best"]:
+        return peers[-1]
+    best: str = sizes[0]["of_best"]["by hand"]["peer"]
+    return best.partition(", ")[0]
 
 
 def engines_in_markdown(size: str, found: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from launching import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from train import part_of
+from train import fastest, part_of
 from trainers import MEAN, STD, Job, loaders, timm_loaders
 
 from distrib.config import Config
@@ -72,6 +72,15 @@ def test_the_engines_peers_train_on_crops_and_mirror_images_as_this_project_does
     assert 0.845 * 178 < min(sides)[0] < 0.87 * 178
     assert max(sides)[0] > 0.98 * 178
     assert mirror.p == 0.5
+
+
+def test_the_recipes_are_tried_in_the_fastest_loop_by_hand_if_one_was_measured() -> None:
+    peers = ["timm", "Accelerate"]
+    by_hand, as_it_comes = ({form: {"peer": f"timm, {form}"}} for form in ("by hand", "as it comes"))
+    engine = {"sizes": {"112x112": {"of_best": by_hand}}}
+    assert fastest({"engine": engine}, peers) == "timm"
+    assert fastest({"engine": {"sizes": {"112x112": {"of_best": as_it_comes}}}}, peers) == "Accelerate"
+    assert fastest({}, peers) == "Accelerate"
 
 
 @pytest.mark.slow
