@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,24 @@ def test_an_option_switches_off_what_the_yaml_switched_on(tmp_path: Path) -> Non
     file = written(tmp_path, "data: {subset: 100}\noptim: {clip_norm: 2}\n")
     config, _ = load_config(["--config", str(file), "--data.subset", "None", "--optim.clip-norm", "None"])
     assert (config.data.subset, config.optim.clip_norm) == (None, None)
+
+
+def test_the_configuration_of_a_run_that_was_moved_is_not_taken_for_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs/a"
+    (run / "checkpoints").mkdir(parents=True)
+    written(run, "run: {folder: runs/a}", "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(["--config", "runs/a/config.yaml"])[0].run.folder == Path("runs/a")
+    moved = (tmp_path / "runs").rename(tmp_path / "moved") / "a"
+    for arguments in (["--config", str(moved / "config.yaml")], ["--config=moved/a/config.yaml", "--resume", "auto"]):
+        refusal(partial(load_config, arguments), "its run.folder is runs/a", "moved or copied", "moved/a to go on")
+    for folder in ("moved/a", "elsewhere"):
+        named = ["--config", str(moved / "config.yaml"), "--run.folder", folder]
+        assert load_config(named)[0].run.folder == Path(folder)
+    (moved / "checkpoints").rmdir()  # a configuration that somebody has kept
+    assert load_config(["--config", str(moved / "config.yaml")])[0].run.folder == Path("runs/a")
 
 
 @pytest.mark.parametrize("words", [["--resume", "auto"], ["--resume=auto"], ["--run.resume", "auto"]])

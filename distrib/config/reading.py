@@ -57,7 +57,23 @@ def load_config(
         f"{does} --config FILE reads a YAML file with these same fields; options on the command line win over it. "
         "--resume is short for --run.resume."
     )
-    return parse(arguments, config, prog, description), "run" if file is None else file.stem
+    asked = parse(arguments, config, prog, description)
+    if file is not None and not any(re.match(r"--run\.folder(=|$)", argument) for argument in arguments):
+        _refuse_moved(file, asked)
+    return asked, "run" if file is None else file.stem
+
+
+def _refuse_moved(file: Path, config: Config) -> None:
+    """Refuse the config.yaml in a run's folder that names another one: which of the two is meant, nobody knows."""
+    there, named = file.parent, config.run.folder
+    if file.name != "config.yaml" or named is None or not (there / "checkpoints").is_dir():
+        return
+    if named.resolve() != there.resolve():
+        raise UserError(
+            f"{file} is in the folder of a run, and its run.folder is {named}, which is not that folder from here: the "
+            f"run was moved or copied, or began in another directory. Say --run.folder {there} to go on with the run "
+            "there, or name the folder of the run that you mean"
+        )
 
 
 def parse(argv: Sequence[str], default: Config, prog: str, description: str) -> Config:

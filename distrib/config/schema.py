@@ -424,7 +424,7 @@ class ExplainConfig(Section):
     section: ClassVar[str] = "explain"
 
     after_training: bool = True
-    """Make them at the end of training, on rank 0; `distrib explain RUN` makes them at any time."""
+    """Make them at the end of training, on rank 0; `distrib explain RUN` makes them at any time after it."""
     photograph: ConfigPath | None = None
     """Photograph to explain by an occlusion map; None: the first image of the test split."""
     group: str = "Male"
