@@ -507,11 +507,17 @@ def test_what_a_finished_run_chose_stays_in_its_configuration(
     assert (after.train.compile, after.data.resident) == ("no", "never")
 
 
+@pytest.mark.parametrize("named", ["itself", "by a link", "once passed over"])
 def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
-    faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    named: str, faces: Path, finished: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copied(finished[0], tmp_path / "run")
-    earlier = sorted((folder / "checkpoints").iterdir())[0]  # in epoch 3, before its end
+    earlier, *_, last = sorted((folder / "checkpoints").iterdir())  # in epoch 3, before its end
+    if named == "by a link":
+        (tmp_path / "link").symlink_to(earlier)
+        earlier = tmp_path / "link"
+    elif named == "once passed over":
+        earlier = earlier.rename(earlier.with_name(f"passed-over-{earlier.name}"))
     about = json.loads((folder / "best/model.json").read_text())
     (folder / "best/model.json").write_text(json.dumps({**about, "epoch": 3}))
     trainer = torch.load(earlier / "trainer.pt", weights_only=True)
@@ -519,6 +525,8 @@ def test_going_back_to_an_earlier_checkpoint_forgets_what_came_after(
     status, said = here(capsys, *settings(faces, folder, "--resume", earlier, "--checkpoint.every-steps", 99))
     assert status == 0, said
     assert "best is of an epoch later than" in said
+    assert f"{last} is passed over, and is kept as" in said
+    assert (folder / "passed-over-best/model.json").exists()
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2, 3]
     assert json.loads((folder / "best/model.json").read_text())["epoch"] == 3
     assert len(read_events(folder, "resume")) == 1

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -13,6 +14,8 @@ from distrib.data.store import FolderStore
 from distrib.data.table import Table
 
 _SAMPLED = 16  # images that stand for all
+# Grey levels by which an image's mean colour may differ between decoders, or after it was saved in another format.
+_SAME_COLOUR = 3.0
 _PAUSES = (0.1, 0.5)  # seconds before a file that could not be read is tried again
 
 
@@ -88,3 +91,13 @@ def sample_colours(table: Table, rows: NDArray[np.int64]) -> list[list[float] | 
         except (UserError, ValueError):  # which is said when it is trained on
             colours.append(None)
     return colours
+
+
+def other_colours(before: Sequence[list[float] | None], now: Sequence[list[float] | None]) -> bool:
+    """Whether `sample_colours` has found another colour than before, where neither image is broken.
+
+    Raises:
+        ValueError: if they are not of as many images.
+    """
+    known = [(one, other) for one, other in zip(before, now, strict=True) if one and other]
+    return bool(known) and bool(np.abs(np.subtract(*zip(*known, strict=True))).max() > _SAME_COLOUR)

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -25,6 +24,7 @@ from pydantic import Field, TypeAdapter
 from distrib.base.errors import UserError, first_line, printable
 from distrib.base.files import replace_folder, save_weights
 from distrib.config import AugmentConfig, Config, read_yaml
+from distrib.data.reader import other_colours
 
 # What a resumed run may not change, because its steps or its state would mean something else. All else may change:
 # epochs, learning rate and schedule, precision, decoder, ranks, logging …
@@ -35,9 +35,6 @@ FIXED = (
     "model.frozen_statistics", "optim.name", "train.batch_size", "train.seed", "train.ema", "train.label_smoothing",
     "train.positive_weight", "checkpoint.best_score", "checkpoint.thresholds",
 )  # fmt: skip
-
-# Grey levels by which an image's mean colour may differ between decoders, or after it was saved in another format.
-_SAME_COLOUR = 3.0
 
 MANIFEST = "manifest.json"
 TRAINER = ("optimizer", "scaler", "progress", "data")  # what trainer.pt holds, beside "network"
@@ -147,7 +144,7 @@ def save_checkpoint(folder: Path, contents: Contents, data: str, config_yaml: st
 
     target = folder / f"step-{contents.total_steps:08d}"
     replace_folder(target, write)
-    for later in later_than(target):  # of a past that the run has gone back from
+    for later in later_than(folder, contents.total_steps):  # of a past that the run has gone back from
         shutil.rmtree(later, ignore_errors=True)
     others = [each for each in _newest_first(folder) if each.is_dir()]
     for old in others[keep:]:
@@ -284,9 +281,9 @@ def _map_tensors(change: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> A
     return tree
 
 
-def later_than(checkpoint: Path) -> list[Path]:
-    """The checkpoints beside this one that have more steps, which a run that resumes from it passes over."""
-    return [each for each in _newest_first(checkpoint.parent) if _steps(each) > _steps(checkpoint)]
+def later_than(folder: Path, steps: int) -> list[Path]:
+    """The checkpoints in a folder that have more steps than so many, which a run that resumes there passes over."""
+    return [each for each in _newest_first(folder) if _steps(each) > steps]
 
 
 def set_aside(checkpoint: Path) -> Path:
@@ -413,8 +410,7 @@ def _look_otherwise(checkpoint: Checkpoint, colours: Sequence[list[float] | None
     """Whether images have other colours than those that a checkpoint tells of; one of an earlier version does not."""
     try:
         before = json.loads((checkpoint.folder / "model.json").read_bytes())["training"]["colours"]
-        known = [(one, other) for one, other in zip(before, colours, strict=True) if one and other]
-        return bool(known) and bool(np.abs(np.subtract(*zip(*known, strict=True))).max() > _SAME_COLOUR)
+        return other_colours(before, colours)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

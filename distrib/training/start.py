@@ -256,11 +256,11 @@ def open_folder(run: TrainingRun, checkpoint: Checkpoint | None) -> None:
         warn(f"{folder.preempt} is older than this run: it is removed")
         folder.preempt.unlink()
     progress = Progress() if checkpoint is None else checkpoint.progress
-    later = []
-    if checkpoint is not None and checkpoint.folder.parent.resolve() == folder.checkpoints.resolve():
-        later = later_than(checkpoint.folder)
+    steps = progress.epoch * run.plan.steps_per_epoch + progress.step
+    # Wherever the checkpoint itself is: it may be named by a link, or be a copy.
+    later = later_than(folder.checkpoints, steps)
     # What came after the checkpoint will be trained again.
-    folder.forget_after(progress.epoch, progress.epoch * run.plan.steps_per_epoch + progress.step)
+    folder.forget_after(progress.epoch, steps)
     # Before the checkpoints that it goes by are set aside: a kill in between changes nothing then.
     if folder.recall_best(progress.best_epoch, bool(later)) and checkpoint is not None:
         kept = f" and is kept as {folder.passed_over_best}" if later else ""

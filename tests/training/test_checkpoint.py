@@ -545,7 +545,7 @@ def test_a_disk_that_does_not_answer_says_nothing_about_the_checkpoint(
 def test_what_is_passed_over_is_kept_aside(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
-    later = later_than(tmp_path / "step-00000001")
+    later = later_than(tmp_path, 1)
     assert [path.name for path in later] == ["step-00000003", "step-00000002"]
     aside = [set_aside(path) for path in later]
     assert names(tmp_path) == ["passed-over-step-00000002", "passed-over-step-00000003", "step-00000001"]
