@@ -25,6 +25,7 @@ from typing import Any, Literal
 import yaml
 
 from distrib.base.errors import UserError, afterwards, first_line
+from distrib.config import Config
 from distrib.config.reading import REMOVED, WHATEVER
 from distrib.studies.definition import Study, to_yaml
 
@@ -55,6 +56,10 @@ class StudyFolder:
         parts += [] if rung is None else [f"rung{rung}"]
         parts += [] if seed is None else [f"seed{seed}"]
         return self.trials / "-".join(parts)
+
+    def has_runs(self) -> bool:
+        """Whether runs of trials are here."""
+        return any(each.is_dir() for each in self.trials.glob(f"{self._name}-*"))
 
     @contextmanager
     def lock(self, name: Literal["study", "publishing"] = "study") -> Iterator[None]:
@@ -123,6 +128,8 @@ class StudyFolder:
             for each in (before, now):
                 if each.get("config.train.accumulation") == 1:
                     each["config.train.accumulation"] = "auto"
+        # Settings that came later have had their defaults from the beginning.
+        before = dict(_flat(Config().model_dump(mode="json"), "config.")) | before
         for key, off in REMOVED.items():
             if off is WHATEVER or before.get(f"config.{key}", WHATEVER) == off:
                 before.pop(f"config.{key}", None)

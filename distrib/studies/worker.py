@@ -4,7 +4,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,8 +58,15 @@ class Worker:
             ours = self.folder.definition.exists()
             self.folder.check(study)
             storage = open_storage(self.storage)
-            with suppress(KeyError):
+            try:
                 storage.get_study_id_from_name(study.name)
+            except KeyError:
+                if self.folder.has_runs():
+                    raise UserError(
+                        f"{folder} has runs of a study, and storage {self.storage} does not know it: name the storage "
+                        "that it began with (sqlite:/// takes a path from where you are), or choose another --folder"
+                    ) from None
+            else:
                 if not ours:
                     raise UserError(
                         f"storage {self.storage} has a study {study.name} already, and {folder} is not its folder: "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from sentences import refusal
 
 from distrib.base.errors import UserError
@@ -267,6 +268,19 @@ def test_a_study_of_the_version_before_norm_size_goes_on(tmp_path: Path) -> None
     folder.check(found)
     other = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}\nset: {train.norm_size: 8}")
     refusal(lambda: folder.check(other), "train.norm_size auto", "now it is 8")
+
+
+def test_a_study_of_a_version_without_todays_settings_goes_on(tmp_path: Path) -> None:
+    found = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}")
+    folder = StudyFolder(tmp_path, "a-study")
+    before = yaml.safe_load(to_yaml(found))
+    del before["config"]["augment"]
+    for later in ("grow", "fold", "min_zoom"):
+        del before["config"]["data"][later]
+    folder.definition.write_text(yaml.safe_dump(before))
+    folder.check(found)
+    other = study(tmp_path, GRID + "space: {optim.lr: [0.1, 0.2]}\nset: {augment.mixup: 0.2}")
+    refusal(lambda: folder.check(other), "augment.mixup 0.0", "now it is 0.2")
 
 
 def test_a_study_of_a_version_with_settings_that_were_taken_out_goes_on(tmp_path: Path) -> None:

@@ -219,6 +219,23 @@ def test_a_study_goes_on_with_the_images_it_began_with(tmp_path: Path) -> None:
     refusal(lambda: Worker(replace(other, base=base), tmp_path / "study", print), "data.subset None", "100")
 
 
+def test_runs_are_not_taken_for_those_of_trials_that_a_storage_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study was begun in another directory, where its database is."""
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    study = a_study(tmp_path, "storage: sqlite:///trials.db\n")
+    worker = Worker(study, tmp_path / "study", print)
+    taken = take(worker)
+    a_run(worker.folder.run(taken.trial.number, None, None), [0.5])
+    taken.lock.release()
+    monkeypatch.chdir(tmp_path / "other")
+    refusal(lambda: Worker(study, tmp_path / "study", print), "has runs of a study", "does not know it", "--folder")
+    monkeypatch.chdir(tmp_path)
+    Worker(study, tmp_path / "study", print)
+
+
 def test_a_start_that_was_cut_off_does_not_lock_the_study_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The power went between the study's two files."""
     study = a_study(tmp_path, "storage: sqlite\n")
