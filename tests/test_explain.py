@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from forked_ranks import train_on_ranks
 from launching import launch, read_events, read_metrics
-from PIL import Image
+from PIL import Image, ImageOps
 from random_model import write_model
 from small_run import copied
 from wandb_log import read_history, run_ids
@@ -26,6 +26,7 @@ from distrib.explaining import maps
 from distrib.explaining.finished_run import Finding, FinishedRun
 from distrib.model.trained import load
 from distrib.reporting.panels import PANELS, SUMMARY
+from distrib.runs.folder import RunFolder
 from distrib.runs.metrics import read_speed
 
 JOBS = tuple(PANELS)
@@ -175,6 +176,41 @@ def test_only_remakes_what_it_names_and_goes_on_with_the_same_wandb_run(run: Pat
     assert {job for job in JOBS if after[job] != before[job]} == {"roc", "filters", SUMMARY}
     assert (run / "report/index.html").exists()
     assert len(set(run_ids(run))) == 1
+
+
+def test_a_run_that_is_at_work_is_not_reported_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = RunFolder(run)
+    training.lock()
+    arguments = [str(run), "--only", "roc", "--tracking.mode", "disabled"]
+    assert main(arguments) == 2
+    assert f"{run} is in use by" in capsys.readouterr().err
+    training.unlock()
+    assert main(arguments) == 0
+    assert not (run / "run.lock").exists()
+
+
+def test_a_report_that_cannot_be_written_is_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run / "report/figures")
+    (run / "report/figures").touch()
+    assert main([str(run), "--only", "roc", "--tracking.mode", "disabled"]) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert f"{run / 'report'} cannot be written (File exists): check the disk" in sentence
+
+
+def test_other_images_under_the_same_names_are_scored_anew(
+    run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(faces, tmp_path / "inverted")
+    for file in (other / "img_align_celeba").iterdir():
+        ImageOps.invert(Image.open(file)).save(file)
+    kept = result(run, "scores")["data"]
+    arguments = [str(run), "--only", "scores", "--tracking.mode", "disabled"]
+    assert main([*arguments, "--data.root", str(other)]) == 0
+    assert "validation is scored anew" in capsys.readouterr().err
+    inverted = result(run, "scores")["data"]
+    assert inverted != kept
+    assert main(arguments) == 0
+    assert result(run, "scores")["data"] == kept
 
 
 def test_options_of_the_configuration_are_taken(run: Path) -> None:

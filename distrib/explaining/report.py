@@ -16,11 +16,12 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, first_line
 from distrib.base.files import write_whole
 from distrib.base.json import to_json
 from distrib.config import Config, DataConfig
 from distrib.data.decoders import make_decoder
+from distrib.data.reader import other_colours, sample_colours
 from distrib.data.splits import Splits, digest, make_splits, splits_of_training
 from distrib.data.table import SPLITS, Table, read_table
 from distrib.explaining.finished_run import Analysis, Finding, FinishedRun, read_finding
@@ -49,7 +50,21 @@ def explain(run: FinishedRun, jobs: Sequence[str], tracker: Tracker, say: Say) -
 
     Returns:
         The sentence of each job that failed.
+
+    Raises:
+        UserError: if the report cannot be written.
     """
+    try:
+        return _explain(run, jobs, tracker, say)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UserError(
+            f"{run.folder / 'report'} cannot be written ({reason}): check the disk and its permissions, and make the "
+            f"report with: distrib explain {run.folder}"
+        ) from None
+
+
+def _explain(run: FinishedRun, jobs: Sequence[str], tracker: Tracker, say: Say) -> dict[str, str]:
     from distrib.reporting.page import render_report
 
     report, events = run.folder / "report", RunFolder(run.folder)
@@ -178,7 +193,8 @@ def _predictions(
         UserError: if an image cannot be read, or the run folder cannot be written.
     """
     file = folder / "report/predictions.npz"
-    made_from = f"{_digest_of_model(folder)} {digest(table, splits.valid, splits.test)} {config.train.precision}"
+    scored = f"{digest(table, splits.valid, splits.test)} {_digest_of_colours(table, splits)}"
+    made_from = f"{_digest_of_model(folder)} {scored} {config.train.precision}"
     try:
         return load_predictions(file, made_from)
     except UserError:
@@ -227,7 +243,10 @@ def _validation_logits(
         logits: NDArray[np.float32] = kept["logits"]
     except (OSError, KeyError, safetensors.SafetensorError):
         return predict(model, config, table, splits.valid)
-    known = model.description.training.get("data") == digest(table, splits.train, splits.valid)
+    training = model.description.training
+    known = training.get("data") == digest(table, splits.train, splits.valid)
+    if known and "colours" in training:  # an earlier version kept none
+        known = not other_colours(training["colours"], sample_colours(table, splits.train))
     if known and logits.shape == (len(splits.valid), len(model.attributes)):
         return logits
     warn("the training or validation images are not those of the training: validation is scored anew")
@@ -239,16 +258,24 @@ def _prepare(report: Path, run: FinishedRun) -> None:
     model = _digest_of_model(run.folder)
     scored = f"{model} {digest(run.table, run.splits.valid, run.splits.test)}"
     tuned_for = run.model.description.tuned_for
-    made_from = scored if tuned_for == "f1" else f"{scored} {tuned_for}"
+    by_names = scored if tuned_for == "f1" else f"{scored} {tuned_for}"
+    made_from = f"{by_names} {_digest_of_colours(run.table, run.splits)}"
     known = report / "data/model.txt"
-    # Earlier reports name their model alone, and are of the run's own data.
+    # Earlier reports name no colours, and before that their model alone, and are then of the run's own data.
     earlier = known.read_text(encoding="utf-8") if known.exists() else ""
-    if earlier != made_from and not (earlier == model and tuned_for == "f1" and run.on_data_of_training):
+    of_the_same = earlier in (made_from, by_names) or (earlier == model and tuned_for == "f1")
+    if earlier != made_from and not (of_the_same and run.on_data_of_training):
         for folder in ("data", "figures", "tables"):
             shutil.rmtree(report / folder, ignore_errors=True)
     for folder in ("data", "figures", "tables"):
         (report / folder).mkdir(parents=True, exist_ok=True)
     write_whole(known, made_from)
+
+
+def _digest_of_colours(table: Table, splits: Splits) -> str:
+    """By it other images under the same names are noticed."""
+    colours = sample_colours(table, np.concatenate([splits.valid, splits.test]))
+    return hashlib.sha256(repr(colours).encode()).hexdigest()[:16]
 
 
 def _digest_of_model(folder: Path) -> str:

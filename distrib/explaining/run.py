@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
-from distrib.base.errors import UserError
+from distrib.base.errors import UserError, afterwards
 from distrib.base.streams import standard_streams
 from distrib.config import Config, parse, read_yaml
 from distrib.data.splits import other_split, splits_of_training
@@ -32,6 +32,15 @@ def explain_run(folder: Path, jobs: Sequence[str], options: Sequence[str]) -> in
     Raises:
         UserError: for what the user can mend.
     """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is not a run: it has no config.yaml; name the folder that training has made")
+    run_folder = RunFolder(folder)
+    run_folder.lock()  # a run at work would change its best epoch, and is what W&B hears of
+    with afterwards(run_folder.unlock):
+        return _explain(folder, jobs, options)
+
+
+def _explain(folder: Path, jobs: Sequence[str], options: Sequence[str]) -> int:
     asked, model, whole, notes = _config(folder, options)
     config = resolve(asked, like=model.description.precision)
     if config.run.device == "cpu":
@@ -79,8 +88,6 @@ def _config(folder: Path, options: Sequence[str]) -> tuple[Config, TrainedModel,
 
     A random split of the training means nothing for another data set: that one comes with its own.
     """
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} is not a run: it has no config.yaml; name the folder that training has made")
     of_run = read_yaml(folder / "config.yaml")
     of_run = of_run.replace("run", folder=folder, device="auto", ranks=None).replace(
         "data", decoder="auto", threads="auto"
