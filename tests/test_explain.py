@@ -213,6 +213,27 @@ def test_other_images_under_the_same_names_are_scored_anew(
     assert result(run, "scores")["data"] == kept
 
 
+def test_the_same_images_may_be_other_rows_of_the_table(run: Path, faces: Path, tmp_path: Path) -> None:
+    """As where training images were left out of a packed data set."""
+    table = read_table(faces).select(ATTRIBUTES)
+    splits = make_splits(table, Config().replace("data", root=faces).data)
+    (tmp_path / "less").mkdir()
+    (tmp_path / "less/images").symlink_to(faces / "img_align_celeba")
+    assert table.identity is not None
+    lines = [",".join(["image", *ATTRIBUTES, "split", "identity"])]
+    for split in ("valid", "test"):
+        for row in getattr(splits, split):
+            values = map(str, (*table.targets[row], split, table.identity[row]))
+            lines.append(",".join([table.names[row], *values]))
+    (tmp_path / "less/table.csv").write_text("\n".join(lines) + "\n")
+    jobs = [str(run), "--only", "scores", "mistakes", "--tracking.mode", "disabled"]
+    assert main(jobs) == 0
+    mistakes = result(run, "mistakes")
+    assert main([*jobs, "--data.root", str(tmp_path / "less")]) == 0
+    assert result(run, "scores")["error"] is None
+    assert result(run, "mistakes")["data"] == mistakes["data"]
+
+
 def test_options_of_the_configuration_are_taken(run: Path) -> None:
     options = ["--explain.modules", "layer2.1.conv2", "--explain.window", "8", "--explain.fill", "blur"]
     assert main([str(run), "--only", "activations", "occlusion", "--tracking.mode", "disabled", *options]) == 0

@@ -25,9 +25,13 @@ def check_output(file: Path, option: str) -> None:
     Raises:
         UserError: if it is a folder, or its folder is missing or closed to us.
     """
-    if file.is_dir():
+    try:
+        folder, has_parent = file.is_dir(), file.parent.is_dir()
+    except OSError as error:  # such as a name that is too long, or a folder on the way that is closed
+        raise UserError(f"{option} {file} cannot be written ({error.strerror}): name another") from None
+    if folder:
         raise UserError(f"{option} {file} is a folder: name a file in it")
-    if not file.parent.is_dir():
+    if not has_parent:
         raise UserError(f"{option} {file} cannot be written: {file.parent} is not a folder; make it, or name another")
     if not os.access(file.parent, os.W_OK | os.X_OK):
         raise UserError(

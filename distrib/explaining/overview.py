@@ -139,6 +139,8 @@ def _cards(scores: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[di
     tuned, baseline = means["tuned"], means["baseline_accuracy"]["test"]
     shares = [a["positives"]["test"] / a["images"]["test"] for a in scores["attributes"] if a["images"]["test"]]
     tuned_for = scores.get("tuned_for", "f1")
+    # Of an attribute that nobody has, neither average precision nor F1 is defined, and the means leave it out.
+    shares = [share for share in shares if share > 0] or [0.0]
     prevalence = sum(shares) / len(shares)
     always = sum(2 * share / (1 + share) for share in shares) / len(shares)
     mean = "mean over attributes, " if len(scores["attributes"]) > 1 else ""

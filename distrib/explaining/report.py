@@ -196,9 +196,13 @@ def _predictions(
     scored = f"{digest(table, splits.valid, splits.test)} {_digest_of_colours(table, splits)}"
     made_from = f"{_digest_of_model(folder)} {scored} {config.train.precision}"
     try:
-        return load_predictions(file, made_from)
+        kept = load_predictions(file, made_from)
     except UserError:
         pass  # there are none of these
+    else:
+        # The same images may be other rows of the table today, and be known to be of other people.
+        rows = {"test": splits.test, "valid": splits.valid}
+        return {split: Predictions.of(split, table, rows[split], each.logits_NA) for split, each in kept.items()}
     predictions = [Predictions.of("test", table, splits.test, predict(model, config, table, splits.test))]
     if len(splits.valid):
         logits = _validation_logits(folder, model, config, table, splits)

@@ -20,8 +20,9 @@ from distrib.runs.metrics import read_metrics
 # The score that the page opens with: it depends on no threshold.
 LEADING = "roc_auc"
 SPLIT_NAMES = {"test": "test", "valid": "validation"}
-# Settings of which images were scored.
-PICTURES = ("data.root", "data.split", "data.split_seed", "data.split_fractions", "data.fold")
+# Settings of which images were scored; and those that matter where splits or folds are drawn.
+PICTURES = ("data.root", "data.split", "data.fold")
+DRAWN = ("data.split_seed", "data.split_fractions")
 # Where a run lives says nothing about what it is.
 PLACES = ("run.folder", "run.resume")
 SECTIONS = (
@@ -301,10 +302,11 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
             "The runs do not know the same attributes, so their means are not of the same thing: go by the table of "
             "the attributes."
         )
-    pictures = [key for key in PICTURES if len({run.config.get(key) for run in runs}) > 1]
+    drawn = any(run.config.get("data.split") != "official" or run.config.get("data.fold") != "none" for run in runs)
+    pictures = [key for key in PICTURES + DRAWN * drawn if len({run.config.get(key) for run in runs}) > 1]
     if pictures:
         notes.append(f"The runs differ in {', '.join(pictures)}, so they may have been scored on different images.")
-    elif len({run.test_images for run in runs if run.test_images is not None}) > 1:
+    if len({run.test_images for run in runs if run.test_images is not None}) > 1:
         notes.append("The reports of the runs are of different test images, so their test scores do not compare.")
     without = [run.label for run in runs if "test" not in run.means]
     if without and len(without) < len(runs):

@@ -88,6 +88,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     check_output(tmp_path / "scores.json", "--json")
     refusal(lambda: check_output(tmp_path, "--json"), "--json", "is a folder")
     refusal(lambda: check_output(tmp_path / "none/scores.json", "--json"), "--json", "none is not a folder")
+    refusal(lambda: check_output(tmp_path / ("x" * 300), "--json"), "--json", "cannot be written (File name too long)")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     if not os.access(closed, os.W_OK):  # root may write everywhere

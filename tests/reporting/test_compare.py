@@ -63,6 +63,20 @@ def test_the_epoch_that_a_run_has_kept_is_its_best_one(runs: list[Path], tmp_pat
     assert read_run(run, "run").best == highest
 
 
+@pytest.mark.parametrize(
+    ("split", "fold", "noted"), [("official", "none", False), ("official", "1/5", True), ("image", "none", True)]
+)
+def test_the_seed_of_the_splits_is_noted_where_they_are_drawn(
+    split: str, fold: str, noted: bool, tmp_path: Path
+) -> None:
+    runs = []
+    for seed in (0, 1):
+        settings = {"data.split": split, "data.fold": fold, "data.split_seed": seed}
+        runs.append(write_run(tmp_path / f"run-{seed}", FEW[:2], epochs=2, images=60, seed=1, settings=settings))
+    page = render_comparison(runs, tmp_path / "compare.html").read_text()
+    assert ("The runs differ in data.split_seed" in page) == noted
+
+
 def test_test_scores_of_different_pictures_are_noted(runs: list[Path], tmp_path: Path) -> None:
     """As after `distrib explain RUN --data.root OTHER`, of which the configuration says nothing."""
     note = "The reports of the runs are of different test images"
