@@ -316,6 +316,26 @@ def test_two_models_are_compared_on_what_both_know(
     assert f"{against['mean']['accuracy']['difference']:+.4f}" in printed
 
 
+def test_it_is_said_what_the_other_model_was_trained_on(
+    run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its split was drawn, and has images for training that are the official split's for the test."""
+    drawn = DataConfig(root=faces, split="image")
+    table = read_table(faces).select(("Male", "Bald"))
+    splits = make_splits(table, drawn)
+    training = {"data": digest(table, splits.train, splits.valid), "config": {"data": {"split": "image"}}}
+    other = write_model(tmp_path / "other", attributes=("Male", "Bald"), training=training)
+    official = make_splits(table, DataConfig(root=faces))
+    seen = len(np.intersect1d(official.test, splits.train))
+    assert seen
+    evaluate(tmp_path, run, "--split", "test", "--against", other)
+    said = capsys.readouterr().err
+    whole = f"{seen} of the {len(official.test)} images in the test split"
+    assert f"--against {other}: the model was trained on {whole}: scores flatter it" in said
+    evaluate(tmp_path, run, "--split", "test", "--against", run / "best")
+    assert "--against" not in capsys.readouterr().err
+
+
 def own_data(
     faces: Path, folder: Path, *columns: str, split: Sequence[str] = (), group: bool = False, rows: int = 10
 ) -> Path:

@@ -133,6 +133,8 @@ def evaluate(
     from_rank_0(accelerator, check_outputs, options)
     table = on_every_rank(accelerator, labels, config.data, models[0], options)
     rows, notes = on_every_rank(accelerator, choose_rows, table, config.data, models[0], options)
+    for other in models[1:]:
+        notes += on_every_rank(accelerator, seen_by_other, other, table, rows, config.data, options)
     names = common_attributes(models)
     machine, ranks = describe_machine(accelerator), plural(accelerator.num_processes, "rank")
     say(f"model:   {models[0].source}, epoch {models[0].description.epoch}{', with flip' if options.flip else ''}")
@@ -244,6 +246,34 @@ def choose_rows(
     if options.split != "train":
         notes += seen_in_training(table, rows, trained, TITLES[options.split])
     return rows, [*notes, *one_class(table, rows, TITLES[options.split])]
+
+
+def seen_by_other(
+    model: TrainedModel, table: Table, rows: NDArray[np.int64], config: DataConfig, options: EvaluateOptions
+) -> list[str]:
+    """Notes if the model of --against was trained on some of the images, or people, that the first is scored on.
+
+    Args:
+        model: that one, whose attributes may be others.
+        table: with the first model's attributes.
+        rows: int64 [N], which are to be scored.
+        config: of the data set.
+        options: of the command line.
+    """
+    if options.split in ("train", "all"):
+        return []
+    try:
+        its_own = labels(config, model, options)
+    except UserError:  # it predicts more than this data set has labels for, and was not trained on it
+        return []
+    of_training = DataConfig.model_validate({**dict(config), **data_of_training(model), "root": config.root})
+    splits = splits_of_training(its_own, of_training, model.description.training.get("data"))
+    if splits is None:
+        return []
+    seen = {its_own.names[row] for row in splits.train}
+    trained = np.array([row for row, name in enumerate(table.names) if name in seen], dtype=np.int64)
+    notes = seen_in_training(table, rows, trained, TITLES[options.split])
+    return [f"--against {model.source}: {note[0].lower()}{note[1:]}" for note in notes]
 
 
 def common_attributes(models: Sequence[TrainedModel]) -> list[str]:
