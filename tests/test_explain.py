@@ -220,7 +220,7 @@ def test_the_same_images_may_be_other_rows_of_the_table(run: Path, faces: Path, 
     (tmp_path / "less").mkdir()
     (tmp_path / "less/images").symlink_to(faces / "img_align_celeba")
     assert table.identity is not None
-    lines = [",".join(["image", *ATTRIBUTES, "split", "identity"])]
+    lines = [",".join(["image", *ATTRIBUTES, "split", "group"])]
     for split in ("valid", "test"):
         for row in getattr(splits, split):
             values = map(str, (*table.targets[row], split, table.identity[row]))
