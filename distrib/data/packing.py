@@ -23,10 +23,11 @@ from distrib.base.files import fsync, staged, write_whole
 from distrib.base.json import to_json
 from distrib.base.threads import map_ahead
 from distrib.base.words import few
+from distrib.data.kind import data_kind
 from distrib.data.parquet import ParquetStore
 from distrib.data.reader import ImageReader
 from distrib.data.separation import OnProgress, check_labels
-from distrib.data.shards import INDEX, MANIFEST, VERSION, Manifest, Shard, is_packed, read_manifest
+from distrib.data.shards import INDEX, MANIFEST, VERSION, DataKind, Manifest, Shard, is_packed, read_manifest
 from distrib.data.splits import digest
 from distrib.data.table import SPLITS, Table, read_table
 from distrib.data.verification import ERRORS, Facts, Finding, examine, findings_of_set
@@ -129,7 +130,7 @@ def pack(
                 )
             if not samples:
                 raise UserError(f"no image of {root} can be packed: see {folder / VERIFICATION}")
-            _write_index(table, folder, shards)
+            _write_index(table, folder, shards, data_kind(root))
             fsync(folder)
             _check_place(root, out, force)  # something may have come there meanwhile
             old = out.with_name(f".{out.name}.old")
@@ -351,7 +352,7 @@ def _sample(values: Sequence[Any]) -> Sample:
     return Sample._make((*others, Facts._make((*facts, tuple(map(tuple, found))))))
 
 
-def _write_index(table: Table, folder: Path, shards: Mapping[str, Sequence[Sample]]) -> None:
+def _write_index(table: Table, folder: Path, shards: Mapping[str, Sequence[Sample]], kind: DataKind) -> None:
     """The index of all shards, DALI's of each, and the manifest."""
     import pyarrow
     import pyarrow.parquet
@@ -391,6 +392,7 @@ def _write_index(table: Table, folder: Path, shards: Mapping[str, Sequence[Sampl
         images=counts,
         identities=None if table.identity is None else len(np.unique(table.identity[rows])),
         attributes=list(table.attributes),
+        data_kind=kind,
         index_sha256=_sha256(folder / INDEX),
         shards=made,
     )

@@ -24,6 +24,10 @@ VERSION = 1
 _MOST_OPEN = 500  # files; a process may have 1,024 as a rule
 
 
+# Whose images they are: `distrib.data.kind.data_kind` tells.
+DataKind = Literal["celeba", "synthetic", "own"]
+
+
 class Shard(pydantic.BaseModel):
     """One tar file.
 
@@ -49,6 +53,7 @@ class Manifest(pydantic.BaseModel):
         images: number of images in each split, or in "all" where the data set has none.
         identities: number of people or groups; None where unknown.
         attributes: A names.
+        data_kind: whose images they are; one of an earlier version does not say.
         index_sha256: of the index.
         shards: its tar files.
     """
@@ -58,6 +63,7 @@ class Manifest(pydantic.BaseModel):
     images: dict[str, int]
     identities: int | None
     attributes: list[str]
+    data_kind: DataKind = "own"
     index_sha256: str
     shards: list[Shard]
 

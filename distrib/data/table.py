@@ -153,7 +153,7 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
         if own.exists():
             folders = [root, root / "images", root / "img_align_celeba"]
             return _with_images(annotations.read_attributes(own), [], folders, root, missing, uses)
-        base = _celeba_base(root)
+        base = celeba_base(root)
         if base is None and (files := find_parquet(root)):
             found, parquet, notes = read_parquet(root, files, missing)
             return _table(found, parquet, notes)
@@ -169,7 +169,7 @@ def read_table(root: Path, missing: Literal["stop", "skip"] = "stop", uses: Coll
         ) from None
 
 
-def _celeba_base(root: Path) -> Path | None:
+def celeba_base(root: Path) -> Path | None:
     """The folder around CelebA's files; None where they are not there."""
     return next((root / base for base in _BASES if _find(root / base, "list_attr_celeba")), None)
 

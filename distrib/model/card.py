@@ -7,16 +7,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from distrib.config import SCORES
+from distrib.data.shards import DataKind
 from distrib.model.trained import Description
 from distrib.scoring.metrics import TITLES
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
-
-DataKind = Literal["celeba", "synthetic", "own"]
 
 CELEBA = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 LICENCES: dict[DataKind, dict[str, Any]] = {
@@ -29,17 +28,6 @@ DATA_NAMES: dict[DataKind, str] = {
 }  # fmt: skip
 # Beside the words it has the snippets to load a model by, which run in its folder, beside an image face.jpg.
 TEMPLATE = Path(__file__).parent / "templates/card.md.j2"
-
-
-def data_kind(root: Path) -> DataKind:
-    """What lies in the folder of a data set.
-
-    Returns:
-        "own": a table.csv; "synthetic": drawn by `distrib prepare faces`, which writes boxes.csv; else "celeba".
-    """
-    if (root / "table.csv").exists():
-        return "own"
-    return "synthetic" if (root / "boxes.csv").exists() else "celeba"
 
 
 def model_card(description: Description) -> str:

@@ -9,12 +9,12 @@ from accelerate import Accelerator
 
 from distrib.config import Config
 from distrib.data.decoders import Decoder, Substitute, make_decoder
+from distrib.data.kind import data_kind
 from distrib.data.plan import Plan
 from distrib.data.reader import sample_colours
 from distrib.data.resident import ResidentImages, make_resident_decoder
 from distrib.data.splits import Splits, digest
 from distrib.data.table import Table
-from distrib.model.card import data_kind
 from distrib.model.trained import Description
 from distrib.ranks.machine import describe_machine
 from distrib.runs.folder import RunFolder

@@ -29,6 +29,7 @@ from sentences import refusal
 from distrib.cli import prepare
 from distrib.data import packing
 from distrib.data.decoders import dali_installed
+from distrib.data.kind import data_kind
 from distrib.data.packing import check, pack
 from distrib.data.reader import ImageReader
 from distrib.data.splits import digest
@@ -402,6 +403,17 @@ def test_a_disk_that_fails_breaks_no_image(faces: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(FolderStore, "read", fail)
     refusal(lambda: pack(faces, tmp_path / "packed", "quarantine", 1, silent), "cannot be read (Input/output error)")
     assert not (tmp_path / "packed").exists()
+
+
+def test_a_packed_set_says_whose_images_it_has(faces: Path, packed: Path, tmp_path: Path) -> None:
+    """By it a model's card names the licence of the data; one of an earlier version does not say."""
+    assert data_kind(packed) == data_kind(faces) == "synthetic"
+    manifest = json.loads((packed / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "data_kind": "celeba"}))
+    assert data_kind(tmp_path) == "celeba"
+    del manifest["data_kind"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert data_kind(tmp_path) == "own"
 
 
 def test_a_packed_set_without_its_manifest_is_known(packed: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from random_model import write_model
 import distrib
 from distrib.config import Config
 from distrib.data.batch import Crop
-from distrib.model.card import data_kind, model_card
+from distrib.data.kind import data_kind
+from distrib.model.card import model_card
 from distrib.model.trained import Description
 
 NASTY = "<script>alert(1)</script>|`a``b`_*x*\n# big"
@@ -121,6 +122,10 @@ def test_a_model_without_a_defined_score_has_a_card(tmp_path: Path) -> None:
 
 def test_the_kind_of_data_is_seen(faces: Path, tmp_path: Path) -> None:
     assert data_kind(faces) == "synthetic"
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/archive.parquet").touch()
+    assert data_kind(tmp_path / "packed") == "own"  # it may be anybody's
+    (tmp_path / "list_attr_celeba.txt").touch()
     assert data_kind(tmp_path) == "celeba"
     (tmp_path / "table.csv").touch()
     assert data_kind(tmp_path) == "own"
