@@ -29,6 +29,7 @@ from distrib.data.reader import ImageReader
 from distrib.data.separation import OnProgress, check_labels
 from distrib.data.shards import INDEX, MANIFEST, VERSION, DataKind, Manifest, Shard, is_packed, read_manifest
 from distrib.data.splits import digest
+from distrib.data.store import FolderStore
 from distrib.data.table import SPLITS, Table, read_table
 from distrib.data.verification import ERRORS, Facts, Finding, examine, findings_of_set
 
@@ -253,14 +254,26 @@ def _make_shards(
             record = folder / f"{name}.json"
             if record.exists():
                 shards[name] = [_sample(values) for values in json.loads(record.read_bytes())]
-                report("verifying and packing", len(rows), len(table))
-                continue
+                if _unchanged(table, shards[name], record):
+                    report("verifying and packing", len(rows), len(table))
+                    continue
+                record.unlink()
             with staged(folder / f"{name}.tar") as file:
                 shards[name], broken = _write_shard(table, rows, keys, file, pool, workers, report)
             findings += broken
             if not broken:  # what is broken may be whole the next time
                 write_whole(record, json.dumps(shards[name]))
     return {name: samples for name, samples in shards.items() if samples}, findings
+
+
+def _unchanged(table: Table, samples: Sequence[Sample], record: Path) -> bool:
+    """Whether the images of a shard, where they are files, have not been written since it was recorded."""
+    store = table.store
+    if not isinstance(store, FolderStore):
+        return True
+    packed = record.stat().st_mtime
+    found = ((store.path(sample.row).stat(), sample.size) for sample in samples)
+    return all(file.st_size == size and file.st_mtime <= packed for file, size in found)
 
 
 def _plan(table: Table) -> Iterator[tuple[str, list[int]]]:

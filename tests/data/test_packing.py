@@ -244,6 +244,28 @@ def test_dali_reads_the_shards_by_their_indices(packed: Path, faces: Path) -> No
         assert json.loads(labels.at(place).tobytes())["name"] == table.names[row]
 
 
+def test_images_that_are_written_anew_between_two_tries_are_packed_anew(tmp_path: Path) -> None:
+    """A broken image has ended the first, after whole shards; and then all were fetched once more."""
+    source, out = tmp_path / "source", tmp_path / "packed"
+    source.mkdir()
+    names = [f"{number}.jpg" for number in range(4)]
+    for number, name in enumerate(names):
+        (source / name).write_bytes(jpeg(number))
+    (source / "0.jpg").write_bytes(b"broken")
+    lines = [f"{name},{number % 2},{'train' if number < 2 else 'valid'}" for number, name in enumerate(names)]
+    (source / "table.csv").write_text("\n".join(["image,happy,split", *lines]) + "\n")
+    refusal(lambda: pack(source, out, "stop", 1, silent), "0.jpg")
+    shard = tmp_path / ".packed.partial/valid-000000.json"
+    assert shard.exists()
+    packed = shard.stat().st_mtime
+    for number, name in enumerate(names):
+        (source / name).write_bytes(jpeg(number + 10))
+        os.utime(source / name, (packed + 1, packed + 1))
+    pack(source, out, "stop", 1, silent)
+    table = read_table(out)
+    assert [table.store.read(row) for row in range(4)] == [jpeg(number + 10) for number in range(4)]
+
+
 def test_names_that_are_no_keys_are_numbered(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     names = ["my face.jpg", "v1.2.jpg", "é.png"]
