@@ -59,7 +59,7 @@ class StudyFolder:
 
     def has_runs(self) -> bool:
         """Whether runs of trials are here."""
-        return any(each.is_dir() for each in self.trials.glob(f"{self._name}-*"))
+        return any((each / "events.jsonl").is_file() for each in self.trials.glob(f"{self._name}-*"))
 
     @contextmanager
     def lock(self, name: Literal["study", "publishing"] = "study") -> Iterator[None]:
