@@ -42,6 +42,7 @@ class FinishedRun:
         table: with the attributes that the model knows.
         splits: of the table; where it is not that of the training, all but test may be empty.
         model: of the best epoch, on the device.
+        images: digests of the names and labels of the images of `scored`, and of the colours of some of them.
         predictions: of that model, for each of `scored`.
     """
 
@@ -51,6 +52,7 @@ class FinishedRun:
     table: Table
     splits: Splits
     model: TrainedModel
+    images: str
     predictions: dict[str, Predictions]
 
     @property

@@ -165,13 +165,14 @@ def open_run(
     splits = splits_of_training(table, config.data, description.training.get("data"))
     # A fold was of the data of the training.
     splits = splits or make_splits(table, config.data.model_copy(update={"fold": "none"}), needs=("test",))
+    images = _digests(table, splits)
     try:
-        predictions = _predictions(folder, model, config, table, splits)
+        predictions = _predictions(folder, model, config, table, splits, images)
     except UserError as error:
         predictions = _Unavailable(error)
     except Exception as error:  # such as a GPU without room for the images
         predictions = _Unavailable(UserError(f"the images could not be scored ({_sentence(error)})"))
-    return FinishedRun(folder, config, whole, table, splits, model, predictions)
+    return FinishedRun(folder, config, whole, table, splits, model, images, predictions)
 
 
 def read_data(config: DataConfig) -> Table:
@@ -185,7 +186,7 @@ def read_data(config: DataConfig) -> Table:
 
 
 def _predictions(
-    folder: Path, model: TrainedModel, config: Config, table: Table, splits: Splits
+    folder: Path, model: TrainedModel, config: Config, table: Table, splits: Splits, images: str
 ) -> dict[str, Predictions]:
     """Those kept by an earlier report, where model, images and precision are the same; else made, and kept.
 
@@ -193,8 +194,7 @@ def _predictions(
         UserError: if an image cannot be read, or the run folder cannot be written.
     """
     file = folder / "report/predictions.npz"
-    scored = f"{digest(table, splits.valid, splits.test)} {_digest_of_colours(table, splits)}"
-    made_from = f"{_digest_of_model(folder)} {scored} {config.train.precision}"
+    made_from = f"{_digest_of_model(folder)} {images} {config.train.precision}"
     try:
         kept = load_predictions(file, made_from)
     except UserError:
@@ -259,11 +259,10 @@ def _validation_logits(
 
 def _prepare(report: Path, run: FinishedRun) -> None:
     """Make the folders of a report; what an earlier one left is removed, for a report is of one model and data."""
-    model = _digest_of_model(run.folder)
-    scored = f"{model} {digest(run.table, run.splits.valid, run.splits.test)}"
-    tuned_for = run.model.description.tuned_for
-    by_names = scored if tuned_for == "f1" else f"{scored} {tuned_for}"
-    made_from = f"{by_names} {_digest_of_colours(run.table, run.splits)}"
+    model, tuned_for = _digest_of_model(run.folder), run.model.description.tuned_for
+    names, colours = run.images.split()
+    by_names = f"{model} {names}" if tuned_for == "f1" else f"{model} {names} {tuned_for}"
+    made_from = f"{by_names} {colours}"
     known = report / "data/model.txt"
     # Earlier reports name no colours, and before that their model alone, and are then of the run's own data.
     earlier = known.read_text(encoding="utf-8") if known.exists() else ""
@@ -276,10 +275,10 @@ def _prepare(report: Path, run: FinishedRun) -> None:
     write_whole(known, made_from)
 
 
-def _digest_of_colours(table: Table, splits: Splits) -> str:
-    """By it other images under the same names are noticed."""
+def _digests(table: Table, splits: Splits) -> str:
+    """What `FinishedRun.images` is; by the colours other images under the same names are noticed."""
     colours = sample_colours(table, np.concatenate([splits.valid, splits.test]))
-    return hashlib.sha256(repr(colours).encode()).hexdigest()[:16]
+    return f"{digest(table, splits.valid, splits.test)} {hashlib.sha256(repr(colours).encode()).hexdigest()}"
 
 
 def _digest_of_model(folder: Path) -> str:

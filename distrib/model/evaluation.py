@@ -304,8 +304,8 @@ def logits_of(
 ) -> NDArray[np.float32]:
     """Logits float32 [N, A] of the model for these rows, the same array on every rank."""
     about = model.description
-    as_trained = {"image_size": about.image_size, "crop": about.crop, "grow": "none"}  # evaluation is at full size
-    data = DataConfig.model_validate({**dict(config.data), **as_trained})
+    asked = {"image_size": about.image_size, "crop": about.crop, "grow": "none"}  # evaluation is at full size
+    data = DataConfig.model_validate({**dict(config.data), **asked})
     decoder: Decoder = make_decoder(data, table, accelerator.device, options.batch_size)
     if accelerator.is_main_process and sys.stderr.isatty():
         decoder = Shown(decoder, -(-len(rows) // accelerator.num_processes // options.batch_size))

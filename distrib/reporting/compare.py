@@ -303,7 +303,8 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
             "the attributes."
         )
     drawn = any(run.config.get("data.split") != "official" or run.config.get("data.fold") != "none" for run in runs)
-    pictures = [key for key in PICTURES + DRAWN * drawn if len({run.config.get(key) for run in runs}) > 1]
+    keys = PICTURES + DRAWN if drawn else PICTURES
+    pictures = [key for key in keys if len({run.config.get(key) for run in runs}) > 1]
     if pictures:
         notes.append(f"The runs differ in {', '.join(pictures)}, so they may have been scored on different images.")
     if len({run.test_images for run in runs if run.test_images is not None}) > 1:

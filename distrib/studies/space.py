@@ -185,20 +185,29 @@ def _dimension(name: str, entry: Any, base: Config, before: Mapping[str, Dimensi
         if key not in allowed:
             raise UserError(f"{where} has {key}{nearest(str(key), allowed)}: expected {', '.join(allowed)}")
     when = _when(where, entry.get("when"), before)
-    for condition, values in when.items():
-        # What is varied under a condition may be valid under it alone, such as optim.nesterov with sgd.
-        base = with_changes(base, "space", (before[condition].settings or {})[values[0]])
+    bases = _bases(base, when, before)
     if "variants" in entry:
-        settings = _variants(name, entry["variants"], base)
+        settings = _variants(name, entry["variants"], bases)
     else:
         check_key(name, "space")
         if "low" in entry:
-            return _range(name, entry, base, when)
-        settings = _choices(name, entry["choices"], base)
+            return _range(name, entry, bases, when)
+        settings = _choices(name, entry["choices"], bases)
     from optuna.distributions import CategoricalDistribution
 
     labels = tuple(settings)
     return Dimension(name, CategoricalDistribution(labels), settings, when, labels)
+
+
+def _bases(base: Config, when: Mapping[str, tuple[Setting, ...]], before: Mapping[str, Dimension]) -> list[Config]:
+    """The base in each way in which conditions hold: some values are valid under them alone, as optim.nesterov is with
+    sgd."""
+    bases = [base]
+    for name, values in when.items():
+        condition = before[name]
+        under = [each for base in bases for each in _bases(base, condition.when, before)]
+        bases = [with_changes(each, "space", (condition.settings or {})[value]) for each in under for value in values]
+    return bases
 
 
 def _when(where: str, entry: Any, before: Mapping[str, Dimension]) -> dict[str, tuple[Setting, ...]]:
@@ -219,12 +228,12 @@ def _when(where: str, entry: Any, before: Mapping[str, Dimension]) -> dict[str, 
     return found
 
 
-def _choices(name: str, values: Any, base: Config) -> dict[Setting, Mapping[str, Any]]:
+def _choices(name: str, values: Any, bases: Sequence[Config]) -> dict[Setting, Mapping[str, Any]]:
     if not isinstance(values, list) or not values:
         raise UserError(f"space.{name} is {values!r}: expected a list of values")
     settings: dict[Setting, Mapping[str, Any]] = {}
     for value in values:
-        with_changes(base, "space", {name: value})
+        _check(bases, "space", {name: value})
         label = value if value is None or isinstance(value, str | int | float | bool) else json.dumps(value)
         if label in settings:  # Optuna tells choices apart by ==, as a mapping does
             raise UserError(f"space.{name} names {short(label)} twice: name each value once")
@@ -232,19 +241,21 @@ def _choices(name: str, values: Any, base: Config) -> dict[Setting, Mapping[str,
     return settings
 
 
-def _variants(name: str, entry: Any, base: Config) -> dict[Setting, Mapping[str, Any]]:
+def _variants(name: str, entry: Any, bases: Sequence[Config]) -> dict[Setting, Mapping[str, Any]]:
     if name in keys():
         raise UserError(f"space.{name} has variants, and is the name of a setting: choose another name")
     if not isinstance(entry, dict) or not all(isinstance(each, dict) for each in entry.values()) or not entry:
         raise UserError(f"space.{name}.variants is {entry!r}: expected names, and for each the settings it stands for")
     settings: dict[Setting, Mapping[str, Any]] = {}
     for label, changes in entry.items():
-        with_changes(base, f"space.{name}.variants.{label}", changes)
+        _check(bases, f"space.{name}.variants.{label}", changes)
         settings[str(label)] = changes
     return settings
 
 
-def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str, tuple[Setting, ...]]) -> Dimension:
+def _range(
+    name: str, entry: Mapping[str, Any], bases: Sequence[Config], when: Mapping[str, tuple[Setting, ...]]
+) -> Dimension:
     from optuna.distributions import FloatDistribution, IntDistribution
 
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
@@ -254,8 +265,8 @@ def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str,
             raise UserError(f"{where}.{key} is {value!r}, which is refused: it should be a number")
     if not isinstance(log, bool):
         raise UserError(f"{where}.log is {log!r}, which is refused: it should be true or false")
-    with_changes(base, "space", {name: low})
-    with_changes(base, "space", {name: high})
+    _check(bases, "space", {name: low})
+    _check(bases, "space", {name: high})
     if int in _types(name):
         if isinstance(step, float) and not step.is_integer():
             raise UserError(f"{where}.step is {step}, which is refused: it should be a whole number, as {name} is")
@@ -288,6 +299,12 @@ def _range(name: str, entry: Mapping[str, Any], base: Config, when: Mapping[str,
 def _types(key: str) -> set[type]:
     """The types that a key of the configuration takes: of `int | None`, int and NoneType."""
     return set(Takes.of(keys()[key]).types)
+
+
+def _check(bases: Sequence[Config], where: str, changes: Any) -> None:
+    """Raises UserError if changes are not valid over each of these."""
+    for base in bases:
+        with_changes(base, where, changes)
 
 
 def with_changes(config: Config, where: str, changes: Any) -> Config:

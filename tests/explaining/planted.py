@@ -58,6 +58,7 @@ def planted_study(
         table=table,
         splits=splits,
         model=TrainedModel(AttributeClassifier(count).eval(), description, table.store.folder),
+        images="planted planted",
         predictions={
             split: Predictions.of(split, table, rows, logits_NA[rows])
             for split, rows in (("valid", splits.valid), ("test", splits.test))

@@ -46,7 +46,7 @@ def study(faces: Path, net: AttributeClassifier) -> FinishedRun:
         temperature=(1.5, 1.0, 1.0), thresholds=(0.45, 0.5, 0.5),
     )  # fmt: skip
     splits, model = make_splits(table, config.data), TrainedModel(net, description, faces)
-    study = FinishedRun(faces, config, whole, table, splits, model, {})
+    study = FinishedRun(faces, config, whole, table, splits, model, "", {})
     rows = study.splits.test
     logits_NA = study.model.logits(study.pictures(rows))
     return replace(study, predictions={"test": Predictions.of("test", table, rows, logits_NA)})

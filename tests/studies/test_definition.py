@@ -130,8 +130,14 @@ def test_what_is_valid_under_its_condition_alone_may_be_varied(tmp_path: Path) -
     configs = [found.config(point, {}, None) for point in found.points()]
     expected = [("adamw", False), ("sgd", False), ("sgd", True)]
     assert [(each.optim.name, each.optim.nesterov) for each in configs] == expected
-    with pytest.raises(UserError, match=r"space: .*optim\.nesterov"):
-        study(tmp_path, GRID + space.replace("NAME", "adamw"))
+    for never in ("adamw", "[sgd, adamw]"):
+        with pytest.raises(UserError, match=r"space: .*optim\.nesterov"):
+            study(tmp_path, GRID + space.replace("NAME", never))
+    nested = space.replace("{optim.name: NAME}", "{optim.momentum: 0.9}").replace(
+        "{optim.nesterov", "{optim.momentum: {choices: [0.5, 0.9], when: {optim.name: sgd}}, optim.nesterov"
+    )
+    found = study(tmp_path, GRID + nested)
+    assert sum(found.config(point, {}, None).optim.nesterov for point in found.points()) == 1
 
 
 def test_values_that_are_lists_are_choices_too(tmp_path: Path) -> None:
