@@ -178,6 +178,20 @@ def test_only_remakes_what_it_names_and_goes_on_with_the_same_wandb_run(run: Pat
     assert len(set(run_ids(run))) == 1
 
 
+def test_what_nobody_has_is_left_out_of_a_guess_as_it_is_of_the_means(run: Path) -> None:
+    file = run / "report/data/scores.json"
+    scores = json.loads(file.read_text())
+    counts = ((0, 5), (1, 5), (2, 5))
+    for attribute, (positives, images) in zip(scores["data"]["attributes"], counts, strict=True):
+        attribute["positives"]["test"], attribute["images"]["test"] = positives, images
+    file.write_text(json.dumps(scores))
+    assert main([str(run), "--only", "roc", "--tracking.mode", "disabled"]) == 0
+    cards = {card["label"]: card for card in result(run, "overview")["data"]["cards"]}
+    assert cards["Average precision"]["baseline"] == pytest.approx((1 / 5 + 2 / 5) / 2)
+    always_yes = [2 * share / (1 + share) for share in (1 / 5, 2 / 5)]
+    assert cards["F1, tuned thresholds"]["baseline"] == pytest.approx(sum(always_yes) / 2)
+
+
 def test_a_run_that_is_at_work_is_not_reported_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = RunFolder(run)
     training.lock()

@@ -87,6 +87,10 @@ def test_test_scores_of_different_pictures_are_noted(runs: list[Path], tmp_path:
             content = json.loads(file.read_text())
             content["data"]["test_images"] = "one" if same or not number else "other"
             file.write_text(json.dumps(content))
+            # What the settings say of it is said as well.
+            config = yaml.safe_load((run / "config.yaml").read_text())
+            config["data"]["fold"] = f"{number}/5"
+            (run / "config.yaml").write_text(yaml.safe_dump(config))
         page = render_comparison(copies, tmp_path / "compare.html").read_text(encoding="utf-8")
         assert (note in page) != same
 
