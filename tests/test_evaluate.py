@@ -14,9 +14,11 @@ import pytest
 from accelerate.state import AcceleratorState
 from launching import launch, read_metrics
 from random_model import write_model
+from small_run import copied
 
 from distrib import evaluate as program
 from distrib import train
+from distrib.cli.explain import main as explain
 from distrib.cli.export import main as export
 from distrib.config import TUNED_SCORES, DataConfig
 from distrib.data.images import decode
@@ -31,13 +33,14 @@ FLOAT32 = ("--device", "cpu", "--precision", "no")
 
 @pytest.fixture(scope="module")
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs that takes seconds, whose images grow."""
+    """A run of two epochs that takes seconds, whose images grow, and which is evaluated by the middle of each."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     AcceleratorState._reset_state(reset_partial_state=True)
     options = [
         "--run.folder", folder, "--run.device", "cpu", "--data.root", faces, "--data.attributes", *ATTRIBUTES,
         "--data.image-size", 32, 32, "--train.batch-size", 16, "--train.epochs", 2, "--train.precision", "no",
         "--explain.after-training", False, "--tracking.mode", "disabled", "--data.grow", "16@0 32@0.5",
+        "--data.min-zoom", 0.7, "--data.eval-zoom", 0.85,
     ]  # fmt: skip
     assert train.main([*map(str, options)]) == 0
     return folder
@@ -256,6 +259,24 @@ def test_a_checkpoint_can_be_scored(run: Path, tmp_path: Path) -> None:
     result, _ = evaluate(tmp_path, last, "--split", "valid")
     assert result["epoch"] == 2
     assert result["mean"]["roc_auc"] == pytest.approx(read_metrics(run)[-1]["val_roc_auc"], abs=1e-6)
+
+
+def test_the_report_looks_at_the_same_part_of_each_image(run: Path, tmp_path: Path) -> None:
+    again = copied(run, tmp_path / "run")
+    (again / "best/validation.safetensors").unlink()  # so that the report has to score these images too
+    assert explain([str(again), "--only", "scores", "--run.device", "cpu", "--tracking.mode", "disabled"]) == 0
+    means = json.loads((again / "report/data/scores.json").read_text())["data"]["means"]
+    for split in ("valid", "test"):
+        result, _ = evaluate(tmp_path, run, "--split", split)
+        assert means[split]["roc_auc"] == pytest.approx(result["mean"]["roc_auc"], abs=1e-6)
+        assert means[split]["loss"] == pytest.approx(result["mean"]["loss"], abs=1e-6)
+    best = next(row for row in read_metrics(run) if row["epoch"] == load(run).description.epoch)
+    assert means["valid"]["loss"] == pytest.approx(best["val_loss"], abs=1e-6)
+    # The whole of each image has other scores.
+    about = json.loads((again / "best/model.json").read_text())
+    (again / "best/model.json").write_text(json.dumps({**about, "eval_zoom": 1.0}))
+    whole, _ = evaluate(tmp_path, again, "--split", "test")
+    assert whole["mean"]["loss"] != pytest.approx(means["test"]["loss"], abs=1e-4)
 
 
 def test_a_model_against_itself_differs_by_nothing(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,8 +276,10 @@ def test_a_heat_map_lies_where_the_model_looked(model: Path) -> None:
     assert (drawn[400:] < 100).any()
 
 
-def test_the_fit_is_the_models_own(model: Path) -> None:
+@pytest.mark.parametrize("zoom", [1, 0.8])
+def test_the_fit_is_the_models_own(model: Path, zoom: float) -> None:
     trained = load(model)
+    trained = replace(trained, description=trained.description.model_copy(update={"eval_zoom": zoom}))
     y, x = np.mgrid[0:218, 0:178]
     ramps = np.stack((x, y, 0 * x), axis=2).astype(np.uint8)
     fitted = trained.fit(ramps)

@@ -86,6 +86,10 @@ class DataConfig(Section):
     """Mirror half of the training images left to right."""
     min_zoom: float = Field(1.0, gt=0, le=1)
     """Smallest side of a random training crop as a fraction of the crop's side; 1: no random crop."""
+    eval_zoom: float = Field(1.0, gt=0, le=1)
+    """Side of the centred part that evaluation and prediction look at, as a fraction of the crop's side; 1: the whole
+    crop. Random crops show faces larger than the whole crop does; with their mean side, (1 + data.min_zoom) / 2, both
+    see them equally large (Touvron et al., Fixing the train-test resolution discrepancy, NeurIPS 2019)."""
     decoder: Literal["auto", "dali", "torch"] = "auto"
     """dali: NVIDIA DALI, on the GPU where there is one; torch: worker threads on the CPU; auto: dali on a GPU where it
     is installed, else torch."""

@@ -47,11 +47,16 @@ class Request:
         return Request(*arrays, self.epoch, self.size)
 
     @classmethod
-    def centred(cls, ids: NDArray[np.int64]) -> "Request":
-        """The whole crop of each image, not mirrored: what evaluation looks at."""
+    def centred(cls, ids: NDArray[np.int64], zoom: float = 1.0) -> "Request":
+        """The middle of the crop of each image, not mirrored: what evaluation looks at.
+
+        Args:
+            ids: int64 [B], rows of the table.
+            zoom: in (0, 1], its side as a fraction of the crop's; 1: the whole crop.
+        """
         count = len(ids)
         half = np.full(count, 0.5)
-        return cls(ids, zoom=np.ones(count), top=half, left=half, flip=np.zeros(count, dtype=np.bool_))
+        return cls(ids, zoom=np.full(count, zoom), top=half, left=half, flip=np.zeros(count, dtype=np.bool_))
 
 
 def crop_regions(

@@ -136,10 +136,20 @@ class Plan:
             yield from (batch[group::groups] for group in range(rank, groups, ranks))
 
 
-def evaluation_batches(rows: NDArray[np.int64], size: int, rank: int, ranks: int) -> Iterator[Request]:
-    """A rank's part of the rows, each row once over all ranks, unchanged images; the last batch may be short."""
+def evaluation_batches(
+    rows: NDArray[np.int64], size: int, rank: int, ranks: int, zoom: float = 1.0
+) -> Iterator[Request]:
+    """A rank's part of the rows, each row once over all ranks, the middle of each crop; the last batch may be short.
+
+    Args:
+        rows: int64 [N], of the table.
+        size: images of a batch.
+        rank: that asks.
+        ranks: that share the rows.
+        zoom: `data.eval_zoom`.
+    """
     mine = rows[rank::ranks]
-    return (Request.centred(mine[start : start + size]) for start in range(0, len(mine), size))
+    return (Request.centred(mine[start : start + size], zoom) for start in range(0, len(mine), size))
 
 
 @lru_cache(maxsize=2)

@@ -272,12 +272,13 @@ def _aligned(run: FinishedRun, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[n
 
 def _parts_in_input(run: FinishedRun, boxes: Boxes, rows: NDArray[np.int64]) -> list[dict[str, NDArray[np.float64]]]:
     """Part -> box, in pixels of the network's input, of the images of some rows."""
-    reader, description = ImageReader(run.table), run.model.description
+    reader, about = ImageReader(run.table), run.model.description
     found = []
     for row in rows.tolist():
         of_picture = boxes.get(run.table.names[row], {})
         corners = np.array(list(of_picture.values())).reshape(-1, 4)
-        moved = in_input(corners, decode(reader.read(row)).shape[:2], description.crop, description.image_size)
+        picture = decode(reader.read(row)).shape[:2]
+        moved = in_input(corners, picture, about.crop, about.eval_zoom, about.image_size)
         found.append(dict(zip(of_picture, moved, strict=True)))
     return found
 

@@ -159,7 +159,8 @@ def open_run(
     """
     model = (model or load(folder)).to(config.run.device)
     description = model.description
-    config = config.replace("data", image_size=description.image_size, crop=description.crop)
+    as_model = {name: getattr(description, name) for name in ("image_size", "crop", "eval_zoom")}
+    config = config.replace("data", **as_model)
     whole = read_data(config.data) if whole is None else whole
     table = model.labels(whole, config.data.root)
     splits = splits_of_training(table, config.data, description.training.get("data"))
@@ -235,7 +236,8 @@ def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.
     size = min(256, config.train.batch_size)
     decoder = make_decoder(config.data, table, model.device, size)
     precision = AUTOCAST[config.train.precision]
-    return score_rows(model.net, decoder, rows, len(model.attributes), size, model.device, precision)
+    zoom = config.data.eval_zoom
+    return score_rows(model.net, decoder, rows, len(model.attributes), size, zoom, model.device, precision)
 
 
 def _validation_logits(

@@ -53,7 +53,7 @@ def read_boxes(file: Path) -> Boxes:
 
 
 def in_input(
-    boxes: NDArray[np.float64], picture: tuple[int, int], crop: Crop, size: tuple[int, int]
+    boxes: NDArray[np.float64], picture: tuple[int, int], crop: Crop, zoom: float, size: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Boxes [n, 4] of an image file in pixels of the network's input.
 
@@ -61,12 +61,12 @@ def in_input(
         boxes: left, top, right, bottom in pixels of the image file.
         picture: height and width of the file.
         crop: as the network's images are cut, see `crop_regions`.
+        zoom: how much of the crop it is given, `data.eval_zoom`.
         size: height and width of the network's input.
     """
-    whole = Request.centred(np.zeros(1, np.int64))
-    top, left, height, width = crop_regions(whole, np.array(picture[:1]), np.array(picture[1:]), crop)[0]
-    zoom = np.array([size[1] / width, size[0] / height])
-    moved = (boxes.reshape(-1, 2, 2) - (left, top)) * zoom
+    request = Request.centred(np.zeros(1, np.int64), zoom)
+    top, left, height, width = crop_regions(request, np.array(picture[:1]), np.array(picture[1:]), crop)[0]
+    moved = (boxes.reshape(-1, 2, 2) - (left, top)) * (size[1] / width, size[0] / height)
     clipped: NDArray[np.float64] = np.clip(moved, 0, (size[1], size[0])).reshape(-1, 4)
     return clipped
 

@@ -54,6 +54,7 @@ def model_card(description: Description) -> str:
         height=height,
         width=width,
         crop=description.crop,
+        eval_zoom=description.eval_zoom,
         split=_validated_on(description),
         images=_number(description.validation.get("images"), 0),
         epoch=description.epoch,

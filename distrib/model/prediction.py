@@ -350,7 +350,8 @@ def percent(probability: float) -> str:
 
 def fitting(about: Description, height: int, width: int) -> NDArray[np.float64]:
     """The transform [2, 3] that `TrainedModel.fit` applies to an image of this size."""
-    (region,) = crop_regions(Request.centred(np.zeros(1, np.int64)), np.array([height]), np.array([width]), about.crop)
+    request = Request.centred(np.zeros(1, np.int64), about.eval_zoom)
+    (region,) = crop_regions(request, np.array([height]), np.array([width]), about.crop)
     top, left, crop_height, crop_width = region.tolist()
     down, across = about.image_size[0] / crop_height, about.image_size[1] / crop_width
     return np.array([[across, 0, across * (0.5 - left) - 0.5], [0, down, down * (0.5 - top) - 0.5]])

@@ -50,6 +50,7 @@ class Description(pydantic.BaseModel):
         image_size: height and width of the network's input in pixels.
         crop: "square", the largest centred square of an image; a number, the centred square with this share of that
             side; or "full", all of the image.
+        eval_zoom: side of the centred part of that crop that the network is given, as a fraction of the crop's side.
         mean: of the channels, on the scale 0 … 255; normalisation is the network's first operation.
         std: deviations of the channels, on the same scale.
         temperature: A; the probability is sigmoid(logit / temperature), fitted on validation.
@@ -69,6 +70,7 @@ class Description(pydantic.BaseModel):
     attributes: tuple[str, ...] = pydantic.Field(min_length=1)
     image_size: tuple[Side, Side]
     crop: Literal["square", "full"] | Annotated[float, pydantic.Field(ge=0.1, le=1)]
+    eval_zoom: float = pydantic.Field(1.0, gt=0, le=1)
     mean: tuple[Finite, Finite, Finite] = MEAN
     std: tuple[Positive, Positive, Positive] = STD
     temperature: tuple[Positive, ...]
@@ -180,7 +182,7 @@ class TrainedModel:
         return table.select(self.attributes)
 
     def fit(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
-        """An image as the network takes it, uint8 [height, width, 3]: cropped and resized as in training.
+        """An image as the network takes it, uint8 [height, width, 3]: cropped and resized as in validation.
 
         Args:
             image: one that Pillow has opened, which is read as training reads its file (turned upright by its EXIF,
@@ -190,8 +192,9 @@ class TrainedModel:
         Raises:
             UserError: if it is something else, such as floats or a batch; with the remedy.
         """
-        request = Request.centred(np.zeros(1, np.int64))
-        return np.ascontiguousarray(cut(_pixels(image), request, self.description.crop, self.description.image_size))
+        about = self.description
+        request = Request.centred(np.zeros(1, np.int64), about.eval_zoom)
+        return np.ascontiguousarray(cut(_pixels(image), request, about.crop, about.image_size))
 
     @torch.inference_mode()
     def logits(self, images_BHWC: NDArray[np.uint8] | torch.Tensor, batch_size: int = 64) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ def predict_logits(
     rows: NDArray[np.int64],
     attributes: int,
     batch_size: int,
+    zoom: float,
     before_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Logits float32 [N, A] of these rows, in their order, the same array on every rank.
@@ -36,12 +37,14 @@ def predict_logits(
         rows: int64 [N], rows of the table, each once.
         attributes: A.
         batch_size: images in a forward pass of one rank.
+        zoom: how much of each crop is looked at, `data.eval_zoom`.
         before_batch: called equally often on every rank, before each batch of the rank that has the most.
     """
     # Without DDP around it: ranks may have different numbers of batches here.
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    return score_rows(net, decoder, rows, attributes, batch_size, accelerator.device, None, rank, ranks, before_batch)
+    how = accelerator.device, None, rank, ranks, before_batch
+    return score_rows(net, decoder, rows, attributes, batch_size, zoom, *how)
 
 
 @torch.inference_mode()
@@ -51,6 +54,7 @@ def score_rows(
     rows: NDArray[np.int64],
     attributes: int,
     batch_size: int,
+    zoom: float,
     device: torch.device,
     precision: torch.dtype | None,
     rank: int = 0,
@@ -65,6 +69,7 @@ def score_rows(
         rows: int64 [N], rows of the table, each once.
         attributes: A.
         batch_size: images in a forward pass of one rank.
+        zoom: how much of each crop is looked at, `data.eval_zoom`.
         device: of the network.
         precision: that autocast is told, one of `AUTOCAST`; None: as the network computes by itself.
         rank: of this process.
@@ -80,7 +85,7 @@ def score_rows(
     filled = torch.zeros(len(rows), attributes + 1, device=device)
     mine = filled[rank::ranks]
     start = 0
-    batches = decoder.batches(evaluation_batches(rows, batch_size, rank, ranks))
+    batches = decoder.batches(evaluation_batches(rows, batch_size, rank, ranks, zoom))
     rounds = -(-len(filled[::ranks]) // batch_size)  # of rank 0; others may have one batch less
     for _ in range(rounds):
         before_batch()

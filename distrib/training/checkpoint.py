@@ -30,7 +30,7 @@ from distrib.data.reader import other_colours
 # epochs, learning rate and schedule, precision, decoder, ranks, logging …
 FIXED = (
     "data.attributes", "data.split", "data.split_fractions", "data.split_seed", "data.fold", "data.subset",
-    "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom",
+    "data.image_size", "data.grow", "data.crop", "data.flip", "data.min_zoom", "data.eval_zoom",
     *(f"augment.{name}" for name in AugmentConfig.model_fields), "model.name", "model.stem", "model.freeze",
     "model.frozen_statistics", "optim.name", "train.batch_size", "train.seed", "train.ema", "train.label_smoothing",
     "train.positive_weight", "checkpoint.best_score", "checkpoint.thresholds",

@@ -141,11 +141,12 @@ def validate(
         Those of the weights that are kept; and where these are an average, those of the trained network itself.
     """
     accelerator, rows, count = run.accelerator, run.splits.valid, len(run.table.attributes)
+    how = batch_size, run.config.data.eval_zoom, before_batch
     if state.average is None:
-        return predict_logits(accelerator, state.model, decoder, rows, count, batch_size, before_batch), None
+        return predict_logits(accelerator, state.model, decoder, rows, count, *how), None
     trained = accelerator.unwrap_model(state.model, keep_fp32_wrapper=True)
     both = SideBySide(state.average.net, trained)
-    logits = predict_logits(accelerator, both, decoder, rows, 2 * count, batch_size, before_batch)
+    logits = predict_logits(accelerator, both, decoder, rows, 2 * count, *how)
     kept, raw = (np.ascontiguousarray(half) for half in np.split(logits, 2, axis=1))
     return kept, raw
 

@@ -94,6 +94,7 @@ def describe(run: TrainingRun, epoch: int) -> Description:
         attributes=run.table.attributes,
         image_size=config.data.image_size,
         crop=config.data.crop,
+        eval_zoom=config.data.eval_zoom,
         temperature=(1.0,) * count,
         thresholds=(0.5,) * count,
         tuned_for=config.checkpoint.thresholds,

@@ -52,22 +52,30 @@ def test_a_file_that_is_no_table_of_boxes_is_refused(tmp_path: Path, text: str) 
 
 
 @pytest.mark.parametrize(
-    ("crop", "size"), [("full", (110, 90)), ("square", (89, 89)), ("square", (178, 178)), (0.83, (89, 89))]
+    ("crop", "zoom", "size"),
+    [
+        ("full", 1, (110, 90)),
+        ("square", 1, (89, 89)),
+        ("square", 1, (178, 178)),
+        (0.83, 1, (89, 89)),
+        (0.83, 0.925, (89, 89)),
+        ("full", 0.9, (110, 90)),
+    ],
 )
-def test_a_box_goes_where_its_pixels_go(crop: Crop, size: tuple[int, int]) -> None:
+def test_a_box_goes_where_its_pixels_go(crop: Crop, zoom: float, size: tuple[int, int]) -> None:
     for left, top, right, bottom in [(50, 88, 126, 102), (20, 30, 100, 110), (100, 120, 178, 218)]:
         pixels_HWC = np.zeros((218, 178, 3), np.uint8)
         pixels_HWC[top:bottom, left:right] = 255
-        fitted = cut(pixels_HWC, Request.centred(np.zeros(1, np.int64)), crop, size)[..., 0] > 127
+        fitted = cut(pixels_HWC, Request.centred(np.zeros(1, np.int64), zoom), crop, size)[..., 0] > 127
         box = np.array([[left, top, right, bottom]], float)
-        mask = inside(in_input(box, (218, 178), crop, size), size)
+        mask = inside(in_input(box, (218, 178), crop, zoom, size), size)
         both, either = (fitted & mask).sum(), (fitted | mask).sum()
         assert both / either > 0.93
 
 
 def test_a_part_outside_of_the_crop_is_nowhere() -> None:
     collar = np.array([[60.0, 205, 120, 218]])
-    assert not inside(in_input(collar, (218, 178), "square", (178, 178)), (178, 178), (30, 30)).any()
+    assert not inside(in_input(collar, (218, 178), "square", 1, (178, 178)), (178, 178), (30, 30)).any()
 
 
 # --- the measures

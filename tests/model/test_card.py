@@ -146,13 +146,26 @@ def test_names_show_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("crop", "stem"), [("square", "imagenet"), (0.83, "imagenet"), ("full", "imagenet"), ("square", "small")]
+    ("crop", "zoom", "stem"),
+    [
+        ("square", 1, "imagenet"),
+        (0.83, 1, "imagenet"),
+        (0.83, 0.925, "imagenet"),
+        ("full", 1, "imagenet"),
+        ("full", 0.9, "imagenet"),
+        ("square", 1, "small"),
+    ],
 )
 def test_the_ways_to_load_it_work_and_agree(
-    crop: Crop, stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    crop: Crop,
+    zoom: float,
+    stem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What the card tells the reader to run is run, beside an upright image of odd size."""
-    folder = write_model(tmp_path / "best", crop=crop, stem=stem)
+    folder = write_model(tmp_path / "best", crop=crop, eval_zoom=zoom, stem=stem)
     monkeypatch.chdir(folder)
     noise = np.random.default_rng(3).integers(0, 256, (11, 7, 3), np.uint8)
     Image.fromarray(noise).resize((75, 102), Image.Resampling.BICUBIC).save("face.jpg", quality=95)

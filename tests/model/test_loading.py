@@ -202,6 +202,8 @@ def test_a_damaged_model_is_refused(run: Path, tmp_path: Path, file: str, conten
         ("crop", "round"),
         ("crop", 0.0),
         ("crop", 1.5),
+        ("eval_zoom", 0.0),
+        ("eval_zoom", 1.5),
         ("mean", [1.0, 2.0]),
         ("std", [58.0, 0.0, 57.0]),
         ("temperature", [1.0, 2.0]),
@@ -247,15 +249,17 @@ def test_a_later_version_s_description_may_say_more(run: Path, tmp_path: Path) -
 # --- images in
 
 
+@pytest.mark.parametrize("zoom", [1.0, 0.925])
 @pytest.mark.parametrize(
     ("crop", "size"), [("full", SIZE), ("square", (48, 48)), (0.83, (48, 48)), ("full", (218, 178))]
 )
-def test_a_picture_is_fitted_as_the_decoder_fits_it(faces: Path, crop: Any, size: tuple[int, int]) -> None:
+def test_a_picture_is_fitted_as_the_decoder_fits_it(faces: Path, crop: Any, size: tuple[int, int], zoom: float) -> None:
     table = read_table(faces)
     config = DataConfig(root=faces, image_size=size, crop=crop, decoder="torch")
-    model = TrainedModel(AttributeClassifier(3).eval(), description(crop=crop, image_size=size), faces)
+    about = description(crop=crop, image_size=size, eval_zoom=zoom)
+    model = TrainedModel(AttributeClassifier(3).eval(), about, faces)
     rows = np.array([0, 17, 42])
-    (batch,) = TorchDecoder(config, table, torch.device("cpu")).batches(evaluation_batches(rows, 3, 0, 1))
+    (batch,) = TorchDecoder(config, table, torch.device("cpu")).batches(evaluation_batches(rows, 3, 0, 1, zoom))
     for row, wanted in zip(rows, batch.images_BHWC, strict=True):
         found = model.fit(decode(table.store.path(row).read_bytes()))
         assert found.dtype == np.uint8
