@@ -309,7 +309,8 @@ def test_a_group_with_nothing_under_it_has_its_defaults(tmp_path: Path, text: st
 
 # What every run has written that was trained before these settings were taken out.
 OFF = """
-augment: {cutmix: 0.0, erasing: 0.0, saturation: 0.0, hue: 0.0, blur: 0.0}
+augment: {cutmix: 0.0, erasing: 0.0, saturation: 0.0, hue: 0.0, blur: 0.0, rotation: 0.0, translation: 0.0, scale: 0.0,
+  brightness: 0.0, contrast: 0.0, grey: 0.0, mixup: 0.0}
 model: {stochastic_depth: 0.0, dropout: 0.0}
 optim: {layer_decay: null}
 train: {loss: bce, focal_gamma: 2.0, gamma_positive: 0.0, gamma_negative: 4.0, margin: 0.05}
@@ -323,6 +324,7 @@ def test_a_file_of_an_earlier_version_is_read_where_it_does_without_what_was_tak
         ("bce", "focal", "train.loss"),
         ("cutmix: 0.0", "cutmix: 1.0", "augment.cutmix"),
         ("hue: 0.0", "hue: 0.02", "augment.hue"),
+        ("rotation: 0.0", "rotation: 5.0", "augment.rotation"),
         ("layer_decay: null", "layer_decay: 0.8", "optim.layer_decay"),
     ):
         file = written(tmp_path, OFF.replace(there, other))
@@ -521,6 +523,8 @@ def test_the_refusal_names_the_unknown_key_whatever_it_begins_with(tmp_path: Pat
         ("data.image_size", "[64, 5000]"),
         ("data.min_zoom", "0"),
         ("data.min_zoom", "1.01"),
+        ("data.eval_zoom", "0"),
+        ("data.eval_zoom", "1.01"),
         ("data.subset", "0"),
         ("data.threads", "0"),
         ("data.prefetch", "0"),
@@ -811,6 +815,7 @@ def configs(draw: st.DrawFn) -> Config:
                 "flip": draw(st.booleans()),
                 "grow": draw(st.sampled_from(["none", f"{height}@0"])),
                 "min_zoom": draw(st.floats(1e-6, 1)),
+                "eval_zoom": draw(st.floats(1e-6, 1)),
                 "dali": {"hw_decoder_load": draw(st.floats(0, 1))},
             },
             "model": {

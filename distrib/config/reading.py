@@ -24,7 +24,8 @@ from distrib.config.yaml_files import read_settings
 WHATEVER = object()
 REMOVED = {
     "model.dropout": 0, "model.stochastic_depth": 0, "augment.cutmix": 0, "augment.erasing": 0, "augment.blur": 0,
-    "augment.saturation": 0, "augment.hue": 0, "optim.layer_decay": None, "train.loss": "bce",
+    "augment.saturation": 0, "augment.hue": 0, "augment.brightness": 0, "augment.contrast": 0, "augment.grey": 0,
+    "augment.rotation": 0, "augment.translation": 0, "augment.scale": 0, "optim.layer_decay": None, "train.loss": "bce",
     "train.focal_gamma": WHATEVER, "train.gamma_positive": WHATEVER, "train.gamma_negative": WHATEVER,
     "train.margin": WHATEVER,
 }  # fmt: skip

@@ -87,9 +87,10 @@ class DataConfig(Section):
     min_zoom: float = Field(1.0, gt=0, le=1)
     """Smallest side of a random training crop as a fraction of the crop's side; 1: no random crop."""
     eval_zoom: float = Field(1.0, gt=0, le=1)
-    """Side of the centred part that evaluation and prediction look at, as a fraction of the crop's side; 1: the whole
-    crop. Random crops show faces larger than the whole crop does; with their mean side, (1 + data.min_zoom) / 2, both
-    see them equally large (Touvron et al., Fixing the train-test resolution discrepancy, NeurIPS 2019)."""
+    """Height and width of the centred part that evaluation and prediction look at, as a fraction of the crop's; 1: the
+    whole crop. Random crops show faces larger than the whole crop does; with the mean of their sides,
+    (1 + data.min_zoom) / 2, evaluation sees faces as large as training does on average (Touvron et al., Fixing the
+    train-test resolution discrepancy, NeurIPS 2019)."""
     decoder: Literal["auto", "dali", "torch"] = "auto"
     """dali: NVIDIA DALI, on the GPU where there is one; torch: worker threads on the CPU; auto: dali on a GPU where it
     is installed, else torch."""
@@ -158,18 +159,6 @@ class AugmentConfig(Section):
 
     section: ClassVar[str] = "augment"
 
-    brightness: Fraction = 0.0
-    """Factor of the brightness, from 1 - this to 1 + this."""
-    contrast: Fraction = 0.0
-    """Factor of the contrast, from 1 - this to 1 + this, about the image's mean grey."""
-    grey: Fraction = 0.0
-    """Probability that an image loses its colours."""
-    rotation: float = Field(0.0, ge=0, le=180)
-    """Turn to either side, in degrees; beyond its borders an image is mirrored."""
-    translation: Fraction = 0.0
-    """Shift in either direction as a share of the side."""
-    scale: float = Field(0.0, ge=0, lt=1)
-    """Factor of the size, from 1 - this to 1 + this."""
     mixup: float = Field(0.0, ge=0, le=100)
     """Mix each image and its targets with another's of its group (train.norm_size); the share of the other is from the
     Beta distribution with both parameters this, such as 0.2; 0: off."""
