@@ -79,7 +79,7 @@ def test_every_batch_is_evaluated_on_the_gpu(precision: str) -> None:
 
     # Whether each row was filled once is asked of the values, which fakes do not have: all else has passed by then.
     with pytest.raises(DataDependentOutputException):
-        score_rows(net, Decoder(), np.arange(10), 2, 4, 1.0, CUDA, AUTOCAST[precision])  # type: ignore[arg-type]
+        score_rows(net, Decoder(), np.arange(10), 2, 4, CUDA, AUTOCAST[precision], zoom=1.0)  # type: ignore[arg-type]
     assert seen == [(size, "cuda", AUTOCAST[precision] or torch.float32) for size in (4, 4, 2)]
 
 

@@ -52,7 +52,7 @@ class Request:
 
         Args:
             ids: int64 [B], rows of the table.
-            zoom: in (0, 1], its side as a fraction of the crop's; 1: the whole crop.
+            zoom: in (0, 1], its height and width as a fraction of the crop's; 1: the whole crop.
         """
         count = len(ids)
         half = np.full(count, 0.5)

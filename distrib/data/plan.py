@@ -136,9 +136,7 @@ class Plan:
             yield from (batch[group::groups] for group in range(rank, groups, ranks))
 
 
-def evaluation_batches(
-    rows: NDArray[np.int64], size: int, rank: int, ranks: int, zoom: float = 1.0
-) -> Iterator[Request]:
+def evaluation_batches(rows: NDArray[np.int64], size: int, rank: int, ranks: int, zoom: float) -> Iterator[Request]:
     """A rank's part of the rows, each row once over all ranks, the middle of each crop; the last batch may be short.
 
     Args:

@@ -264,7 +264,7 @@ def _aligned(run: FinishedRun, pixels_HWC: NDArray[np.uint8]) -> tuple[NDArray[n
 
     faces = align(pixels_HWC)
     if not faces:
-        return run.model.fit(pixels_HWC), False, "No face was found in it, so the model was given all of it."
+        return run.model.fit(pixels_HWC), False, "No face was found in it, so the model was given it as it is."
     largest = max(faces, key=lambda each: 0 if each.face is None else each.face.box[2] * each.face.box[3])
     note = f"The largest of its {len(faces)} faces." if len(faces) > 1 else ""
     return run.model.fit(largest.pixels), largest.face is not None, note
@@ -277,8 +277,8 @@ def _parts_in_input(run: FinishedRun, boxes: Boxes, rows: NDArray[np.int64]) -> 
     for row in rows.tolist():
         of_picture = boxes.get(run.table.names[row], {})
         corners = np.array(list(of_picture.values())).reshape(-1, 4)
-        picture = decode(reader.read(row)).shape[:2]
-        moved = in_input(corners, picture, about.crop, about.eval_zoom, about.image_size)
+        height, width = decode(reader.read(row)).shape[:2]
+        moved = in_input(corners, about.region(height, width), about.image_size)
         found.append(dict(zip(of_picture, moved, strict=True)))
     return found
 

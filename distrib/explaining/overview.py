@@ -88,7 +88,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         (
             "Input",
             f"{height} x {width} pixels, crop {description.crop}"
-            + ("" if description.eval_zoom == 1 else f", of it the middle {description.eval_zoom:g}")
+            + ("" if description.eval_zoom == 1 else f", of which the central {description.eval_zoom:g}")
             + ("" if description.stem == "imagenet" else ", stem for small images"),
         ),
         (

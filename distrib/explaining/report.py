@@ -159,8 +159,7 @@ def open_run(
     """
     model = (model or load(folder)).to(config.run.device)
     description = model.description
-    as_model = {name: getattr(description, name) for name in ("image_size", "crop", "eval_zoom")}
-    config = config.replace("data", **as_model)
+    config = config.replace("data", **description.view)
     whole = read_data(config.data) if whole is None else whole
     table = model.labels(whole, config.data.root)
     splits = splits_of_training(table, config.data, description.training.get("data"))
@@ -236,8 +235,8 @@ def predict(model: TrainedModel, config: Config, table: Table, rows: NDArray[np.
     size = min(256, config.train.batch_size)
     decoder = make_decoder(config.data, table, model.device, size)
     precision = AUTOCAST[config.train.precision]
-    zoom = config.data.eval_zoom
-    return score_rows(model.net, decoder, rows, len(model.attributes), size, zoom, model.device, precision)
+    of_batch = len(model.attributes), size
+    return score_rows(model.net, decoder, rows, *of_batch, model.device, precision, zoom=config.data.eval_zoom)
 
 
 def _validation_logits(

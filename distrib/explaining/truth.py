@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrib.base.errors import UserError
-from distrib.data.batch import Crop, Request, crop_regions
 
 Boxes = dict[str, dict[str, tuple[float, float, float, float]]]  # file name -> part -> box
 
@@ -53,19 +52,16 @@ def read_boxes(file: Path) -> Boxes:
 
 
 def in_input(
-    boxes: NDArray[np.float64], picture: tuple[int, int], crop: Crop, zoom: float, size: tuple[int, int]
+    boxes: NDArray[np.float64], region: tuple[int, int, int, int], size: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Boxes [n, 4] of an image file in pixels of the network's input.
 
     Args:
         boxes: left, top, right, bottom in pixels of the image file.
-        picture: height and width of the file.
-        crop: as the network's images are cut, see `crop_regions`.
-        zoom: how much of the crop it is given, `data.eval_zoom`.
+        region: of the file that the network is given, see `Description.region`.
         size: height and width of the network's input.
     """
-    request = Request.centred(np.zeros(1, np.int64), zoom)
-    top, left, height, width = crop_regions(request, np.array(picture[:1]), np.array(picture[1:]), crop)[0]
+    top, left, height, width = region
     moved = (boxes.reshape(-1, 2, 2) - (left, top)) * (size[1] / width, size[0] / height)
     clipped: NDArray[np.float64] = np.clip(moved, 0, (size[1], size[0])).reshape(-1, 4)
     return clipped

@@ -113,8 +113,8 @@ def data_config(model: TrainedModel, options: DataOptions) -> DataConfig:
         raise UserError(f"{model.source} does not say which data it was trained on: name a data set by --data.root")
     if given.keys() & {"root", "split", "split_fractions", "split_seed"}:
         known |= {"subset": None, "fold": "none"}  # of another training split
-    of_model = {name: getattr(model.description, name) for name in ("attributes", "image_size", "crop", "eval_zoom")}
-    return DataConfig.model_validate({**known, **given, **of_model})
+    about = model.description
+    return DataConfig.model_validate({**known, **given, "attributes": about.attributes, **about.view})
 
 
 def data_of_training(model: TrainedModel) -> dict[str, Any]:
@@ -304,15 +304,15 @@ def logits_of(
 ) -> NDArray[np.float32]:
     """Logits float32 [N, A] of the model for these rows, the same array on every rank."""
     about = model.description
-    asked = {"image_size": about.image_size, "crop": about.crop, "eval_zoom": about.eval_zoom}
-    data = DataConfig.model_validate({**dict(config.data), **asked, "grow": "none"})  # evaluation is at full size
+    data = DataConfig.model_validate({**dict(config.data), **about.view, "grow": "none"})  # evaluation is at full size
     decoder: Decoder = make_decoder(data, table, accelerator.device, options.batch_size)
     if accelerator.is_main_process and sys.stderr.isatty():
         decoder = Shown(decoder, -(-len(rows) // accelerator.num_processes // options.batch_size))
     net = MirrorMean(model.net) if options.flip else model.net
     # For evaluation it is only moved and put under autocast: no DDP, which has no use for an ONNX file.
     net = accelerator.prepare_model(net, evaluation_mode=True)
-    return predict_logits(accelerator, net, decoder, rows, len(about.attributes), options.batch_size, data.eval_zoom)
+    of_batch = len(about.attributes), options.batch_size
+    return predict_logits(accelerator, net, decoder, rows, *of_batch, zoom=about.eval_zoom)
 
 
 class MirrorMean(nn.Module):

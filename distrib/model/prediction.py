@@ -27,7 +27,6 @@ from distrib.base.files import written_whole
 from distrib.base.json import to_json
 from distrib.base.paths import fitting_name
 from distrib.base.words import nearest, words
-from distrib.data.batch import Request, crop_regions
 from distrib.model.options import PredictOptions
 from distrib.model.trained import Description, TrainedModel, load
 from distrib.photographs.alignment import AlignedFace, align, compose, inverse, moved
@@ -350,9 +349,7 @@ def percent(probability: float) -> str:
 
 def fitting(about: Description, height: int, width: int) -> NDArray[np.float64]:
     """The transform [2, 3] that `TrainedModel.fit` applies to an image of this size."""
-    request = Request.centred(np.zeros(1, np.int64), about.eval_zoom)
-    (region,) = crop_regions(request, np.array([height]), np.array([width]), about.crop)
-    top, left, crop_height, crop_width = region.tolist()
+    top, left, crop_height, crop_width = about.region(height, width)
     down, across = about.image_size[0] / crop_height, about.image_size[1] / crop_width
     return np.array([[across, 0, across * (0.5 - left) - 0.5], [0, down, down * (0.5 - top) - 0.5]])
 

@@ -21,7 +21,7 @@ from distrib.base.paths import expanded_path, is_text
 from distrib.base.words import few, nearest
 from distrib.config import TUNED_SCORES, TunedScore
 from distrib.config.schema import Side
-from distrib.data.batch import Request, cut
+from distrib.data.batch import Request, crop_regions, cut
 from distrib.data.images import from_array, from_pillow
 from distrib.data.table import Table
 from distrib.model.network import MEAN, STD, AttributeClassifier
@@ -50,7 +50,8 @@ class Description(pydantic.BaseModel):
         image_size: height and width of the network's input in pixels.
         crop: "square", the largest centred square of an image; a number, the centred square with this share of that
             side; or "full", all of the image.
-        eval_zoom: side of the centred part of that crop that the network is given, as a fraction of the crop's side.
+        eval_zoom: height and width of the centred part of the crop that the network is given, as a fraction of the
+            crop's.
         mean: of the channels, on the scale 0 … 255; normalisation is the network's first operation.
         std: deviations of the channels, on the same scale.
         temperature: A; the probability is sigmoid(logit / temperature), fitted on validation.
@@ -81,6 +82,17 @@ class Description(pydantic.BaseModel):
     validation: dict[str, float | None] = {}
     validation_by_attribute: dict[str, dict[str, float | None]] = {}
     training: dict[str, Any] = {}
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What of an image the network is given, and at which size: settings of the data by their names."""
+        return {"image_size": self.image_size, "crop": self.crop, "eval_zoom": self.eval_zoom}
+
+    def region(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The region of an image of this size that the network is given: top, left, height and width in pixels."""
+        request = Request.centred(np.zeros(1, np.int64), self.eval_zoom)
+        (found,) = crop_regions(request, np.array([height]), np.array([width]), self.crop).tolist()
+        return tuple(found)
 
     @property
     def precision(self) -> str:

@@ -25,6 +25,7 @@ def predict_logits(
     rows: NDArray[np.int64],
     attributes: int,
     batch_size: int,
+    *,
     zoom: float,
     before_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
@@ -37,14 +38,14 @@ def predict_logits(
         rows: int64 [N], rows of the table, each once.
         attributes: A.
         batch_size: images in a forward pass of one rank.
-        zoom: how much of each crop is looked at, `data.eval_zoom`.
+        zoom: height and width of what is looked at, as a fraction of the crop's: `data.eval_zoom`.
         before_batch: called equally often on every rank, before each batch of the rank that has the most.
     """
     # Without DDP around it: ranks may have different numbers of batches here.
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    how = accelerator.device, None, rank, ranks, before_batch
-    return score_rows(net, decoder, rows, attributes, batch_size, zoom, *how)
+    on = accelerator.device, None, rank, ranks
+    return score_rows(net, decoder, rows, attributes, batch_size, *on, zoom=zoom, before_batch=before_batch)
 
 
 @torch.inference_mode()
@@ -54,11 +55,12 @@ def score_rows(
     rows: NDArray[np.int64],
     attributes: int,
     batch_size: int,
-    zoom: float,
     device: torch.device,
     precision: torch.dtype | None,
     rank: int = 0,
     ranks: int = 1,
+    *,
+    zoom: float,
     before_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Logits float32 [N, A] of these rows, in their order: of a training's validation, `evaluate` and the report alike.
@@ -69,11 +71,11 @@ def score_rows(
         rows: int64 [N], rows of the table, each once.
         attributes: A.
         batch_size: images in a forward pass of one rank.
-        zoom: how much of each crop is looked at, `data.eval_zoom`.
         device: of the network.
         precision: that autocast is told, one of `AUTOCAST`; None: as the network computes by itself.
         rank: of this process.
         ranks: that share the work; where there are several, all of them call this, and it needs their process group.
+        zoom: height and width of what is looked at, as a fraction of the crop's: `data.eval_zoom`.
         before_batch: called equally often on every rank, before each batch of the rank that has the most.
 
     Raises:

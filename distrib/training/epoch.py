@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,12 +142,12 @@ def validate(
         Those of the weights that are kept; and where these are an average, those of the trained network itself.
     """
     accelerator, rows, count = run.accelerator, run.splits.valid, len(run.table.attributes)
-    how = batch_size, run.config.data.eval_zoom, before_batch
+    how: dict[str, Any] = {"zoom": run.config.data.eval_zoom, "before_batch": before_batch}
     if state.average is None:
-        return predict_logits(accelerator, state.model, decoder, rows, count, *how), None
+        return predict_logits(accelerator, state.model, decoder, rows, count, batch_size, **how), None
     trained = accelerator.unwrap_model(state.model, keep_fp32_wrapper=True)
     both = SideBySide(state.average.net, trained)
-    logits = predict_logits(accelerator, both, decoder, rows, 2 * count, *how)
+    logits = predict_logits(accelerator, both, decoder, rows, 2 * count, batch_size, **how)
     kept, raw = (np.ascontiguousarray(half) for half in np.split(logits, 2, axis=1))
     return kept, raw
 

@@ -285,6 +285,7 @@ def introduce(
     config, accelerator, table, splits = run.config, run.accelerator, run.table, run.splits
     notes = [*notes, *table.notes, *splits.notes, *config.ineffective(), *grouping.notes, *residency.notes]
     notes += [*idle_gpu(config, precision, grouping), *large_for_stem(config), *unmeasured_statistics(config)]
+    notes += larger_than_trained_on(config)
     notes += compilation.notes
     sizes = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
     attributes = plural(len(table.attributes), "attribute") if len(table.attributes) > 1 else table.attributes[0]
@@ -370,6 +371,18 @@ def large_for_stem(config: Config) -> list[str]:
     return [
         f"model.stem is small, and data.image_size is {height} {width}: it takes some 15 times the work and memory of "
         f"the stem imagenet, which suits images of more than {SMALL_IMAGE} pixels"
+    ]
+
+
+def larger_than_trained_on(config: Config) -> list[str]:
+    """A warning where evaluation looks at less of an image than any training crop has."""
+    data = config.data
+    if data.eval_zoom >= data.min_zoom:
+        return []
+    return [
+        f"data.eval_zoom is {data.eval_zoom:g}, and data.min_zoom {data.min_zoom:g}: evaluation looks at less of an "
+        "image than the smallest training crop has, so it sees faces larger than any in training; set data.eval_zoom "
+        f"to {(1 + data.min_zoom) / 2:g}, the mean of the crops' sides"
     ]
 
 

@@ -94,6 +94,12 @@ def test_half_a_zoom_takes_half_of_each_side() -> None:
     assert region(218, 178, "square", 0.5, 0.5, 0.5) == (20 + 45, 45, 89, 89)
 
 
+def test_evaluation_may_look_at_the_middle_of_a_crop() -> None:
+    for zoom, crop, wanted in ((0.925, 0.83, [41, 21, 137, 137]), (0.9, "full", [11, 9, 196, 160])):
+        (found,) = crop_regions(Request.centred(np.zeros(1, np.int64), zoom), np.array([218]), np.array([178]), crop)
+        assert found.tolist() == wanted
+
+
 def test_a_share_of_the_square_is_centred_in_it() -> None:
     assert region(218, 178, 0.83, 1.0) == (35, 15, 148, 148)
     assert region(218, 178, 1.0, 1.0) == region(218, 178, "square", 1.0)

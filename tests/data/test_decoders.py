@@ -152,7 +152,7 @@ def test_no_requests_no_batches(tmp_path: Path, kind: str) -> None:
 def test_the_last_batch_may_be_short_and_the_next_epoch_whole(tmp_path: Path, kind: str) -> None:
     made = decoder(kind, jpegs(tmp_path, 7), 4)
     for _ in range(3):
-        batches = list(made.batches(evaluation_batches(np.arange(7), 4, 0, 1)))
+        batches = list(made.batches(evaluation_batches(np.arange(7), 4, 0, 1, 1)))
         assert [batch.ids_B.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6]]
         assert [len(batch.images_BHWC) for batch in batches] == [4, 3]
 

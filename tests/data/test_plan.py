@@ -193,14 +193,16 @@ def test_an_image_is_mirrored_in_some_epochs_and_not_in_others() -> None:
 @given(count=st.integers(0, 60), size=st.integers(1, 20), ranks=st.integers(1, 70))
 def test_evaluation_covers_every_row_exactly_once(count: int, size: int, ranks: int) -> None:
     rows = np.arange(count, dtype=np.int64) * 2 + 5
-    parts = [list(evaluation_batches(rows, size, rank, ranks)) for rank in range(ranks)]
+    parts = [list(evaluation_batches(rows, size, rank, ranks, 0.9)) for rank in range(ranks)]
     assert sorted(all_ids([request for mine in parts for request in mine])) == rows.tolist()
     for rank, mine in enumerate(parts):
         assert all_ids(mine) == rows[rank::ranks].tolist()
         assert all(1 <= len(request) <= size for request in mine)
         assert all(len(request) == size for request in mine[:-1])
         for request in mine:
-            assert (request.zoom == 1).all()
+            assert (request.zoom == 0.9).all()
+            assert (request.top == 0.5).all()
+            assert (request.left == 0.5).all()
             assert not request.flip.any()
 
 
@@ -238,7 +240,7 @@ def test_all_groups_of_a_step_have_its_size(ranks: int) -> None:
     for rank in range(ranks):
         sizes = [request.size for request in plan.rank_batches(0, 2, rank, ranks, 4 // ranks)]
         assert sizes == [plan.size(step) for step in range(2, 8) for _ in range(4 // ranks)]
-    assert [request.size for request in evaluation_batches(ROWS, 500, 0, 1)] == [None] * 3
+    assert [request.size for request in evaluation_batches(ROWS, 500, 0, 1, 1)] == [None] * 3
 
 
 def test_golden_values_of_the_plan() -> None:

@@ -14,7 +14,7 @@ from distrib.explaining.maps import truth
 from distrib.explaining.report import open_run
 from distrib.explaining.truth import in_input, inside, judge, mass_within, measure, points_into, read_boxes
 from distrib.model.network import AttributeClassifier
-from distrib.model.trained import TrainedModel
+from distrib.model.trained import Description, TrainedModel
 from distrib.scoring.predictions import Predictions
 
 BOX = np.array([[20.0, 10, 30, 14]])  # left, top, right, bottom
@@ -28,6 +28,15 @@ def peak(y: int, x: int, value: float = 1.0) -> NDArray[np.float32]:
 
 
 # --- boxes
+
+
+def of(crop: Crop, zoom: float = 1) -> tuple[int, int, int, int]:
+    """What a model with this crop is given of an image of CelebA's size."""
+    about = Description(
+        architecture="resnet18", attributes=("A",), image_size=(8, 8), crop=crop, eval_zoom=zoom, temperature=(1,),
+        thresholds=(0.5,),
+    )  # fmt: skip
+    return about.region(218, 178)
 
 
 def test_the_boxes_of_drawn_faces_are_read(faces: Path) -> None:
@@ -68,14 +77,14 @@ def test_a_box_goes_where_its_pixels_go(crop: Crop, zoom: float, size: tuple[int
         pixels_HWC[top:bottom, left:right] = 255
         fitted = cut(pixels_HWC, Request.centred(np.zeros(1, np.int64), zoom), crop, size)[..., 0] > 127
         box = np.array([[left, top, right, bottom]], float)
-        mask = inside(in_input(box, (218, 178), crop, zoom, size), size)
+        mask = inside(in_input(box, of(crop, zoom), size), size)
         both, either = (fitted & mask).sum(), (fitted | mask).sum()
         assert both / either > 0.93
 
 
 def test_a_part_outside_of_the_crop_is_nowhere() -> None:
     collar = np.array([[60.0, 205, 120, 218]])
-    assert not inside(in_input(collar, (218, 178), "square", 1, (178, 178)), (178, 178), (30, 30)).any()
+    assert not inside(in_input(collar, of("square"), (178, 178)), (178, 178), (30, 30)).any()
 
 
 # --- the measures

@@ -239,6 +239,14 @@ def test_weights_of_another_model_are_refused(run: Path, tmp_path: Path) -> None
         refusal(lambda: load(folder), str(folder / "model.safetensors"), "does not fit")
 
 
+def test_an_earlier_version_s_model_is_given_the_whole_crop(run: Path, tmp_path: Path) -> None:
+    folder = copy(run, tmp_path / "model")
+    about = json.loads((folder / "model.json").read_text())
+    del about["eval_zoom"]
+    (folder / "model.json").write_text(json.dumps(about))
+    assert load(folder).description.region(*SIZE) == (0, 0, *SIZE)
+
+
 def test_a_later_version_s_description_may_say_more(run: Path, tmp_path: Path) -> None:
     folder = copy(run, tmp_path / "model")
     about = json.loads((folder / "model.json").read_text())

@@ -281,7 +281,7 @@ def test_a_study_of_a_version_without_todays_settings_goes_on(tmp_path: Path) ->
     folder = StudyFolder(tmp_path, "a-study")
     before = yaml.safe_load(to_yaml(found))
     del before["config"]["augment"]
-    for later in ("grow", "fold", "min_zoom"):
+    for later in ("grow", "fold", "min_zoom", "eval_zoom"):
         del before["config"]["data"][later]
     folder.definition.write_text(yaml.safe_dump(before))
     folder.check(found)

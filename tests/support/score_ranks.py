@@ -27,7 +27,7 @@ def score_here(best: Path, root: Path) -> dict[str, float]:
     rows = np.arange(len(table))
     # 7 divides neither 200 nor 100: the last batch is short.
     decoder = make_decoder(config.data, table, accelerator.device, 7)
-    logits = predict_logits(accelerator, model, decoder, rows, len(table.attributes), 7, 1.0)
+    logits = predict_logits(accelerator, model, decoder, rows, len(table.attributes), 7, zoom=1.0)
     scores = score(table.attributes, logits, table.targets).mean()
     ranks = accelerator.num_processes
     accelerator.end_training()

@@ -192,7 +192,7 @@ def logits_of(folder: Path, weights: State) -> tuple[np.ndarray, np.ndarray]:
     net = AttributeClassifier(len(table.attributes))
     net.net.load_state_dict(weights)
     decoder = make_decoder(config.data, table, torch.device("cpu"), 64)
-    logits = score_rows(net, decoder, splits.valid, len(table.attributes), 64, 1.0, torch.device("cpu"), None)
+    logits = score_rows(net, decoder, splits.valid, len(table.attributes), 64, torch.device("cpu"), None, zoom=1.0)
     return logits, table.targets[splits.valid]
 
 

@@ -27,7 +27,7 @@ from distrib.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from distrib.training.grouping import Grouping, group_batch, launch_bound
 from distrib.training.optimizer import make_optimizer
 from distrib.training.precision import Precision
-from distrib.training.start import idle_gpu
+from distrib.training.start import idle_gpu, larger_than_trained_on
 from distrib.training.step import TrainStep
 
 
@@ -384,3 +384,14 @@ def test_who_is_told_of_a_share_that_does_not_fill_a_gpu(
     bf16 = Precision("bf16", {})
     assert bool(idle_gpu(config, bf16, group_batch(config, 8, None))) == warned
     assert not idle_gpu(config, Precision("no", {}), group_batch(config, 8, None))
+
+
+@pytest.mark.parametrize(
+    ("min_zoom", "eval_zoom", "warned"),
+    [(1.0, 1.0, False), (0.85, 1.0, False), (0.85, 0.925, False), (1.0, 0.925, True), (0.85, 0.8, True)],
+)
+def test_a_view_that_training_never_has_is_warned_of(min_zoom: float, eval_zoom: float, warned: bool) -> None:
+    config = Config().replace("data", min_zoom=min_zoom, eval_zoom=eval_zoom)
+    found = larger_than_trained_on(config)
+    assert bool(found) == warned
+    assert all(f"set data.eval_zoom to {(1 + min_zoom) / 2:g}" in each for each in found)
