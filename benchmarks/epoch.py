@@ -99,7 +99,7 @@ def watch(targets: np.ndarray) -> tuple[list[float], list[float]]:
             first = nothing
         save(self, progress, first)
 
-    distrib.training.loop.predict_logits = predict_logits
+    distrib.training.epoch.predict_logits = predict_logits
     TrainState.step = watched_step
     Checkpointer.save = save_in_turns
     return validated, stepped

@@ -1,4 +1,4 @@
-r"""What each setting of a study gains over the one called "as it is", as docs/recipe.md shows it.
+r"""What each setting of a study gains over one of them, called "as it is" or by `--base`, as docs/recipe.md shows it.
 
     distrib sweep configs/recipe/screening.yaml --data.root data/celeba --folder studies/screening
     python benchmarks/factors.py studies/screening/study.csv --root data/celeba \
@@ -60,23 +60,25 @@ def main() -> None:
     parser.add_argument(
         "--root", type=Path, help="the data set, for intervals by the people; the runs have to be there"
     )
+    parser.add_argument("--base", default=BASE, help="the setting that the others are compared with")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     try:
         found, unfinished = read(options.study)
-        validation = None if options.root is None else validated_on(found[BASE], options.root)
-        gains = {name: gain(found[name], found[BASE], validation) for name in found if name != BASE}
+        base = found[options.base]
+        validation = None if options.root is None else validated_on(base, options.root)
+        gains = {name: gain(found[name], base, validation) for name in found if name != options.base}
     except (OSError, KeyError, ValueError) as error:
         studies = ", ".join(map(str, options.study))
         parser.error(
-            f"{studies}: not study.csv of trainings of which one that has finished is called {BASE}: {error!r}"
+            f"{studies}: not study.csv of trainings of which one that has finished is called {options.base}: {error!r}"
         )
-    print(in_markdown(found[BASE], gains))
+    print(in_markdown(options.base, base, gains))
     for each in unfinished:
         print(f"\n{each}")
     if options.json is not None:
         settings = {name: {"scores": each.scores, "seconds": each.seconds} for name, each in found.items()}
-        write({"base": BASE, "settings": settings, "gains": gains, "unfinished": unfinished}, options.json)
+        write({"base": options.base, "settings": settings, "gains": gains, "unfinished": unfinished}, options.json)
 
 
 def read(files: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
@@ -127,7 +129,7 @@ def gain(setting: Found, base: Found, validation: Validation | None = None) -> d
 
     seeds = sorted(setting.seconds.keys() & base.seconds.keys())
     if not seeds:
-        raise ValueError(f"no seed of {sorted(setting.seconds)} is one of {BASE}, {sorted(base.seconds)}")
+        raise ValueError(f"no seed of {sorted(setting.seconds)} is one of the base's, {sorted(base.seconds)}")
     time = sum(setting.seconds[seed] for seed in seeds) / sum(base.seconds[seed] for seed in seeds)
     result: dict[str, Any] = {"seeds": len(seeds), "time": time}
     for score in SCORES:
@@ -151,7 +153,7 @@ def logits_of(run: Path) -> NDArray[np.float32]:
     return logits
 
 
-def in_markdown(base: Found, gains: dict[str, dict[str, Any]]) -> str:
+def in_markdown(name: str, base: Found, gains: dict[str, dict[str, Any]]) -> str:
     """A table of the gains, the largest of the first score at its top; bold is what is told from chance."""
     first = next(iter(SCORES))
     means = [
@@ -161,9 +163,9 @@ def in_markdown(base: Found, gains: dict[str, dict[str, Any]]) -> str:
     lines = [
         f"| setting | seeds | {' | '.join(f'{title}, gain' for title in SCORES.values())} | time |",
         f"|---|--:|{'---|' * len(SCORES)}---|",
-        f"| {BASE} | {len(base.seconds)} | {' | '.join(means)} | 1 |",
+        f"| {name} | {len(base.seconds)} | {' | '.join(means)} | 1 |",
     ]
-    for name, each in sorted(gains.items(), key=lambda item: -item[1][first]["gain"]):
+    for setting, each in sorted(gains.items(), key=lambda item: -item[1][first]["gain"]):
         cells = []
         for score in SCORES:
             found = each[score]
@@ -171,7 +173,7 @@ def in_markdown(base: Found, gains: dict[str, dict[str, Any]]) -> str:
             spread = "" if found["spread"] is None else f" ± {found['spread']:.4f}"
             ends = "" if found["interval"] is None else " ({:+.4f} to {:+.4f})".format(*found["interval"])
             cells.append(f"{told}{found['gain']:+.4f}{told}{spread}{ends}")
-        lines.append(f"| {name} | {each['seeds']} | {' | '.join(cells)} | {each['time']:.2f} |")
+        lines.append(f"| {setting} | {each['seeds']} | {' | '.join(cells)} | {each['time']:.2f} |")
     return "\n".join(lines)
 
 

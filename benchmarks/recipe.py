@@ -59,6 +59,7 @@ from train import (
 )
 
 from distrib.base.cores import cores
+from distrib.base.errors import UserError
 from distrib.config import Config, read_yaml
 from distrib.data.table import read_table
 from distrib.scoring.bootstrap import paired_bootstrap
@@ -183,7 +184,10 @@ def claim(folder: Path, setting: dict[str, Any]) -> None:
     file = folder / "setting.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in [each for each in there if each.startswith("configuration")]:  # newer settings have their defaults
-        there[name] = Config.model_validate(there[name]).model_dump(mode="json")
+        try:
+            there[name] = Config.model_validate(there[name]).model_dump(mode="json")
+        except UserError as error:
+            sys.exit(f"--folder {folder} has trainings of another version ({error}): name another folder")
     differs = [name for name, value in setting.items() if name in there and there[name] != value]
     if differs:
         sys.exit(f"--folder {folder} has trainings of another setting ({', '.join(differs)}): name another folder")

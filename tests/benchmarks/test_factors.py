@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from factors import SCORES, Found, Validation, gain, in_markdown, read
 
+from distrib.config import read_yaml
 from distrib.studies.definition import read_study
 from distrib.studies.record import Objective, Parameter, State, StudyRecord, TrialRecord, study_csv
 
@@ -35,7 +36,7 @@ def test_a_setting_is_compared_by_the_seeds_that_both_have() -> None:
     got = gain(found([0.91, 0.83], 60), base)
     assert got["seeds"] == 2
     assert got["val_roc_auc"]["gain"] == pytest.approx(0.02)
-    with pytest.raises(ValueError, match=r"no seed of \[\] is one of as it is, \[0, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"no seed of \[\] is one of the base's, \[0, 1, 2\]"):
         gain(found([], 60), base)
 
 
@@ -57,7 +58,7 @@ def test_people_say_how_sure_a_gain_is(tmp_path: Path) -> None:
     assert 0 < low < high
     low, high = gain(base, base, validation)["val_roc_auc"]["interval"]
     assert low == high == 0
-    assert " (+0.0000 to +0.0000) |" in in_markdown(base, {"the same": gain(base, base, validation)})
+    assert " (+0.0000 to +0.0000) |" in in_markdown("it", base, {"the same": gain(base, base, validation)})
 
 
 def test_the_largest_gain_is_first_and_what_chance_explains_is_not_bold() -> None:
@@ -68,7 +69,7 @@ def test_the_largest_gain_is_first_and_what_chance_explains_is_not_bold() -> Non
         "once": gain(found([0.93], 30), base),
         "worse": gain(found([0.80, 0.801, 0.802], 30), base),
     }
-    lines = in_markdown(base, gains).splitlines()
+    lines = in_markdown("as it is", base, gains).splitlines()
     assert [line.split(" |")[0] for line in lines[2:]] == ["| as it is", "| better", "| once", "| noise", "| worse"]
     assert lines[3].startswith("| better | 3 | **+0.0380** ± 0.0028 |")
     assert lines[3].endswith("| 1.50 |")
@@ -84,6 +85,16 @@ def test_the_studies_of_the_recipe_have_a_setting_to_compare_with(name: str) -> 
     assert (seed.name, seed.choices) == ("train.seed", (0, 1, 2))
     assert factor.name == "factor"
     assert "as it is" in factor.choices
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/recipe").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_files_of_the_recipe_are_of_settings_that_there_are(file: Path) -> None:
+    """Each is a study, but for what studies and benchmarks are based on."""
+    if file.stem in ("base", "quick"):
+        assert read_yaml(file).data.image_size == (112, 112)
+    else:
+        assert read_study(file).points()
+        assert "root:" not in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["short", "smaller"])
