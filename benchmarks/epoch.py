@@ -82,7 +82,7 @@ def watch(targets: np.ndarray) -> tuple[list[float], list[float]]:
     stepped: list[float] = []
     random, step, save = np.random.default_rng(1), TrainState.step, Checkpointer.save
 
-    def predict_logits(*_: Any) -> np.ndarray:
+    def predict_logits(*_: Any, **__: Any) -> np.ndarray:
         signal = (2.0 * targets - 1) * 0.1 * (1 + len(validated))
         logits = (signal + random.normal(size=targets.shape)).astype(np.float32)
         time.sleep(2)

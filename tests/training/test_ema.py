@@ -264,7 +264,7 @@ def test_a_run_that_is_stopped_in_validation_ends_as_if_it_had_not_been(
 
 
 def stopped_in_validation(arguments: list[str]) -> int:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise Stopped("a test")
 
     epoch.predict_logits = stop  # type: ignore[assignment]
