@@ -10,7 +10,7 @@ Three recipes or four, each trained with every seed, in turn:
 - *report*: that of the report that this project began from, for `Arched_Eyebrows` alone: `configs/arched_eyebrows.yaml`
   without mirror images (Adam at 1e-3, batches of 64, no augmentation), trained by this project.
 - *plain*: all attributes by a loop of one's own, AdamW with a one-cycle schedule, as `trainers.py` has it for
-  Accelerate by hand.
+  Accelerate by hand, which takes random crops and validates whole images.
 
 What distrib has trained is judged a second time with each image's mirror image averaged in (*distrib, with flip*), as
 `distrib evaluate --flip` does. The others are not: the rows without it compare like with like, and decide whether a
