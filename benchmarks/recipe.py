@@ -183,7 +183,8 @@ def claim(folder: Path, setting: dict[str, Any]) -> None:
     """Make a folder for the trainings of a setting; end if it has those of another."""
     file = folder / "setting.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    for name in [each for each in there if each.startswith("configuration")]:  # newer settings have their defaults
+    for name in [each for each in there if each.startswith("configuration")]:
+        # Newer settings have their defaults; those that were taken out since are not known, and end it.
         try:
             there[name] = Config.model_validate(there[name]).model_dump(mode="json")
         except UserError as error:

@@ -86,10 +86,10 @@ def test_each_epoch_and_seed_has_its_own() -> None:
 def test_what_stands_in_for_a_broken_image_is_augmented_as_that_would_have_been() -> None:
     batch = noise(4)
     instead = dataclasses.replace(
-        batch, ids_B=torch.tensor([0, 99, 2, 3]), replaced={1: Replacement(epoch=0, row=1, by=99, reason="torn")}
+        batch, ids_B=torch.tensor([99, 1, 2, 3]), replaced={0: Replacement(epoch=0, row=0, by=99, reason="torn")}
     )
     assert instead.requested.tolist() == [0, 1, 2, 3]
-    assert instead.ids_B.tolist() == [0, 99, 2, 3]
+    assert instead.ids_B.tolist() == [99, 1, 2, 3]
     assert same(augmented(instead, mixup=1), augmented(batch, mixup=1))
 
 
@@ -112,6 +112,14 @@ def test_mixup_mixes_images_and_targets_by_one_share() -> None:
     # Of the Beta distribution of 0.4 and 0.4: mean 1/2, variance 1 / (4 (2 x 0.4 + 1)).
     assert np.mean(shares) == pytest.approx(0.5, abs=0.18)  # 3 standard errors
     assert np.var(shares) == pytest.approx(1 / 7.2, abs=0.05)
+
+
+@pytest.mark.parametrize(("seed", "epoch", "first", "share"), [(0, 0, 0, 0.7154698), (3, 7, 41, 0.0543209)])
+def test_golden_values_of_the_share(seed: int, epoch: int, first: int, share: float) -> None:
+    """What a run has mixed by must be what it mixes by when a later version resumes it."""
+    batch = noise(2, first=first)
+    batch = dataclasses.replace(batch, targets_BA=torch.tensor([[0.0], [1.0]]))
+    assert augmented(batch, epoch, seed, mixup=0.4).targets_BA[0].item() == pytest.approx(share, abs=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 100])
